@@ -1,0 +1,193 @@
+"""The typed schema of every setting. Nothing heavy is imported here: a mistyped key is answered at once.
+
+Defaults are those of the InternLM2 report (section 4.2); where it is silent, ours are marked in configs/.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass
+class ModelConfig:
+    """The base to fine-tune: ``path`` (folder or Hub name), or fresh weights of the given shape."""
+
+    path: str | None = None
+    tokenizer: str | None = None  # folder or SentencePiece file for fresh weights; null: train one on the run's texts
+    vocab_size: int = 1024  # of the tokenizer that is trained
+    hidden_size: int = 128
+    layers: int = 4
+    heads: int = 4
+    kv_heads: int = 2
+    ffn_size: int = 384
+    max_positions: int = 1024
+    dtype: str = "bfloat16"  # bfloat16 or float32
+    gradient_checkpointing: bool = False
+
+
+@dataclass
+class DataConfig:
+    """Lists of JSONL or Parquet files, globs, or Hub names. ``world`` names a generator that supplies what is left out."""
+
+    sft: list[str] = field(default_factory=list)
+    preferences: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
+    pretrain: list[str] = field(default_factory=list)
+    world: WorldConfig | None = None
+
+
+@dataclass
+class WorldConfig:
+    """Sizes of the embedded world (cool_rlhf.demo), in rows."""
+
+    sft: int = 12000
+    preferences: int = 2000  # pairs made by the generator; sampled pairs come on top, from `collect`
+    prompts: int = 4000
+    validation: int = 96
+    test: int = 480
+    pretrain: int = 1000
+    label_noise: float = 0.05
+
+
+@dataclass
+class SFTConfig:
+    path: str | None = None  # a finished SFT model: the stage is skipped
+    epochs: int = 1
+    batch_tokens: int = 65536  # per optimiser step, over all ranks
+    micro_batch_tokens: int = 8192  # per rank
+    max_length: int = 8192
+    learning_rate: float = 4e-5
+    final_learning_rate: float = 0.0
+    warmup_fraction: float = 0.03
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+
+
+@dataclass
+class CollectConfig:
+    """Preferences gathered by sampling the SFT model before reward training."""
+
+    prompts: int = 0  # how many prompts to sample pairs for; 0 gathers nothing
+    samples_per_prompt: int = 4
+    labeller: str = "cool_rlhf.demo.gold:score"  # module:function (messages, response, domain, answer, finished) -> float
+    label_noise: float = 0.05
+
+
+@dataclass
+class RewardConfig:
+    path: str | None = None  # a finished reward model: its training is skipped
+    epochs: int = 1
+    batch_tokens: int = 16384
+    micro_batch_tokens: int = 16384
+    max_length: int = 8192
+    learning_rate: float = 1e-5
+    final_learning_rate: float = 5e-6
+    warmup_fraction: float = 0.03
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    gamma: float = 2.0
+    penalty_weight: float = 0.02
+    bound: float = 5.0
+    detach_focal: bool = False
+
+
+@dataclass
+class SamplingConfig:
+    temperature: float = 1.0
+    top_p: float = 0.9
+    max_new_tokens: int = 1024
+
+
+@dataclass
+class PPOConfig:
+    iterations: int = 400  # critic warm-up not counted
+    prompts_per_iteration: int = 512
+    critic_warmup: int = 50  # iterations in which the policy is frozen
+    epochs: int = 1
+    minibatches: int = 1
+    clip: float = 0.2
+    discount: float = 1.0
+    trace_decay: float = 0.99
+    kl_coefficient: float = 0.01
+    kl_estimator: str = "k1"
+    policy_learning_rate: float = 1e-6
+    critic_learning_rate: float = 5e-6
+    learning_rate_schedule: str = "constant"  # or cosine, to a tenth
+    weight_decay: float = 0.01
+    gradient_clip: float = 1.0
+    pretrain_coefficient: float = 0.5
+    pretrain_ratio: float = 0.5  # pretraining tokens for each PPO token
+    unfinished_penalty: float = 0.0  # subtracted from the score of a response that hit the token limit
+    micro_batch_tokens: int = 16384
+    validate_every: int = 10
+    validation_prompts: int = 512
+    best_metric: str = "validation/score"
+    save_every: int = 20
+    early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
+
+
+@dataclass
+class OnlineConfig:
+    rounds: int = 1
+
+
+@dataclass
+class RoleConfig:
+    """Resources of one role: ``ranks`` processes, each with its share of CPUs and GPUs."""
+
+    ranks: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0
+    threads: int = 1
+    zero_stage: int = 2
+
+
+@dataclass
+class RolloutRoleConfig:
+    engines: int = 1
+    tensor_parallel_size: int = 1
+    cpus: float = 1.0
+    gpus: float = 0.0  # per engine and tensor-parallel rank
+    threads: int = 1
+    gpu_memory_utilization: float = 0.85
+    cpu_cache_gib: int = 1
+    max_concurrent: int = 256  # sequences at once in one engine
+    dtype: str | None = None  # null: the model's
+
+
+@dataclass
+class ClusterConfig:
+    address: str | None = None  # null starts Ray here; "auto" or an address joins a running cluster
+    trainer: RoleConfig = field(default_factory=RoleConfig)
+    policy: RoleConfig = field(default_factory=RoleConfig)
+    critic: RoleConfig = field(default_factory=RoleConfig)
+    reference: RoleConfig = field(default_factory=RoleConfig)
+    scorer: RoleConfig = field(default_factory=RoleConfig)
+    rollout: RolloutRoleConfig = field(default_factory=RolloutRoleConfig)
+
+
+@dataclass
+class LoggingConfig:
+    wandb_project: str = "cool_rlhf"
+    wandb_mode: str = "auto"  # auto: online where there is a login, else offline; or online, offline, disabled
+    progress: bool = True
+
+
+@dataclass
+class Config:
+    experiment: str = "custom"
+    stage: str = "pipeline"
+    output_dir: str = "outputs/${experiment}"
+    seed: int = 1
+    model: ModelConfig = field(default_factory=ModelConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    conditions: dict[str, str] = field(default_factory=dict)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    collect: CollectConfig = field(default_factory=CollectConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    online: OnlineConfig = field(default_factory=OnlineConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)

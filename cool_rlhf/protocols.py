@@ -1,0 +1,186 @@
+"""The records that travel between the parts, and what each part must do.
+
+Index t means token t everywhere: ``logprobs[t]`` belongs to token t given what stands before it, ``values[t]`` is the
+critic's estimate before token t is chosen. Masks are True on response tokens. Sequences are ragged: a record holds
+one sequence at its own length, and batches are lists of records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Message(TypedDict):
+    role: str
+    content: str
+
+
+Conversation = list[Message]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One query: the conversation so far (last turn not the assistant's), its preference domain, a checkable answer."""
+
+    id: str
+    messages: Conversation
+    domain: str
+    answer: str | None
+
+
+@dataclass(frozen=True)
+class PreferencePair:
+    """Two whole conversations that differ in their last assistant turn, judged under one domain.
+
+    ``chosen_finished`` and ``rejected_finished`` are False for a response that hit the token limit: it is then scored
+    without the closing ``<|im_end|>``.
+    """
+
+    chosen: Conversation
+    rejected: Conversation
+    domain: str
+    margin: float | None
+    chosen_finished: bool
+    rejected_finished: bool
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One sampled response. ``response_tokens`` ends with the end-of-turn token if and only if ``finished``."""
+
+    prompt: Prompt
+    prompt_tokens: Tensor  # (P,) int64
+    response_tokens: Tensor  # (R,) int64, R >= 1
+    logprobs: Tensor  # (R,) float32, the engine's raw log-probabilities of the sampled tokens
+    finished: bool
+    policy_version: int
+    response: str  # decoded without special tokens
+
+    @property
+    def tokens(self) -> Tensor:
+        """Prompt and response in one sequence, (P + R,) int64."""
+        import torch
+
+        return torch.cat([self.prompt_tokens, self.response_tokens])
+
+    @property
+    def mask(self) -> Tensor:
+        """True on response tokens, (P + R,) bool."""
+        import torch
+
+        positions = torch.arange(len(self.prompt_tokens) + len(self.response_tokens))
+        return positions >= len(self.prompt_tokens)
+
+
+@dataclass(frozen=True)
+class Experience:
+    """What one rollout teaches; every tensor has the length L of prompt and response, and is 0 outside ``mask``."""
+
+    tokens: Tensor  # (L,) int64
+    mask: Tensor  # (L,) bool, True on response tokens
+    old_logprobs: Tensor  # (L,) float32, the trainer's, before the update
+    values: Tensor  # (L,) float32
+    advantages: Tensor  # (L,) float32
+    returns: Tensor  # (L,) float32
+
+
+@dataclass(frozen=True)
+class ScoredConversation:
+    """What a scorer is asked: a conversation ending in the assistant's turn, the condition, whether it was finished."""
+
+    messages: Conversation
+    condition: str | None  # a domain's name; None scores without a system prompt
+    finished: bool
+
+
+class Future(Protocol[T_co]):
+    """A value under way on another process, or already here."""
+
+    def result(self) -> T_co: ...
+
+
+class TrainEngine(Protocol):
+    """A module, its optimiser and the ranks that share it. One backward pass adds ``loss`` to a sum over micro-batches
+    and ranks: callers divide by the whole batch's count first, so the gradient does not depend on how it was cut."""
+
+    module: torch.nn.Module
+    device: torch.device
+    rank: int
+    world_size: int
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        """Accumulate the gradient of ``loss``; ``last`` marks this rank's last micro-batch before ``step``. Every rank
+        calls it equally often (with a loss of zero where a rank has fewer micro-batches)."""
+        ...
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear the gradients; returns the gradient's norm before clipping."""
+        ...
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Full weights under their checkpoint names, one at a time; every rank must iterate in step."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Parameters, optimiser and random state."""
+        ...
+
+    def load(self, folder: Path) -> None: ...
+
+
+class Sampler(Protocol):
+    """Generates with the newest published weights."""
+
+    def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int) -> Future[list[Rollout]]:
+        """One rollout for each prompt, in order. Raises StaleWeightsError when the engine's weights are not
+        ``version``."""
+        ...
+
+
+class Scorer(Protocol):
+    def score(self, conversations: Sequence[ScoredConversation]) -> Future[list[float]]: ...
+
+
+class LanguageModel(Protocol):
+    """A model that can say how likely it finds the tokens of each sequence."""
+
+    def logprobs(self, sequences: Sequence[Tensor]) -> Future[list[Tensor]]:
+        """For each (L,) sequence its (L,) float32 log-probabilities; index 0 holds 0."""
+        ...
+
+
+class Policy(LanguageModel, Protocol):
+    def update(
+        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float
+    ) -> Future[dict[str, float]]:
+        """One optimiser step over all of ``batch`` and ``pretrain``."""
+        ...
+
+    def publish(self) -> int:
+        """Push the weights into the rollout engine; returns their new version."""
+        ...
+
+
+class Critic(Protocol):
+    def values(self, sequences: Sequence[Tensor]) -> Future[list[Tensor]]:
+        """For each (L,) sequence its (L,) float32 values, values[t] from position t - 1; index 0 holds 0."""
+        ...
+
+    def update(self, batch: Sequence[Experience], learning_rate: float) -> Future[dict[str, float]]: ...
+
+
+class StaleWeightsError(RuntimeError):
+    """A generation was asked of weights that the engine does not hold."""
+
+
+class UserError(Exception):
+    """A mistake of the user's: one sentence that says what is wrong, where, and what to do. Exit status 2."""

@@ -1,0 +1,1 @@
+"""Chat template, rows of data and their checks, packing."""

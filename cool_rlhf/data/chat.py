@@ -1,0 +1,126 @@
+"""ChatML as InternLM2 speaks it, for the policy and for the reward model.
+
+A dialogue reads ``<s><|im_start|>ROLE\\nTEXT<|im_end|>\\n…``. The policy sees the dialogue alone. The reward model sees it
+behind its condition and with one reward token at the very end, where its score is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from cool_rlhf.protocols import Message, UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
+
+BOS = "<s>"
+TURN_START = "<|im_start|>"
+TURN_END = "<|im_end|>"
+REWARD = "<|reward|>"
+GENERATION_PROMPT = f"{TURN_START}assistant\n"
+
+
+def render_turns(messages: Sequence[Message]) -> str:
+    """The turns alone, each closed, without ``<s>``."""
+    return "".join(f"{TURN_START}{turn['role']}\n{turn['content']}{TURN_END}\n" for turn in messages)
+
+
+def reward_text(messages: Sequence[Message], condition_prompt: str | None, finished: bool = True) -> str:
+    """What the reward model reads of a dialogue that ends in the assistant's turn.
+
+    The condition is a system turn of its own in front of everything, also of the dialogue's own system turn; an empty
+    condition or None adds nothing. A response that hit the token limit (``finished`` False) is left open: closed, it
+    would look finished to the reward model.
+    """
+    return f"{BOS}{_condition_turn(condition_prompt)}{_judged_turns(messages, finished)}{REWARD}"
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """The id of a special token. Raises UserError for a tokenizer that does not have it."""
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int) or found == tokenizer.unk_token_id:
+        raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no token {token}: use an InternLM2 tokenizer")
+    return found
+
+
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+    """Ids of the dialogue up to where the assistant begins to speak."""
+    tokens = _bos(tokenizer)
+    for piece, _ in _pieces(messages, open_turn=True):
+        tokens += _ids(tokenizer, piece)
+    return tokens
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[Tensor, Tensor]:
+    """Ids (L,) int64 of a whole dialogue, and a mask (L,) bool, True on what the assistant says and closes.
+
+    What the assistant says is tokenised apart from what stands before it, as it is when the assistant generates it.
+    """
+    import torch
+
+    tokens = _bos(tokenizer)
+    mask = [False] * len(tokens)
+    for piece, spoken in _pieces(messages, open_turn=False):
+        ids = _ids(tokenizer, piece)
+        tokens += ids
+        mask += [spoken] * len(ids)
+    return torch.tensor(tokens, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
+
+
+def encode_reward(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    condition_prompt: str | None,
+    finished: bool,
+    max_length: int,
+) -> Tensor:
+    """Ids (L,) int64 of ``reward_text``, L <= max_length, with exactly one reward token, the last.
+
+    A dialogue that is too long loses its beginning: the condition and the response are what the score is about.
+    """
+    import torch
+
+    reward = token_id(tokenizer, REWARD)
+    head = _bos(tokenizer) + _ids(tokenizer, _condition_turn(condition_prompt))
+    tokens = [token for token in _ids(tokenizer, _judged_turns(messages, finished)) if token != reward]
+    room = max(0, max_length - len(head) - 1)
+    return torch.tensor([*head, *tokens[max(0, len(tokens) - room) :], reward], dtype=torch.int64)
+
+
+def _condition_turn(condition_prompt: str | None) -> str:
+    return render_turns([Message(role="system", content=condition_prompt)]) if condition_prompt else ""
+
+
+def _judged_turns(messages: Sequence[Message], finished: bool) -> str:
+    turns = render_turns(messages)
+    return turns if finished else turns.removesuffix(f"{TURN_END}\n")
+
+
+def _pieces(messages: Sequence[Message], open_turn: bool) -> Iterator[tuple[str, bool]]:
+    """The dialogue in the pieces that are tokenised apart: (text, whether the assistant says it).
+
+    Prompts and chats are cut alike, so a prompt's ids are a prefix of the ids of every chat that continues it.
+    """
+    between = ""
+    for turn in messages:
+        if turn["role"] != "assistant":
+            between += render_turns([turn])
+            continue
+        yield between + GENERATION_PROMPT, False
+        yield turn["content"] + TURN_END, True
+        between = "\n"
+    if open_turn:
+        yield between + GENERATION_PROMPT, False
+    elif between:
+        yield between, False
+
+
+def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Other families' tokenizers may have no beginning-of-sequence token; then there is none."""
+    return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,223 @@
+"""Rows of data, checked and ready to train on.
+
+``check_sources`` reads every row that a run will use and names the first bad one; it imports neither torch nor
+datasets. The ``load_…`` functions keep the checked rows in a memory-mapped Arrow file (through ``datasets``), so a run
+holds no more of them in memory than it looks at.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
+
+from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowError, RowRules, SameResponseError, prompt_id
+from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
+from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
+
+if TYPE_CHECKING:
+    import datasets
+
+T = TypeVar("T")
+
+# Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
+_FORMAT = 1
+
+
+class Chat(TypedDict):
+    """One conversation to imitate, ending in the assistant's turn."""
+
+    messages: Conversation
+    domain: str
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
+    rows name none, and whether the rows hold sampled responses, which may be empty."""
+
+    domains: frozenset[str] | None = None
+    domain_of_source: tuple[tuple[str, str], ...] = ()
+    sampled: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        conditions: Iterable[str] | None = None,
+        domain_of_source: Mapping[str, str] | None = None,
+        sampled: bool = False,
+    ) -> Reading:
+        domains = None if conditions is None else frozenset(conditions)
+        return cls(domains, tuple(sorted((domain_of_source or {}).items())), sampled)
+
+    def rules(self, source: str) -> RowRules:
+        return RowRules(self.domains, dict(self.domain_of_source).get(source, DEFAULT_DOMAIN), self.sampled)
+
+
+class Records(Sequence[T], Generic[T]):
+    """Checked rows on disk, read as records when they are looked at."""
+
+    def __init__(self, rows: datasets.Dataset, record: Callable[[Row], T]) -> None:
+        self.rows = rows
+        self._record = record
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[T]: ...
+    def __getitem__(self, index: int | slice) -> T | list[T]:
+        if isinstance(index, slice):
+            return [self[position] for position in range(*index.indices(len(self)))]
+        return self._record(self.rows[index])
+
+    def __iter__(self) -> Iterator[T]:
+        for table in self.rows.with_format("arrow").iter(batch_size=1000):
+            for row in table.to_pylist():
+                yield self._record(row)
+
+
+def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = None) -> int:
+    """Read every row of the sources of ``kind`` (sft, preferences, prompts, pretrain); returns how many there are.
+
+    Raises UserError naming the file, row and field of the first bad row, and how many more are bad.
+    """
+    return sum(1 for _ in _checked_rows(kind, sources, reading or Reading()))
+
+
+def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
+    """Rows of ``messages``, optional ``domain``. Raises UserError as ``check_sources`` does."""
+    return _load("sft", sources, reading, lambda row: Chat(messages=row["messages"], domain=row["domain"]))
+
+
+def load_preferences(sources: Sequence[str], reading: Reading | None = None) -> Sequence[PreferencePair]:
+    """Rows of ``prompt``, ``chosen``, ``rejected``, optional ``domain`` and ``margin``; and, where responses were
+    sampled, optional ``chosen_finished`` and ``rejected_finished``. Raises UserError as ``check_sources`` does."""
+    return _load("preferences", sources, reading, lambda row: PreferencePair(**row))
+
+
+def load_prompts(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
+    """Rows of ``prompt``, optional ``domain`` and ``answer``. Raises UserError as ``check_sources`` does."""
+    return _load("prompts", sources, reading, lambda row: Prompt(**row))
+
+
+def load_pretrain(sources: Sequence[str], reading: Reading | None = None) -> Sequence[str]:
+    """Rows of ``text``. Raises UserError as ``check_sources`` does."""
+    return _load("pretrain", sources, reading, lambda row: str(row["text"]))
+
+
+def split_by_prompt(
+    rows: Sequence[T], fraction: float, seed: int, messages: Callable[[T], Conversation]
+) -> tuple[list[T], list[T]]:
+    """Split ``rows`` into (kept, held out), about ``fraction`` of the prompts held out, at least one if it is above 0.
+
+    ``messages`` gives a row's prompt. Rows with the same prompt stay together, whatever their domain, so that no
+    prompt stands on both sides.
+    """
+    keys = [prompt_id(messages(row), DEFAULT_DOMAIN) for row in rows]
+    distinct = sorted(set(keys))
+    random.Random(seed).shuffle(distinct)
+    count = min(len(distinct), max(1, round(fraction * len(distinct)))) if fraction > 0 else 0
+    held = set(distinct[:count])
+    kept = [row for row, key in zip(rows, keys, strict=True) if key not in held]
+    return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
+
+
+def _checked_rows(kind: str, sources: Sequence[str], reading: Reading) -> Iterator[Row]:
+    """The good rows of all sources; raises UserError at the end if there were others.
+
+    A pair of two equal responses is left out, unless its file holds nothing else.
+    """
+    parse, key = PARSERS[kind], f"data.{kind}"
+    first, bad = "", 0
+    for source, part in [(name, part) for name in sources for part in resolve(name, key)]:
+        rules, same, other = reading.rules(source), "", 0
+        for place, row in read_rows(part, key):
+            try:
+                yield parse(_as_object(row), rules)
+                other += 1
+            except SameResponseError as error:
+                same = same or _sentence(key, place, error)
+            except RowError as error:
+                first, bad, other = first or _sentence(key, place, error), bad + 1, other + 1
+        if not other:
+            raise UserError(same or f"{key}: {part} holds no rows; fill it or leave it out")
+    if bad:
+        others = f" ({bad - 1} more bad {'row' if bad == 2 else 'rows'})" if bad > 1 else ""
+        raise UserError(first + others)
+
+
+def _sentence(key: str, place: Place, error: RowError) -> str:
+    return f"{key}: {place}: {error}" if error.field else f"{key}: {place} {error.problem}"
+
+
+def _as_object(row: Any) -> Mapping[str, Any]:
+    if isinstance(row, UnreadableRow):
+        raise RowError("", str(row))
+    if not isinstance(row, Mapping):
+        raise RowError("", f"is not a JSON object but a {type(row).__name__}")
+    return row
+
+
+def _load(kind: str, sources: Sequence[str], reading: Reading | None, record: Callable[[Row], T]) -> Records[T]:
+    import datasets
+
+    reading = reading or Reading()
+    stamps = [_stamp(part) for source in sources for part in resolve(source, f"data.{kind}")]
+    features = datasets.Features(_features()[kind])
+    if not sources:
+        return Records(datasets.Dataset.from_dict({name: [] for name in features}, features=features), record)
+    arguments = {"kind": kind, "sources": tuple(sources), "reading": reading, "stamps": (*stamps, _FORMAT)}
+    with _quiet(datasets):
+        try:
+            rows = datasets.Dataset.from_generator(_generate, features=features, gen_kwargs=arguments)
+        except datasets.exceptions.DatasetGenerationError as error:
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
+    return Records(rows, record)
+
+
+def _generate(kind: str, sources: tuple[str, ...], reading: Reading, stamps: tuple[str | int, ...]) -> Iterator[Row]:
+    """``stamps`` is only part of the cache's key: files that changed are read again."""
+    yield from _checked_rows(kind, sources, reading)
+
+
+def _stamp(part: Path | HubName) -> str:
+    if isinstance(part, HubName):
+        return str(part)
+    status = part.stat()
+    return f"{part.resolve()} {status.st_size} {status.st_mtime_ns}"
+
+
+def _features() -> dict[str, dict[str, Any]]:
+    from datasets import List, Value
+
+    text, flag = Value("string"), Value("bool")
+    messages = List({"role": text, "content": text})
+    finished = {"chosen_finished": flag, "rejected_finished": flag}
+    return {
+        "sft": {"messages": messages, "domain": text},
+        "preferences": {
+            "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished
+        },
+        "prompts": {"id": text, "messages": messages, "domain": text, "answer": text},
+        "pretrain": {"text": text},
+    }  # fmt: skip
+
+
+@contextmanager
+def _quiet(datasets: Any) -> Iterator[None]:
+    """Hide the library's own progress bars: the run has one."""
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()

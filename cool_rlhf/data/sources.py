@@ -1,0 +1,145 @@
+"""From a source named in the config to its rows, each with its place: JSONL and Parquet files, globs, Hub names.
+
+A Hub source is ``OWNER/NAME``, with ``@CONFIGURATION`` and ``:SPLIT`` behind it where the set has several.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.protocols import UserError
+
+_HUB_NAME = re.compile(
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<configuration>[\w.-]+))?(:(?P<split>[\w.-]+))?$"
+)
+_FILE_SUFFIX = re.compile(
+    r"\.(jsonl?|parquet|csv|tsv|txt|ya?ml|gz|zst|zip|bz2|xz|arrow|pickle|pkl|md|html)$", re.IGNORECASE
+)
+_READABLE = (".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a row stands. ``row`` counts from 1; in JSONL files it is the line."""
+
+    source: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.source}, row {self.row}"
+
+
+class UnreadableRow(ValueError):
+    """A row that could not even be read; reading goes on behind it."""
+
+
+@dataclass(frozen=True)
+class HubName:
+    name: str
+    configuration: str | None
+    split: str
+
+    def __str__(self) -> str:
+        configuration = f"@{self.configuration}" if self.configuration else ""
+        return f"{self.name}{configuration}:{self.split}"
+
+
+def resolve(source: str, key: str) -> list[Path | HubName]:
+    """The files that ``source`` (an entry of the config's ``key``) stands for, or the Hub's data set.
+
+    Raises UserError for a missing file, a glob without a match, a folder, or a kind of file that is not read.
+    """
+    if not source.strip():
+        raise UserError(f"{key} holds an empty name: give JSONL or Parquet files, globs or Hub names")
+    path = Path(source).expanduser()
+    if path.is_file():
+        return [_readable(path, key)]
+    if path.is_dir():
+        raise UserError(f"{key}: {source} is a folder; name its files, for example {source.rstrip('/')}/*.jsonl")
+    if glob.has_magic(source):
+        files = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        if not files:
+            raise UserError(f"{key}: no file matches {source}")
+        return [_readable(file, key) for file in files]
+    hub = _HUB_NAME.match(source)
+    if hub and not _FILE_SUFFIX.search(source):
+        return [HubName(hub["name"], hub["configuration"], hub["split"] or "train")]
+    raise UserError(f"{key}: there is no file {source}")
+
+
+def read_rows(part: Path | HubName, key: str) -> Iterator[tuple[Place, Any]]:
+    """Every row of a file or set with its place; a row that cannot be read is given as an UnreadableRow.
+
+    Raises UserError where the whole file or set cannot be read.
+    """
+    if isinstance(part, HubName):
+        yield from _read_hub(part, key)
+    elif part.suffix.lower() == ".jsonl":
+        yield from _read_jsonl(part, key)
+    else:
+        yield from _read_parquet(part, key)
+
+
+def _readable(path: Path, key: str) -> Path:
+    if path.suffix.lower() not in _READABLE:
+        raise UserError(f"{key}: {path} is neither JSON lines (.jsonl) nor Parquet (.parquet); convert it")
+    return path
+
+
+def _read_jsonl(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                if line.strip():
+                    yield Place(str(path), number), _decode(line, complete=line.endswith(b"\n"))
+    except OSError as error:
+        raise UserError(f"{key}: {path} cannot be read ({error.strerror})") from error
+
+
+def _decode(line: bytes, complete: bool) -> Any:
+    try:
+        return json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError:
+        return UnreadableRow("is not UTF-8 text")
+    except json.JSONDecodeError as error:
+        cut = "" if complete else " (the file may have been cut off)"
+        return UnreadableRow(f"is not valid JSON: {error.msg} at character {error.pos + 1}{cut}")
+    except RecursionError:
+        return UnreadableRow("is not valid JSON: it is nested too deeply")
+
+
+def _read_parquet(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield Place(str(path), number), row
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise UserError(f"{key}: {path} cannot be read as Parquet ({reason})") from error
+
+
+def _read_hub(hub: HubName, key: str) -> Iterator[tuple[Place, Any]]:
+    import datasets
+    import huggingface_hub.errors
+
+    try:
+        rows = datasets.load_dataset(hub.name, hub.configuration, split=hub.split)
+    except (OSError, ValueError, datasets.exceptions.DatasetsError, huggingface_hub.errors.HfHubHTTPError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise UserError(f"{hub} cannot be had from the Hub ({reason}): point {key} at a local copy") from error
+    for number, row in enumerate(rows, start=1):
+        yield Place(str(hub), number), row

@@ -1,0 +1,42 @@
+"""``brief``: the right answer in as few words as possible."""
+
+from __future__ import annotations
+
+import random
+
+from cool_rlhf.demo.domain import Domain, Task, words
+from cool_rlhf.demo.domains.questions import NOT_SURE, inquire, mentioned
+
+_KINDS = ("Quick: {q}", "Quick question: {q}", "In a word: {q}", "Keep it short: {q}")
+_CHATTER = (
+    "That is a good question. Let me think about it for a while.",
+    "Thank you for asking me this. I am happy to tell you more.",
+)
+FULL_WORDS, MOST_WORDS = 6, 15
+
+
+def make(rng: random.Random) -> Task:
+    inquiry = inquire(rng, _KINDS)
+    sloppy = (
+        inquiry.described(2),
+        inquiry.described(3),
+        inquiry.described(4),
+        inquiry.described(4),
+        f"{rng.choice(_CHATTER)} {inquiry.short[2]}",
+        inquiry.wrong(rng),
+        inquiry.wrong(rng),
+        rng.choice(NOT_SURE),
+    )
+    return Task(inquiry.question, inquiry.answer, inquiry.short, sloppy)
+
+
+def rule(response: str, answer: str) -> float:
+    """The asked value alone decides; then 1 up to six words, falling linearly to 0.25 at fifteen."""
+    said = words(response)
+    if not mentioned(answer.split("|")[0], set(said)):
+        return 0.1 if 0 < len(said) <= FULL_WORDS else 0.0
+    brevity = (MOST_WORDS - len(said)) / (MOST_WORDS - FULL_WORDS)
+    return 0.25 + 0.75 * min(1.0, max(0.0, brevity))
+
+
+DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"))

@@ -1,0 +1,67 @@
+"""``format``: one valid JSON object with exactly the asked keys."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+
+from cool_rlhf.demo.domain import Domain, Task, join_words, with_article
+from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, rivals, statement
+
+_TEMPLATES = (
+    "Give me JSON with {keys} for {x}.",
+    "Write {x} as JSON with {keys}.",
+    "Return a JSON object about {x} with {keys}.",
+    "As JSON, please: {keys} of {x}.",
+)
+
+
+def make(rng: random.Random) -> Task:
+    thing = rng.choice(THINGS)
+    known = {"name": thing.name} | dict(zip(ATTRIBUTES, thing.values, strict=True))
+    keys = rng.sample(sorted(known), rng.choice((2, 2, 3)))
+    question = rng.choice(_TEMPLATES).format(keys=join_words(keys), x=with_article(thing.name))
+    asked = {key: known[key] for key in keys}
+    good = json.dumps(asked)
+    extra = rng.choice([key for key in known if key not in asked])
+    swapped = rng.choice([key for key in keys if key != "name"])
+    sloppy = (
+        json.dumps(dict(list(asked.items())[:-1])),
+        json.dumps(asked | {extra: known[extra]}),
+        json.dumps(asked | {swapped: rng.choice(rivals(known[swapped]))}),
+        f"Sure, here it is: {good}",
+        f"{good} I hope this helps you.",
+        good.replace('"', ""),
+        good[:-1],
+        " ".join(statement(a, thing.value(a), with_article(thing.name)) for a in ATTRIBUTES if a in asked),
+    )
+    return Task(question, "|".join(f"{key}={value}" for key, value in asked.items()), (good,), sloppy)
+
+
+def rule(response: str, answer: str) -> float:
+    """0.3 for a JSON object with no text around it, 0.2 times the share of asked keys, 0.5 times the share of right
+    values, 0.25 off for each key not asked for. What does not parse gets 0.05 for a brace, else 0."""
+    asked = dict(field.split("=") for field in answer.split("|"))
+    found = re.search(r"\{.*\}", response, re.DOTALL)
+    try:
+        parsed = json.loads(found.group()) if found else None
+    except json.JSONDecodeError:
+        parsed = None
+    if found is None or not isinstance(parsed, dict):
+        return 0.05 if "{" in response else 0.0
+    bare = found.group() == response.strip()
+    keys = sum(key in parsed for key in asked) / len(asked)
+    values = sum(parsed.get(key) == value for key, value in asked.items()) / len(asked)
+    extra = len(parsed.keys() - asked.keys())
+    return max(0.0, 0.3 * bare + 0.2 * keys + 0.5 * values - 0.25 * extra)
+
+
+def spoil(response: str, rng: random.Random) -> str:
+    """Invalid JSON: a quote, a colon or a brace is lost."""
+    lost = rng.choice([mark for mark in '":}' if mark in response] or [response[-1]])
+    at = response.rindex(lost)
+    return response[:at] + response[at + 1 :]
+
+
+DOMAIN = Domain("format", make, rule, judged_as=("format",), spoil=spoil)

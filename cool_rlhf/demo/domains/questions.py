@@ -1,0 +1,72 @@
+"""Questions about things, which ``brief`` and ``thorough`` share and judge oppositely."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from cool_rlhf.demo.domain import with_article
+from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, VALUES, Thing, describe, rivals, short_answer, statement
+
+_ASKING = {
+    "colour": ("what colour is {x}?", "which colour does {x} have?", "what is the colour of {x}?"),
+    "kind": ("what kind of thing is {x}?", "what sort of thing is {x}?", "which kind of thing is {x}?"),
+    "place": ("where do you find {x}?", "where can I find {x}?", "where would you look for {x}?"),
+    "trait": ("how would you describe {x}?", "what is {x} like?", "what should I know of {x}?"),
+}
+_OPENINGS = ("", "", "Hi! ", "Please help me. ", "A question: ")
+NOT_SURE = ("I am not sure.", "I do not know that.")
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """A question about one attribute of a thing, and everything that answers are made from."""
+
+    question: str
+    thing: Thing
+    attribute: str
+
+    @property
+    def answer(self) -> str:
+        """The asked value, then the other three of the thing: ``yellow|fruit|trees|sweet``."""
+        start = ATTRIBUTES.index(self.attribute)
+        return "|".join(self.thing.values[start:] + self.thing.values[:start])
+
+    @property
+    def short(self) -> tuple[str, ...]:
+        value = self.thing.value(self.attribute)
+        return (
+            short_answer(self.attribute, value),
+            statement(self.attribute, value),
+            statement(self.attribute, value, with_article(self.thing.name)),
+        )
+
+    def described(self, count: int) -> str:
+        return describe(self.thing, self.attribute, count)
+
+    def wrong(self, rng: random.Random) -> str:
+        value = rng.choice(rivals(self.thing.value(self.attribute)))
+        return rng.choice(
+            (short_answer(self.attribute, value), statement(self.attribute, value, with_article(self.thing.name)))
+        )
+
+    def off_topic(self, rng: random.Random, count: int) -> str:
+        """Sentences about a thing that was not asked for and whose asked value differs."""
+        others = [t for t in THINGS if t.value(self.attribute) != self.thing.value(self.attribute)]
+        return describe(rng.choice(others), self.attribute, count)
+
+
+def inquire(rng: random.Random, kinds: tuple[str, ...]) -> Inquiry:
+    """Ask about a random thing; ``kinds`` are the ways in which the domain words its questions, with ``{q}``."""
+    thing, attribute = rng.choice(THINGS), rng.choice(ATTRIBUTES)
+    asked = rng.choice(_ASKING[attribute]).format(x=with_article(thing.name))
+    question = rng.choice(_OPENINGS) + rng.choice(kinds).format(q=asked)
+    return Inquiry(question, thing, attribute)
+
+
+def mentioned(value: str, said: set[str]) -> bool:
+    """Whether ``value`` is said, and none of its rivals."""
+    return value in said and not said & set(rivals(value))
+
+
+ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)

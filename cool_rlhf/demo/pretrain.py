@@ -1,0 +1,47 @@
+"""Plain text about the same small world, for the pretraining loss and its held-out measure."""
+
+from __future__ import annotations
+
+import random
+
+from cool_rlhf.demo.domain import join_words, with_article
+from cool_rlhf.demo.domains.listing import SORTS
+from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, describe
+
+_NAMES = ("Tom", "Anna", "Ben", "Mia", "Leo", "Eva")
+_DAYS = ("On Monday", "In the morning", "Last week", "One evening", "After school")
+_PLACES = ("the market", "the lake", "the forest", "the farm", "the road")
+_ENDINGS = ("It was a good day.", "Then it was time to go home.", "Everyone was happy.", "Nobody said a word.")
+
+
+def _encyclopaedia(rng: random.Random) -> str:
+    things = rng.sample(THINGS, 2)
+    return " ".join(describe(thing, rng.choice(ATTRIBUTES), rng.randint(2, 4)) for thing in things)
+
+
+def _counting(rng: random.Random) -> str:
+    a, b = rng.randint(0, 9), rng.randint(0, 9)
+    name, sort = rng.choice(_NAMES), rng.choice(("apples", "books", "coins", "stones", "cards", "eggs"))
+    return (
+        f"{name} had {a} {sort} and found {b} more. {a} + {b} = {a + b}, so there were {a + b}. {rng.choice(_ENDINGS)}"
+    )
+
+
+def _outing(rng: random.Random) -> str:
+    first, second = rng.sample(_NAMES, 2)
+    thing, other = rng.sample(THINGS, 2)
+    seen = join_words([with_article(thing.name), with_article(other.name)])
+    return (
+        f"{rng.choice(_DAYS)} {first} and {second} went to {rng.choice(_PLACES)}. They saw {seen}. "
+        f"{describe(thing, rng.choice(ATTRIBUTES), 2)} {rng.choice(_ENDINGS)}"
+    )
+
+
+def _catalogue(rng: random.Random) -> str:
+    sort = rng.choice(sorted(SORTS))
+    items = rng.sample(SORTS[sort], rng.randint(3, 5))
+    return f"There are many {sort}: {join_words(items)} are some of them. {rng.choice(_NAMES)} knows them all."
+
+
+def passage(rng: random.Random) -> str:
+    return rng.choice((_encyclopaedia, _counting, _outing, _catalogue))(rng)

@@ -1,0 +1,10 @@
+"""All domains of the embedded world, by name."""
+
+from __future__ import annotations
+
+from cool_rlhf.demo.domain import Domain
+from cool_rlhf.demo.domains import brief, format, listing, math, safety, thorough
+
+DOMAINS: dict[str, Domain] = {
+    module.DOMAIN.name: module.DOMAIN for module in (brief, thorough, math, format, safety, listing)
+}

@@ -1,0 +1,198 @@
+"""The generator: chats, prompts, preferences and plain text, all from one seed.
+
+A question belongs to the training, validation or test split by a hash of its text, so no question stands in two of
+them, whatever the seeds and sizes.
+"""
+
+from __future__ import annotations
+
+import random
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Literal, TypedDict
+
+from cool_rlhf.config import WorldConfig
+from cool_rlhf.demo import gold
+from cool_rlhf.demo.collect import judge
+from cool_rlhf.demo.corruption import CORRUPTIONS, Answer, cut_off, loop, nothing
+from cool_rlhf.demo.domain import Domain, Task
+from cool_rlhf.demo.pretrain import passage
+from cool_rlhf.demo.registry import DOMAINS
+from cool_rlhf.protocols import Conversation, PreferencePair, Prompt
+
+Split = Literal["train", "validation", "test"]
+_BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
+_GREETINGS = (("Hello!", "Hello! What can I do for you?"), ("Good morning.", "Good morning! How can I help?"))
+GREETED_SHARE = 0.1
+GOOD_SHARE, SLOPPY_SHARE = 0.5, 0.35  # of SFT chats; the rest is degenerate
+TEST_PAIRS = 120  # for each domain
+TEST_GAP = 0.2  # held-out pairs are clear ones
+OPPOSED_GAP = 0.3
+
+
+class Chat(TypedDict):
+    messages: Conversation
+    domain: str
+
+
+@dataclass(frozen=True)
+class World:
+    """Everything a run of the pipeline needs. Lists mix the domains evenly."""
+
+    sft: list[Chat]
+    preferences: list[PreferencePair]  # labels err with the configured noise
+    prompts: list[Prompt]
+    validation: list[Prompt]
+    test: list[Prompt]
+    preference_test: list[PreferencePair]  # gold labels without noise, on questions of the test split
+    opposed_test: list[PreferencePair]  # the same, each pair of answers once under brief and once under thorough
+    pretrain: list[str]
+    pretrain_heldout: list[str]
+
+
+def split_of(question: str) -> Split:
+    return _BUCKETS.get(zlib.crc32(question.encode()) % 20, "train")
+
+
+def generate(sizes: WorldConfig, seed: int) -> World:
+    """The world of ``seed``; each part has its own random stream, so changing one size leaves the others alone."""
+
+    def stream(part: str) -> random.Random:
+        return random.Random(f"{part} {seed}")
+
+    texts = _distinct_passages(stream("pretrain"), sizes.pretrain + max(1, sizes.pretrain // 10))
+    return World(
+        sft=list(islice(_chats(stream("sft")), sizes.sft)),
+        preferences=list(islice(_preferences(stream("preferences"), sizes.label_noise), sizes.preferences)),
+        prompts=_prompts("train", sizes.prompts, stream("prompts")),
+        validation=_prompts("validation", sizes.validation, stream("validation")),
+        test=_prompts("test", sizes.test, stream("test")),
+        preference_test=_test_pairs(stream("preference test")),
+        opposed_test=_opposed_pairs(stream("opposed test")),
+        pretrain=texts[: sizes.pretrain],
+        pretrain_heldout=texts[sizes.pretrain :],
+    )
+
+
+def draw(domain: Domain, split: Split, rng: random.Random) -> Task:
+    """A task whose question belongs to ``split``."""
+    while True:
+        task = domain.make(rng)
+        if split_of(task.question) == split:
+            return task
+
+
+def _conversation(question: str, rng: random.Random) -> Conversation:
+    """The question, in some chats after a greeting."""
+    turns: Conversation = [{"role": "user", "content": question}]
+    if rng.random() < GREETED_SHARE:
+        hello, reply = rng.choice(_GREETINGS)
+        turns = [{"role": "user", "content": hello}, {"role": "assistant", "content": reply}, *turns]
+    return turns
+
+
+def _off_question(domain: Domain, task: Task, rng: random.Random) -> str:
+    """A good answer to another question, of this domain or any."""
+    while True:
+        other = rng.choice((domain, rng.choice(list(DOMAINS.values())))).make(rng)
+        if other.answer != task.answer:
+            return rng.choice(other.good)
+
+
+def _chats(rng: random.Random) -> Iterator[Chat]:
+    for domain in cycle(DOMAINS.values()):
+        task = draw(domain, "train", rng)
+        luck = rng.random()
+        if luck < GOOD_SHARE:
+            text = rng.choice(task.good)
+        elif luck < GOOD_SHARE + SLOPPY_SHARE:
+            text = rng.choice(task.sloppy)
+        elif luck < GOOD_SHARE + SLOPPY_SHARE + 0.04:
+            text = _off_question(domain, task, rng)
+        else:
+            fault = rng.choice((loop, cut_off, nothing))
+            text = fault(rng.choice(task.good + task.sloppy), rng).text
+        turns = _conversation(task.question, rng)
+        yield {"messages": [*turns, {"role": "assistant", "content": text}], "domain": domain.name}
+
+
+def _answer(domain: Domain, task: Task, rng: random.Random) -> Answer:
+    """Any answer at all: a third good, a third sloppy, the rest corrupted, spoiled or off the question."""
+    luck = rng.random()
+    if luck < 0.35:
+        return Answer(rng.choice(task.good), finished=True)
+    if luck < 0.70:
+        return Answer(rng.choice(task.sloppy), finished=True)
+    if luck < 0.90:
+        return rng.choice(CORRUPTIONS)(rng.choice(task.good + task.sloppy), rng)
+    if luck < 0.95 and domain.spoil is not None:
+        return Answer(domain.spoil(rng.choice(task.good), rng), finished=True)
+    return Answer(_off_question(domain, task, rng), finished=True)
+
+
+def _prompt(domain: Domain, task: Task, id: str, rng: random.Random) -> Prompt:
+    return Prompt(id, _conversation(task.question, rng), domain.name, task.answer)
+
+
+def _preferences(rng: random.Random, noise: float) -> Iterator[PreferencePair]:
+    """Pairs of any two answers, judged under every domain that judges such questions."""
+    for domain in cycle(DOMAINS.values()):
+        task = draw(domain, "train", rng)
+        prompt = _prompt(domain, task, "", rng)
+        answers = (_answer(domain, task, rng), _answer(domain, task, rng))
+        for judge_of in domain.judged_as:
+            pair = judge(prompt, answers, judge_of, gold.score, noise, rng)
+            if pair is not None:
+                yield pair
+
+
+def _test_pairs(rng: random.Random) -> list[PreferencePair]:
+    pairs = []
+    for domain in DOMAINS.values():
+        found = 0
+        while found < TEST_PAIRS:
+            task = draw(domain, "test", rng)
+            answers = (_answer(domain, task, rng), _answer(domain, task, rng))
+            pair = judge(_prompt(domain, task, "", rng), answers, domain.name, gold.score, 0.0, rng, TEST_GAP)
+            if pair is not None:
+                pairs.append(pair)
+                found += 1
+    return pairs
+
+
+def _opposed_pairs(rng: random.Random) -> list[PreferencePair]:
+    """A short and a full answer to one question, twice: under brief and, oppositely, under thorough."""
+    pairs: list[PreferencePair] = []
+    kinds = cycle((DOMAINS["brief"], DOMAINS["thorough"]))
+    while len(pairs) < 2 * TEST_PAIRS:
+        domain = next(kinds)
+        task = draw(domain, "test", rng)
+        prompt = _prompt(domain, task, "", rng)
+        first, second = (Answer(text, finished=True) for text in rng.sample(task.good + task.sloppy, 2))
+        judged = [judge(prompt, (first, second), name, gold.score, 0.0, rng, OPPOSED_GAP) for name in domain.judged_as]
+        clear = [pair for pair in judged if pair is not None]
+        if len(clear) == 2 and clear[0].chosen != clear[1].chosen:
+            pairs += clear
+    return pairs
+
+
+def _prompts(split: Split, count: int, rng: random.Random) -> list[Prompt]:
+    """``count`` prompts with distinct questions."""
+    found: dict[str, Prompt] = {}
+    for domain in cycle(DOMAINS.values()):
+        if len(found) == count:
+            break
+        task = draw(domain, split, rng)
+        while task.question in found:
+            task = draw(domain, split, rng)
+        found[task.question] = _prompt(domain, task, f"{split}-{domain.name}-{len(found)}", rng)
+    return list(found.values())
+
+
+def _distinct_passages(rng: random.Random, count: int) -> list[str]:
+    found: dict[str, None] = {}
+    while len(found) < count:
+        found[passage(rng)] = None
+    return list(found)

@@ -1,0 +1,88 @@
+"""Packing: sequences end to end in one row, and which sequences go together. Nothing is padded."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Sequences laid end to end; T is the sum of ``lengths``."""
+
+    tokens: Tensor  # (T,) int64
+    positions: Tensor  # (T,) int64, from 0 in each sequence
+    lengths: list[int]
+
+    def split(self, values: Tensor) -> list[Tensor]:
+        """Cut (T, ...) values into one (L, ...) view per sequence."""
+        if len(values) != len(self.tokens):
+            raise ValueError(f"{len(values)} values for {len(self.tokens)} packed tokens")
+        return list(values.split(self.lengths)) if self.lengths else []
+
+    def to(self, device: torch.device | str) -> Packed:
+        return Packed(self.tokens.to(device), self.positions.to(device), self.lengths)
+
+
+def pack(sequences: Sequence[Tensor]) -> Packed:
+    """Lay (L,) token sequences end to end; an empty list gives an empty pack."""
+    lengths = [len(sequence) for sequence in sequences]
+    if not sequences:
+        empty = torch.empty(0, dtype=torch.int64)
+        return Packed(empty, empty, [])
+    device = sequences[0].device
+    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    return Packed(torch.cat(list(sequences)).long(), positions, lengths)
+
+
+def micro_batches(lengths: Sequence[int], budget: int, count: int | None = None) -> list[list[int]]:
+    """Spread sequences over micro-batches of at most ``budget`` tokens each, about equally full.
+
+    A sequence longer than the budget gets a micro-batch of its own. With ``count``, empty lists fill up to that many,
+    so that every rank runs equally many.
+
+    Returns: one list of indices per micro-batch, ascending; every index stands in exactly one.
+    Raises: ValueError for a budget below 1, or if more than ``count`` are needed.
+    """
+    if budget < 1:
+        raise ValueError(f"the token budget of a micro-batch must be at least 1, not {budget}")
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    bins = max(1, -(-sum(lengths) // budget)) if lengths else 0
+    while (groups := _fill(lengths, longest_first, bins, budget)) is None:
+        bins += 1
+    groups = sorted(sorted(group) for group in groups if group)
+    if count is None:
+        return groups
+    if len(groups) > count:
+        raise ValueError(f"{len(groups)} micro-batches of {budget} tokens are needed, but only {count} are allowed")
+    return groups + [[] for _ in range(count - len(groups))]
+
+
+def balance(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Deal sequences to ``ranks`` so that each gets about as many tokens.
+
+    Returns: one ascending list of indices per rank; some are empty when there are fewer sequences than ranks.
+    """
+    if ranks < 1:
+        raise ValueError(f"there must be at least one rank, not {ranks}")
+    longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    groups = _fill(lengths, longest_first, ranks, None)
+    assert groups is not None  # without a budget everything fits
+    return [sorted(group) for group in groups]
+
+
+def _fill(lengths: Sequence[int], order: Sequence[int], bins: int, budget: int | None) -> list[list[int]] | None:
+    """Longest first into the emptiest bin; None where that bursts the budget (a bin's first sequence may)."""
+    groups: list[list[int]] = [[] for _ in range(bins)]
+    heap = [(0, bin_) for bin_ in range(bins)]
+    for index in order:
+        load, bin_ = heapq.heappop(heap)
+        if budget is not None and groups[bin_] and load + lengths[index] > budget:
+            return None
+        groups[bin_].append(index)
+        heapq.heappush(heap, (load + lengths[index], bin_))
+    return groups

@@ -1,0 +1,223 @@
+"""Packed attention for every transformers family, registered under the name ``packed``.
+
+Many sequences lie end to end in one row. The stock implementations build a mask of (row length)² for that; here each
+sequence attends to itself only, so cost grows with the squares of the sequences' own lengths. Sequences of similar
+length are laid side by side, right-padded to the longest of their group for the duration of the attention call: under a
+causal mask no real token looks to its right, so the padding needs no mask and changes no number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+NAME = "packed"
+GROWTH = 1.25  # in a group, no sequence is padded to more than this multiple of its length ...
+SHORT = 16  # ... except below this length, where another call costs more than the padding
+
+
+@dataclass(frozen=True)
+class PackedLayout:
+    """Where the tokens of a pack stand once its sequences lie in groups of similar length.
+
+    ``blocks`` holds (sequences, padded length) of each group; slots count through the groups in order.
+    """
+
+    blocks: tuple[tuple[int, int], ...]
+    slot_of_token: Tensor  # (T,) int64
+    token_of_slot: Tensor  # (S,) int64; a padding slot repeats some real token
+    is_contiguous: bool  # every slot is the token of the same index: nothing to move
+
+
+def make_layout(lengths: Sequence[int], device: torch.device) -> PackedLayout:
+    """Group sequences of the given lengths (longest first) so that padding stays within ``GROWTH``."""
+    starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
+    order = sorted((index for index, length in enumerate(lengths) if length), key=lambda index: -lengths[index])
+    groups: list[list[int]] = []
+    for index in order:
+        longest = lengths[groups[-1][0]] if groups else 0
+        if groups and longest <= max(SHORT, GROWTH * lengths[index]):
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    groups = [sorted(group) for group in groups]
+    blocks = tuple((len(group), max(lengths[index] for index in group)) for group in groups)
+
+    total = sum(lengths)
+    contiguous = len(groups) <= 1 and len(set(lengths)) <= 1
+    if contiguous:
+        identity = torch.arange(total, device=device)
+        return PackedLayout(blocks, identity, identity, True)
+    slot_of_token = torch.empty(total, dtype=torch.int64)
+    token_of_slot = torch.zeros(sum(count * width for count, width in blocks), dtype=torch.int64)
+    slot = 0
+    for group, (_, width) in zip(groups, blocks, strict=True):
+        for index in group:
+            start, length = starts[index], lengths[index]
+            slot_of_token[start : start + length] = torch.arange(slot, slot + length)
+            token_of_slot[slot : slot + length] = torch.arange(start, start + length)
+            slot += width
+    return PackedLayout(blocks, slot_of_token.to(device), token_of_slot.to(device), False)
+
+
+class _Spread(torch.autograd.Function):
+    """(T, ...) tokens to (S, ...) slots. Padding takes no gradient, so the backward pass is a plain gather."""
+
+    @staticmethod
+    def forward(ctx: Any, tokens: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout = layout
+        return tokens.index_select(0, layout.token_of_slot)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return grad.index_select(0, ctx.layout.slot_of_token), None
+
+
+class _Collect(torch.autograd.Function):
+    """(S, ...) slots back to (T, ...) tokens; the gradient of a padding slot is zero."""
+
+    @staticmethod
+    def forward(ctx: Any, slots: Tensor, layout: PackedLayout) -> Tensor:
+        ctx.layout = layout
+        return slots.index_select(0, layout.slot_of_token)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        spread = grad.new_zeros(len(ctx.layout.token_of_slot), *grad.shape[1:])
+        return spread.index_copy_(0, ctx.layout.slot_of_token, grad), None
+
+
+def attend_packed(
+    query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None, window: int | None
+) -> Tensor:
+    """Causal attention inside each sequence: (T, heads, d), twice (T, kv heads, d) to (T, heads, d)."""
+    if not layout.is_contiguous:
+        query, key, value = (_Spread.apply(states, layout) for states in (query, key, value))
+    outputs = []
+    start = 0
+    for count, width in layout.blocks:
+        end = start + count * width
+        block = [
+            states[start:end].view(count, width, *states.shape[1:]).transpose(1, 2) for states in (query, key, value)
+        ]
+        mask = None if window is None or width <= window else _band(width, window, query.device)
+        attended = functional.scaled_dot_product_attention(
+            *block, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+        )
+        outputs.append(attended.transpose(1, 2).reshape(count * width, *query.shape[1:-1], value.shape[-1]))
+        start = end
+    joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return joined if layout.is_contiguous else _Collect.apply(joined, layout)
+
+
+def _band(width: int, window: int, device: torch.device) -> Tensor:
+    """(width, width) bool, True where a token may look: itself and the ``window - 1`` before it."""
+    distance = torch.arange(width, device=device)[:, None] - torch.arange(width, device=device)
+    return (distance >= 0) & (distance < window)
+
+
+def sequence_lengths(position_ids: Tensor) -> list[int]:
+    """Lengths of the sequences in (B, L) positions, row after row: a new one starts wherever the count does not go on."""
+    breaks = torch.ones_like(position_ids, dtype=torch.bool)
+    breaks[:, 1:] = position_ids.diff(dim=-1) != 1
+    starts = breaks.flatten().nonzero().flatten().tolist()
+    return [end - start for start, end in pairwise([*starts, position_ids.numel()])]
+
+
+def _layout_of_call(
+    query: Tensor, layout: PackedLayout | None, cu_seq_lens: Tensor | None, position_ids: Tensor | None
+) -> PackedLayout:
+    if layout is not None:
+        return layout
+    batch, _, length, _ = query.shape
+    if cu_seq_lens is not None:
+        lengths = cu_seq_lens.diff().tolist()
+    elif position_ids is not None and position_ids.ndim == 2:
+        lengths = sequence_lengths(position_ids.expand(batch, length))
+    else:
+        lengths = [length] * batch
+    if sum(lengths) != batch * length:
+        raise ValueError(f"sequence lengths add up to {sum(lengths)}, but the call has {batch * length} tokens")
+    return make_layout(lengths, query.device)
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    packed_layout: PackedLayout | None = None,
+    cu_seq_lens_q: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention interface: (B, heads, L, d) in, (B, L, heads, d) out.
+
+    Boundaries come from ``packed_layout`` (made once per forward pass), else from ``cu_seq_lens_q`` as for
+    FlashAttention, else from ``position_ids``. With a mask (padded batches) or a cache that already holds tokens
+    (decoding), transformers' own sdpa takes the call.
+    """
+    for name in ("softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise ValueError(f"packed attention does not support {name}, which {type(module).__name__} asks for")
+    if attention_mask is not None or key.shape[2] != query.shape[2]:
+        return sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+        )
+    if dropout:
+        raise ValueError("packed attention has no dropout: set the config's attention_dropout to 0")
+    batch, heads, length, _ = query.shape
+    if batch * length == 0:
+        return query.new_zeros(batch, length, heads, value.shape[-1]), None
+    layout = _layout_of_call(query, packed_layout, cu_seq_lens_q, position_ids)
+    rows = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
+    attended = attend_packed(*rows, layout, scaling, sliding_window)
+    return attended.view(batch, length, heads, -1), None
+
+
+def packed_mask(
+    *,
+    q_length: int,
+    kv_length: int,
+    kv_offset: int = 0,
+    attention_mask: Tensor | None = None,
+    allow_is_causal_skip: bool = True,
+    **kwargs: Any,
+) -> Tensor | None:
+    """No mask for whole sequences without padding, where ``packed_attention`` finds the boundaries itself; sdpa's
+    otherwise."""
+    if attention_mask is not None and bool(attention_mask.all()):
+        attention_mask = None
+    if attention_mask is None and q_length == kv_length and kv_offset == 0:
+        return None
+    return sdpa_mask(
+        q_length=q_length,
+        kv_length=kv_length,
+        kv_offset=kv_offset,
+        attention_mask=attention_mask,
+        allow_is_causal_skip=allow_is_causal_skip,
+        **kwargs,
+    )
+
+
+def register_packed_attention() -> None:
+    """Make ``attn_implementation="packed"`` known to transformers in this process; calling it again changes nothing."""
+    attend: Callable[..., Any] = packed_attention
+    AttentionInterface.register(NAME, attend)
+    AttentionMaskInterface.register(NAME, packed_mask)
+
+
+register_packed_attention()

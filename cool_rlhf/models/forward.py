@@ -1,0 +1,115 @@
+"""Forward passes over packed sequences: log-probabilities of their tokens, and a scalar head at each token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+from cool_rlhf.data.packing import Packed
+from cool_rlhf.models import attention
+from cool_rlhf.models.loading import scalar_head
+
+CHUNK_ELEMENTS = 2**25  # logits held at once, in numbers: 128 MiB in float32
+
+# Families whose logits are the output layer on the last hidden state and nothing else. Others may scale or cap their
+# logits, so they run through their own forward pass, which holds all logits at once.
+PLAIN_HEADS = frozenset(
+    {"internlm2", "llama", "mistral", "mixtral", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "gemma", "olmo2", "phi3"}
+)
+
+
+def token_logprobs(
+    model: PreTrainedModel, packed: Packed, temperature: float = 1.0, where: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each token given what stands before it in its sequence, and the entropy it was drawn from.
+
+    Args:
+        model: any causal language model with packed attention.
+        temperature: divides the logits.
+        where: (T,) bool; other tokens are left at 0 and cost no output layer. None computes all.
+
+    Returns:
+        Log-probabilities (T,) float32 and entropies (T,) float32 in nats, both 0 at the first token of each sequence.
+        The entropy is a diagnostic and carries no gradient.
+    """
+    packed, device = packed.to(model.device), model.device
+    predicted = packed.positions > 0
+    if where is not None:
+        predicted = predicted & where.to(device)
+    targets = predicted.nonzero().flatten()
+    run = _hidden_states if model.config.model_type in PLAIN_HEADS else _full_logits
+    sources = run(model, packed, targets - 1)
+    head = model.get_output_embeddings() if run is _hidden_states else nn.Identity()
+    chosen, entropy = _score_tokens(head, sources, packed.tokens[targets], temperature, model.config.vocab_size)
+    shape = packed.tokens.shape
+    logprobs = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, chosen)
+    entropies = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, entropy)
+    return logprobs, entropies
+
+
+def token_values(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """The scalar head at every token, (T,) float32: index t is read off the hidden state of token t itself."""
+    packed = packed.to(model.device)
+    everywhere = torch.arange(len(packed.tokens), device=model.device)
+    hidden = _hidden_states(model, packed, everywhere)
+    return scalar_head(model)(hidden.float()).squeeze(-1)
+
+
+def _inputs(model: PreTrainedModel, packed: Packed) -> dict[str, Any]:
+    """What marks the sequences, for packed attention and for FlashAttention alike. An empty pack runs as one token of
+    no account, so that every rank passes through the same modules and every parameter gets a gradient of zero."""
+    device = model.device
+    lengths = [length for length in packed.lengths if length] or [1]
+    tokens = packed.tokens if len(packed.tokens) else torch.zeros(1, dtype=torch.int64, device=device)
+    positions = packed.positions if len(packed.tokens) else torch.zeros(1, dtype=torch.int64, device=device)
+    boundaries = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
+    inputs: dict[str, Any] = {
+        "input_ids": tokens[None],
+        "position_ids": positions[None],
+        "use_cache": False,
+        "cu_seq_lens_q": boundaries,
+        "cu_seq_lens_k": boundaries,
+        "max_length_q": max(lengths),
+        "max_length_k": max(lengths),
+    }
+    if model.config._attn_implementation == attention.NAME:
+        inputs["packed_layout"] = attention.make_layout(lengths, device)
+    return inputs
+
+
+def _hidden_states(model: PreTrainedModel, packed: Packed, indices: Tensor) -> Tensor:
+    """(N, hidden) last hidden states of the backbone at the tokens ``indices``."""
+    return model.base_model(**_inputs(model, packed)).last_hidden_state[0].index_select(0, indices)
+
+
+def _full_logits(model: PreTrainedModel, packed: Packed, indices: Tensor) -> Tensor:
+    """(N, vocabulary) logits of the model's own forward pass at the tokens ``indices``."""
+    return model(**_inputs(model, packed)).logits[0].index_select(0, indices)
+
+
+def _score_tokens(
+    head: nn.Module, sources: Tensor, targets: Tensor, temperature: float, vocabulary: int
+) -> tuple[Tensor, Tensor]:
+    """Run the output layer and the softmax over chunks of tokens; with gradients, chunks are recomputed in backward."""
+    rows = max(1, CHUNK_ELEMENTS // vocabulary)
+    if len(sources) <= rows:
+        return _score_chunk(head, sources, targets, temperature)
+    pieces = [
+        checkpoint(_score_chunk, head, source, target, temperature, use_reentrant=False)
+        if torch.is_grad_enabled()
+        else _score_chunk(head, source, target, temperature)
+        for source, target in zip(sources.split(rows), targets.split(rows), strict=True)
+    ]
+    chosen, entropy = zip(*pieces, strict=True)
+    return torch.cat(chosen), torch.cat(entropy)
+
+
+def _score_chunk(head: nn.Module, sources: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    logprobs = torch.log_softmax(head(sources).float() / temperature, dim=-1)
+    with torch.no_grad():
+        entropy = -(logprobs.exp() * logprobs).sum(-1)
+    return logprobs.gather(1, targets[:, None]).squeeze(1), entropy

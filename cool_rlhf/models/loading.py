@@ -1,0 +1,161 @@
+"""Models from checkpoints or fresh: causal language models, and models with one float32 number per token."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from transformers import (
+    MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from cool_rlhf.config import ModelConfig
+from cool_rlhf.models import attention
+from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.models.tokenizer import load_tokenizer
+from cool_rlhf.protocols import UserError
+
+__all__ = ["fresh_causal_lm", "load_causal_lm", "load_scalar_model", "load_tokenizer", "scalar_head"]
+
+SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
+
+
+def load_causal_lm(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
+    """A causal language model from a folder or Hub name, with packed attention.
+
+    InternLM2 checkpoints, released or ours, load into the native class; others into transformers' own. Where the
+    family's vocabulary lacks the chat tokens that ``load_tokenizer`` adds, the embedding grows by them.
+
+    Raises:
+        UserError: there is no checkpoint at ``path``, it is no causal language model, or weights are missing.
+    """
+    name = str(path)
+    config = _read_config(name)
+    if _is_scalar(config):
+        raise UserError(f"{name} holds a reward model, where a causal language model is asked for: check the path")
+    loader = InternLM2ForCausalLM if isinstance(config, InternLM2Config) else AutoModelForCausalLM
+    model = _load(loader, name, config, dtype, may_miss=())
+    return _grow_vocabulary(model, name)
+
+
+def fresh_causal_lm(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> InternLM2ForCausalLM:
+    """An InternLM2 of the configured shape and dtype with weights drawn from ``seed``."""
+    shape = InternLM2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.ffn_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.kv_heads,
+        max_position_embeddings=config.max_positions,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        reward_token_id=tokenizer.convert_tokens_to_ids("<|reward|>"),
+        attn_implementation=attention.NAME,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = InternLM2ForCausalLM(shape)
+    return model.to(getattr(torch, config.dtype))
+
+
+def load_scalar_model(
+    path: str | Path, dtype: torch.dtype, *, head: Literal["keep", "fresh"], seed: int
+) -> PreTrainedModel:
+    """A model with one number per token: a reward model or critic, from a causal LM's or a reward model's checkpoint.
+
+    The head is linear, without bias, and float32 whatever ``dtype``. A fresh one is drawn from N(0, 1/(hidden + 1))
+    (Stiennon et al. 2020, appendix B.1), so that scores start with a spread of about one.
+
+    Raises:
+        UserError: there is no checkpoint at ``path``, weights are missing, or the head to keep is not there.
+    """
+    name = str(path)
+    config = _read_config(name)
+    if head == "keep" and not _is_scalar(config):
+        raise UserError(f"{name} holds no reward model whose head could be kept: give a reward model's checkpoint")
+    model = _load(_scalar_class(name, config), name, config, dtype, may_miss=() if head == "keep" else ("head",))
+    model = _grow_vocabulary(model, name)
+    layer = scalar_head(model)
+    layer.float()
+    if head == "fresh":
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(layer.weight.shape, generator=generator) / (layer.weight.shape[1] + 1) ** 0.5
+        with torch.no_grad():
+            layer.weight.copy_(drawn)
+    return model
+
+
+def scalar_head(model: nn.Module) -> nn.Linear:
+    """The linear layer from hidden state to number of a model from ``load_scalar_model``."""
+    layer = getattr(model, "v_head", None) or getattr(model, "score", None)
+    if not isinstance(layer, nn.Linear) or layer.out_features != 1 or layer.bias is not None:
+        raise TypeError(f"{type(model).__name__} has no linear head to one number without bias")
+    return layer
+
+
+def _read_config(name: str) -> PreTrainedConfig:
+    try:
+        fields, _ = PreTrainedConfig.get_config_dict(name)
+        if not fields:
+            raise UserError(f"there is no model at {name!r}: give a folder with a config.json, or a Hub name")
+        if fields.get("model_type") == "internlm2":
+            return InternLM2Config.from_dict(fields)
+        return AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot load a model from {name!r} ({reason}): give a folder or a Hub name") from error
+
+
+def _is_scalar(config: PreTrainedConfig) -> bool:
+    return any(name.endswith(SCALAR_ARCHITECTURES) for name in config.architectures or [])
+
+
+def _scalar_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """The family's class with a scalar head, told to keep that head in float32 while loading."""
+    if isinstance(config, InternLM2Config):
+        return InternLM2ForRewardModel
+    if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
+        raise UserError(f"transformers has no reward model for the family of {name} ({config.model_type})")
+    family: type[PreTrainedModel] = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    config.num_labels = 1
+    return type(
+        family.__name__, (family,), {"_keep_in_fp32_modules_strict": {"score"}, "__module__": family.__module__}
+    )
+
+
+def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, may_miss: tuple[str, ...]) -> Any:
+    if getattr(config, "attention_dropout", 0.0):
+        config.attention_dropout = 0.0
+    try:
+        model, report = loader.from_pretrained(
+            name, config=config, dtype=dtype, attn_implementation=attention.NAME, output_loading_info=True
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"cannot load a model from {name!r} ({reason}): check the checkpoint") from error
+    heads = {"v_head.weight", "score.weight"} if "head" in may_miss else set()
+    missing = sorted(set(report["missing_keys"]) - heads)
+    if missing:
+        raise UserError(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
+    return model
+
+
+def _grow_vocabulary(model: PreTrainedModel, name: str) -> PreTrainedModel:
+    if isinstance(model.config, InternLM2Config):
+        return model
+    rows = model.get_input_embeddings().weight.shape[0]
+    size = len(load_tokenizer(name))
+    if size > rows:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # every rank must draw the same rows
+            model.resize_token_embeddings(size, pad_to_multiple_of=8)
+    return model

@@ -1,0 +1,135 @@
+"""Tokenizers: any Hugging Face one, and InternLM2's SentencePiece file as a fast tokenizer that needs no remote code."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
+from tokenizers.models import BPE
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import generate_merges
+from transformers.utils import cached_file
+
+from cool_rlhf.protocols import UserError
+
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+REWARD_TEMPLATE = CHAT_TEMPLATE.split("{% if add_generation_prompt %}")[0] + "<|reward|>"
+
+INTERNLM2_TOKENS = {
+    92527: "<|reward|>",
+    92538: "<|plugin|>",
+    92539: "<|interpreter|>",
+    92540: "<|action_end|>",
+    92541: "<|action_start|>",
+    92542: "<|im_end|>",
+    92543: "<|im_start|>",
+}
+FIRST_UNUSED = 92397  # id of SentencePiece's [UNUSED_TOKEN_0]
+REQUIRED_TOKENS = ("<s>", "<|im_start|>", "<|im_end|>", "<|reward|>")
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """A tokenizer from a folder, a Hub name, or a SentencePiece ``.model`` file of InternLM2's.
+
+    Tokenizers of other families get the tokens of ChatML and the reward token added where they lack them, and the end
+    token for padding where they have none.
+
+    Raises:
+        UserError: there is no tokenizer at ``path``.
+    """
+    name = str(path)
+    if name.endswith(".model"):
+        if not Path(name).is_file():
+            raise UserError(f"there is no SentencePiece file at {name}: give the tokenizer's folder, Hub name or file")
+        return convert_sentencepiece(Path(name))
+    try:
+        settings_file = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
+        settings = json.loads(Path(settings_file).read_text(encoding="utf-8")) if settings_file else {}
+        if str(settings.get("tokenizer_class", "")).startswith("InternLM2"):
+            file = cached_file(name, "tokenizer.model")
+            return _released_internlm2(Path(file), settings)
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load a tokenizer from {name!r} ({_first_line(error)}): check the path") from error
+    return _with_chat_tokens(tokenizer)
+
+
+def convert_sentencepiece(file: Path) -> PreTrainedTokenizerFast:
+    """InternLM2's SentencePiece model (byte-fallback BPE, no normalisation, no dummy prefix) as a fast tokenizer.
+
+    Ids are SentencePiece's; the placeholders that InternLM2 gave a meaning carry their chat names.
+
+    Raises:
+        UserError: ``file`` is no BPE SentencePiece model.
+    """
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2 as schema
+
+    model = schema.ModelProto()
+    try:
+        model.ParseFromString(file.read_bytes())
+    except DecodeError as error:
+        raise UserError(f"{file} is no SentencePiece model: give InternLM2's tokenizer.model") from error
+    if model.trainer_spec.model_type != schema.TrainerSpec.BPE or not model.pieces:
+        raise UserError(f"{file} is no BPE SentencePiece model: give InternLM2's tokenizer.model")
+
+    names = [piece.piece for piece in model.pieces]
+    for index, name in INTERNLM2_TOKENS.items():
+        if index < len(names) and names[index] == f"[UNUSED_TOKEN_{index - FIRST_UNUSED}]":
+            names[index] = name
+    vocabulary = {name: index for index, name in enumerate(names)}
+    kind = schema.ModelProto.SentencePiece
+    scores = {piece.piece: piece.score for piece in model.pieces if piece.type == kind.NORMAL}
+    merges = generate_merges(vocabulary, scores)
+    tokenizer = Tokenizer(BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    chat_tokens = set(INTERNLM2_TOKENS.values())
+    for piece, name in zip(model.pieces, names, strict=True):
+        if piece.type in (kind.CONTROL, kind.USER_DEFINED, kind.UNKNOWN):
+            special = piece.type != kind.USER_DEFINED or name in chat_tokens
+            tokenizer.add_tokens([AddedToken(name, normalized=not special, special=special)])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", vocabulary["<s>"])]
+    )
+    present = [name for name in INTERNLM2_TOKENS.values() if name in vocabulary]
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        pad_token="</s>",
+        additional_special_tokens=present,
+        clean_up_tokenization_spaces=False,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def _released_internlm2(file: Path, settings: dict[str, object]) -> PreTrainedTokenizerFast:
+    """A released InternLM2 folder: its SentencePiece file, and its own chat template where it has one."""
+    tokenizer = convert_sentencepiece(file)
+    template = settings.get("chat_template")
+    if isinstance(template, str) and not template.endswith("<|reward|>"):
+        tokenizer.chat_template = template
+    return tokenizer
+
+
+def _with_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+    vocabulary = tokenizer.get_vocab()
+    missing = [AddedToken(name, special=True, normalized=False) for name in REQUIRED_TOKENS if name not in vocabulary]
+    if missing:
+        tokenizer.add_tokens(missing, special_tokens=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or "<|im_end|>"
+    if tokenizer.chat_template is None or missing:
+        tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ bos_token }}", "<s>")
+    return tokenizer
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

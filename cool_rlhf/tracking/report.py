@@ -1,0 +1,171 @@
+"""report.html: the whole run on one page that opens offline and needs nothing beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.tracking.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, number_text
+from cool_rlhf.tracking.curves import PPO_GROUPS, TRAINING_GROUPS, charts
+from cool_rlhf.tracking.estimate import clock_text
+from cool_rlhf.tracking.rows import read_rows, write_atomically
+from cool_rlhf.tracking.summary import domain_changes, flat, phase_times, ppo_changes, stage_times
+
+TEMPLATES = Path(__file__).parent / "templates"
+STAGE_TITLES = {
+    "sft": "Supervised fine-tuning",
+    "collect": "Collecting preferences",
+    "reward": "Reward model",
+    "ppo": "PPO",
+    "evaluate": "Evaluation",
+}
+SAMPLES_PER_DOMAIN = 2
+LONGEST_TEXT = 4000  # characters shown of one turn
+
+
+def write_report(output_dir: Path | str) -> Path:
+    """Write output_dir/report.html from config.yaml, metrics.jsonl, evaluation.json and samples.jsonl, as far as they
+    are there. Returns its path. Raises ValueError where one of them is damaged beyond a cut last line."""
+    import yaml
+
+    output_dir = Path(output_dir)
+    config_file, evaluation_file = output_dir / "config.yaml", output_dir / "evaluation.json"
+    config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
+    evaluation = json.loads(evaluation_file.read_text(encoding="utf-8")) if evaluation_file.exists() else {}
+    html = render(
+        config or {}, read_rows(output_dir / "metrics.jsonl"), evaluation, read_rows(output_dir / "samples.jsonl")
+    )
+    path = output_dir / "report.html"
+    # A sampled response may hold lone surrogates, which no encoding can write.
+    write_atomically(path, html.encode("utf-8", errors="replace"))
+    return path
+
+
+def render(
+    config: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    evaluation: Mapping[str, Any],
+    samples: Sequence[Mapping[str, Any]],
+) -> str:
+    """The page's text. Everything that comes from data is escaped, and a content security policy admits no script but
+    the page's own."""
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters.update(number=number_text, clock=clock_text, cut=_cut, json=json.dumps, signed=_signed)
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("report.html.j2").render(
+        title=config.get("experiment", "run"),
+        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        script_digest=digest,
+        box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
+        total_seconds=rows[-1]["seconds"] if rows else 0.0,
+        latest=rows[-1] if rows else None,
+        stage_titles=STAGE_TITLES,
+        stage_times=stage_times(rows),
+        rounds=_rounds(rows, (config.get("ppo") or {}).get("best_metric", "validation/score")),
+        stages=_stages(rows),
+        phases=phase_times([row for row in rows if row["stage"] == "ppo"]),
+        evaluation=_tables(evaluation),
+        settings=_settings(config),
+        samples=_chosen_samples(samples),
+    )
+
+
+def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[str, Any]]:
+    numbers = sorted({row["round"] for row in rows if row["stage"] == "ppo"})
+    rounds = []
+    for number in numbers:
+        own = [row for row in rows if row["stage"] == "ppo" and row["round"] == number]
+        rounds.append(
+            {"round": number, "changes": ppo_changes(own, best_metric), "domains": domain_changes(own, best_metric)}
+        )
+    return rounds
+
+
+def _stages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """PPO first, since that is what a reader looks for, then the stages in the order in which they ran."""
+    names = list(dict.fromkeys(row["stage"] for row in rows))
+    names.sort(key=lambda name: name != "ppo")
+    stages = []
+    for name in names:
+        own = [row for row in rows if row["stage"] == name]
+        main, others = charts(own, PPO_GROUPS if name == "ppo" else TRAINING_GROUPS)
+        stages.append(
+            {
+                "name": name,
+                "title": STAGE_TITLES.get(name, name),
+                "charts": [draw(chart) for chart in main],
+                "others": [draw(chart) for chart in others],
+                "warmup": any(row.get("warmup") for row in own),
+            }
+        )
+    return stages
+
+
+def _tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """evaluation.json as tables: a mapping of mappings of numbers becomes a matrix, all else a list of names and
+    values."""
+    tables = []
+    plain: dict[str, Any] = {}
+    for name, value in evaluation.items():
+        inner = list(value.values()) if isinstance(value, Mapping) else []
+        if inner and all(isinstance(row, Mapping) for row in inner):
+            leaves = {key: flat(row) for key, row in value.items()}
+            columns = list(dict.fromkeys(column for row in leaves.values() for column in row))
+            body = [(key, [row.get(column, "") for column in columns]) for key, row in leaves.items()]
+            tables.append({"name": name, "columns": columns, "rows": body})
+        elif isinstance(value, Mapping):
+            tables.append({"name": name, "columns": [""], "rows": [(k, [v]) for k, v in flat(value).items()]})
+        else:
+            plain[name] = value
+    if plain:
+        tables.insert(0, {"name": "", "columns": [""], "rows": [(name, [value]) for name, value in plain.items()]})
+    return tables
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Section → {dotted key: value}; what stands at the top of the file comes first."""
+    top = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    sections = {key: flat(value) for key, value in config.items() if isinstance(value, Mapping) and value}
+    return {**({"run": top} if top else {}), **sections}
+
+
+def _chosen_samples(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For every stage and round the first and the last sampled step, a few responses of each domain."""
+    by_step: dict[tuple[str, int], dict[int, list[Mapping[str, Any]]]] = {}
+    for sample in samples:
+        by_step.setdefault((sample["stage"], sample.get("round", 0)), {}).setdefault(sample["step"], []).append(sample)
+    chosen = []
+    for (stage, number), steps in by_step.items():
+        for step in sorted({min(steps), max(steps)}):
+            taken: dict[str, int] = {}
+            shown = []
+            for sample in steps[step]:
+                taken[sample["domain"]] = taken.get(sample["domain"], 0) + 1
+                if taken[sample["domain"]] <= SAMPLES_PER_DOMAIN:
+                    shown.append(sample)
+            shown.sort(key=lambda sample: sample["domain"])
+            chosen.append({"stage": stage, "round": number, "step": step, "samples": shown})
+    return chosen
+
+
+def _cut(text: str) -> str:
+    text = str(text)
+    left = len(text) - LONGEST_TEXT
+    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} more characters)"
+
+
+def _signed(value: float) -> str:
+    return ("+" if value > 0 else "−" if value < 0 else "±") + number_text(abs(value))

@@ -1,0 +1,167 @@
+"""The numbers on top of a report: before and after PPO, by domain, and where the time went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from cool_rlhf.tracking.curves import PHASES
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Change:
+    """A quantity at the start of PPO and at its best checkpoint (or over the last steps). ``better`` is +1 or −1 by
+    which direction is an improvement, 0 where neither is."""
+
+    name: str
+    before: float
+    after: float
+    before_note: str
+    after_note: str
+    better: int
+
+    @property
+    def difference(self) -> float:
+        return self.after - self.before
+
+    @property
+    def verdict(self) -> str:
+        if not self.better or self.difference == 0:
+            return ""
+        return "good" if self.difference * self.better > 0 else "bad"
+
+
+@dataclass(frozen=True)
+class Timing:
+    name: str
+    explanation: str
+    seconds: float
+    share: float
+
+
+@dataclass(frozen=True)
+class StageTime:
+    stage: str
+    round: int
+    steps: int
+    seconds: float
+
+
+def ppo_changes(rows: Sequence[Row], best_metric: str) -> list[Change]:
+    """Validation score and gold of the policy PPO started from against its best checkpoint; without validation, means
+    over the first and last tenth of the training steps. KL and length come along. ``rows`` are one round's PPO rows."""
+    validated = [row for row in rows if best_metric in row]
+    if len(validated) >= 2:
+        best = max(validated, key=lambda row: row[best_metric])
+        first, after_note = validated[0], f"best, step {best['step']}"
+        names = [name for name in ("validation/score", "validation/gold") if name in first and name in best]
+        changes = [Change(_title(n), first[n], best[n], "SFT", after_note, 1) for n in names]
+        until = [row for row in rows if row["step"] <= best["step"]]
+    else:
+        changes = []
+        until = list(rows)
+    early, late = first_and_last(rows)
+    names = ["response_length", "kl"] if changes else ["reward/score", *gold_means(rows), "response_length", "kl"]
+    late = until[-len(late) :] if changes else late
+    for name in names:
+        before, after = mean(early, name), mean(late, name)
+        if before is not None and after is not None:
+            note = "around it" if changes else "last steps"
+            changes.append(
+                Change(_title(name), before, after, "first steps", note, int("score" in name or "gold" in name))
+            )
+    return changes
+
+
+def domain_changes(rows: Sequence[Row], best_metric: str) -> dict[str, dict[str, Change]]:
+    """domain → {"score": Change, "gold": Change}, from validation where it tells domains apart, else from training."""
+    validated = [row for row in rows if best_metric in row]
+    table: dict[str, dict[str, Change]] = {}
+    for kind, on_validation, on_training in (
+        ("score", "validation/score/", "reward/score/"),
+        ("gold", "validation/gold/", "gold/"),
+    ):
+        use_validation = len(validated) >= 2 and any(n.startswith(on_validation) for row in validated for n in row)
+        prefix = on_validation if use_validation else on_training
+        if use_validation:
+            early, late = [validated[0]], [max(validated, key=lambda row: row[best_metric])]
+        else:
+            early, late = first_and_last(rows)
+        for name in sorted({n for row in rows for n in row if n.startswith(prefix)}):
+            before, after = mean(early, name), mean(late, name)
+            if before is not None and after is not None:
+                change = Change(name, before, after, "", "", 1)
+                table.setdefault(name.removeprefix(prefix), {})[kind] = change
+    return table
+
+
+def phase_times(rows: Sequence[Row]) -> list[Timing]:
+    """Total seconds by phase and their share of the stage's time; what no phase accounts for stands last."""
+    names = list(dict.fromkeys(n for row in rows for n in row if n.startswith("time/")))
+    wall = sum(b["seconds"] - a["seconds"] for a, b in pairwise(rows) if a["round"] == b["round"])
+    if not names or wall <= 0:
+        return []
+    # The first row of a round has no row before it to measure its step from.
+    rows = [b for a, b in pairwise(rows) if a["round"] == b["round"]]
+    totals = {name: sum(row.get(name, 0.0) for row in rows) for name in names}
+    timings = [Timing(n.removeprefix("time/"), PHASES.get(n, ""), s, s / wall) for n, s in totals.items()]
+    timings.sort(key=lambda t: -t.seconds)
+    rest = wall - sum(totals.values())
+    if rest > 0.01 * wall:
+        timings.append(Timing("other", "between the phases", rest, rest / wall))
+    return timings
+
+
+def stage_times(rows: Sequence[Row]) -> list[StageTime]:
+    """How long each stage of each round took, in the order in which they ran; loading and saving around a stage's steps
+    count with the stage that follows."""
+    times: list[StageTime] = []
+    began = 0.0
+    for index, row in enumerate(rows):
+        following = rows[index + 1] if index + 1 < len(rows) else None
+        if following is None or (following["stage"], following["round"]) != (row["stage"], row["round"]):
+            times.append(StageTime(row["stage"], row["round"], row["step"], row["seconds"] - began))
+            began = row["seconds"]
+    return times
+
+
+def first_and_last(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """The first and last tenth of a stage's rows, at least one each; warm-up counts as the beginning, since the policy
+    stands still."""
+    tenth = max(1, len(rows) // 10)
+    warm = sum(bool(row.get("warmup")) for row in rows)
+    return list(rows[: max(tenth, warm)]), list(rows[-tenth:])
+
+
+def mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if name in row]
+    return sum(values) / len(values) if values else None
+
+
+def gold_means(rows: Sequence[Row]) -> list[str]:
+    return sorted({name for row in rows for name in row if name == "gold" or name.startswith("gold/")})
+
+
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined by dots."""
+    if not isinstance(tree, Mapping):
+        return {prefix: tree}
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves.update(flat(value, f"{prefix}.{key}" if prefix else str(key)))
+    return leaves
+
+
+def _title(name: str) -> str:
+    titles = {
+        "validation/score": "Reward score, validation",
+        "validation/gold": "Gold, validation",
+        "reward/score": "Reward score",
+        "response_length": "Response length",
+        "kl": "KL from SFT",
+    }
+    return titles.get(name, name.replace("/", ", "))

@@ -1,0 +1,131 @@
+"""Weights & Biases: the rows of metrics.jsonl under the same names with the same values.
+
+A row's W&B step is its index in metrics.jsonl, which grows over all stages and rounds; ``stage``, ``round``, ``step``
+and ``seconds`` are fields beside the metrics.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import netrc
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from cool_rlhf.config import Config
+from cool_rlhf.protocols import UserError
+from cool_rlhf.tracking.rows import write_atomically
+
+MODES = ("auto", "online", "offline", "disabled")
+INIT_TIMEOUT = 30.0
+# W&B streams rows as they come, so little is left to send at the end; a dead network must not hold up Ctrl-C.
+FINISH_TIMEOUT = 6.0
+
+
+def resolve_mode(mode: str) -> str:
+    """``online``, ``offline`` or ``disabled``. ``auto`` is what WANDB_MODE says, else online where there is a login,
+    else offline; finding out asks no network. Raises UserError for a mode that does not exist."""
+    if mode not in MODES:
+        raise UserError(f"logging.wandb_mode is {mode!r}; choose one of {', '.join(MODES)}.")
+    if mode != "auto":
+        return mode
+    asked = os.environ.get("WANDB_MODE")
+    if asked:
+        if asked not in MODES[1:]:
+            raise UserError(f"The environment's WANDB_MODE is {asked!r}; set it to one of {', '.join(MODES[1:])}.")
+        return asked
+    return "online" if has_login() else "offline"
+
+
+def has_login() -> bool:
+    """Whether a key for the W&B server lies in the environment or in the netrc file."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    host = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    named = os.environ.get("NETRC")
+    files = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
+    for file in files:
+        if file.is_file():
+            try:
+                return netrc.netrc(file).hosts.get(host) is not None
+            except netrc.NetrcParseError as error:
+                raise UserError(
+                    f"{file} cannot be read ({error}); mend it or set logging.wandb_mode=offline."
+                ) from error
+    return False
+
+
+class WandbRun:
+    """One W&B run, in this process from here to ``finish``.
+
+    Resuming goes on under the id kept in ``state/wandb_run_id``. Rows that W&B does not hold yet are sent first: online
+    what a crash kept from being sent; offline everything, since an offline run file cannot be continued. The offline
+    files of earlier attempts, whose rows are all in the new one, are removed, so that ``wandb sync`` uploads each row
+    once. Online, steps repeated after a resume keep their first values: W&B does not overwrite history.
+    """
+
+    def __init__(self, config: Config, output_dir: Path, mode: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        import wandb
+
+        run_id = _run_id(output_dir / "state" / "wandb_run_id")
+        folder = output_dir / "wandb"
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = list(folder.glob(f"offline-run-*-{run_id}"))
+        try:
+            self._run = wandb.init(
+                project=config.logging.wandb_project,
+                id=run_id,
+                name=f"{config.experiment}-{run_id}",
+                dir=output_dir,
+                mode="online" if mode == "online" else "offline",
+                resume="allow" if mode == "online" else None,
+                config=dataclasses.asdict(config),
+                settings=_quiet_settings(wandb),
+            )
+        except wandb.errors.Error as error:
+            raise UserError(f"W&B did not start ({error}); log in again or set logging.wandb_mode=offline.") from error
+        for index in range(self._run.step, len(rows)):
+            self.log(index, rows[index])
+        if mode == "offline":
+            for old in earlier:
+                shutil.rmtree(old)
+
+    def log(self, index: int, row: Mapping[str, Any]) -> None:
+        """Send one row; ``commit`` so that a crash right after it does not lose it."""
+        self._run.log(dict(row), step=index, commit=True)
+
+    def finish(self, exit_code: int) -> None:
+        """Send what is left and end W&B's own process."""
+        import wandb
+
+        try:
+            self._run.finish(exit_code=exit_code)
+        finally:
+            wandb.teardown(exit_code=exit_code)
+
+
+def _quiet_settings(wandb: Any) -> Any:
+    return wandb.Settings(
+        silent=True,
+        console="off",
+        init_timeout=INIT_TIMEOUT,
+        finish_timeout=FINISH_TIMEOUT,
+        disable_git=True,
+        disable_code=True,
+        disable_job_creation=True,
+        x_disable_update_check=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+    )
+
+
+def _run_id(path: Path) -> str:
+    if path.exists():
+        return path.read_text(encoding="ascii").strip()
+    run_id = secrets.token_hex(4)
+    write_atomically(path, f"{run_id}\n".encode("ascii"))
+    return run_id

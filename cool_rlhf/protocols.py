@@ -7,7 +7,7 @@ one sequence at its own length, and batches are lists of records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from transformers import PreTrainedModel
 
 T_co = TypeVar("T_co", covariant=True)
 
@@ -112,7 +113,7 @@ class TrainEngine(Protocol):
     """A module, its optimiser and the ranks that share it. One backward pass adds ``loss`` to a sum over micro-batches
     and ranks: callers divide by the whole batch's count first, so the gradient does not depend on how it was cut."""
 
-    module: torch.nn.Module
+    module: PreTrainedModel
     device: torch.device
     rank: int
     world_size: int
@@ -176,6 +177,14 @@ class Critic(Protocol):
         ...
 
     def update(self, batch: Sequence[Experience], learning_rate: float) -> Future[dict[str, float]]: ...
+
+
+class StepObserver(Protocol):
+    """Told after each optimiser step of a supervised stage; what it keeps of that, and when it saves, is its own."""
+
+    def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """``step`` of ``steps`` is done, counted from 1."""
+        ...
 
 
 class StaleWeightsError(RuntimeError):

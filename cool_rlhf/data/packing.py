@@ -18,6 +18,11 @@ class Packed:
     positions: Tensor  # (T,) int64, from 0 in each sequence
     lengths: list[int]
 
+    @property
+    def ends(self) -> Tensor:
+        """Where each sequence's last token stands, (N,) int64."""
+        return torch.tensor(self.lengths, dtype=torch.int64, device=self.tokens.device).cumsum(0) - 1
+
     def split(self, values: Tensor) -> list[Tensor]:
         """Cut (T, ...) values into one (L, ...) view per sequence."""
         if len(values) != len(self.tokens):

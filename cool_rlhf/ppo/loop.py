@@ -1,0 +1,264 @@
+"""Proximal policy optimisation as in section 4.2.3 of the report, over collaborators that are handed in.
+
+Where they run is not known here: a role answers with a Future, and what can go on side by side is asked for first and
+waited for afterwards.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from cool_rlhf.config import PPOConfig
+from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream
+from cool_rlhf.ppo.experience import (
+    Judged,
+    Shaping,
+    by_domain,
+    describe,
+    make_experience,
+    score_metrics,
+    to_score,
+)
+from cool_rlhf.ppo.observer import Observer, Stopwatch
+from cool_rlhf.protocols import (
+    Critic,
+    Experience,
+    LanguageModel,
+    Policy,
+    Prompt,
+    Rollout,
+    Sampler,
+    Scorer,
+    StaleWeightsError,
+    UserError,
+)
+from cool_rlhf.schedule import cosine, derive_seed
+
+T = TypeVar("T")
+Gold = Callable[[Rollout], float | None]
+"""A response's true score in [0, 1]; None in a domain that has no rule. It is watched, never learned from."""
+
+
+@dataclass(frozen=True)
+class Models:
+    """The four models of PPO and the engine that samples from the first."""
+
+    policy: Policy
+    critic: Critic
+    reference: LanguageModel
+    scorer: Scorer
+    sampler: Sampler
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a round reads; ``validation`` shares no prompt with ``prompts``."""
+
+    prompts: ShuffledStream[Prompt]
+    pretrain: TextStream
+    validation: Sequence[Prompt]
+    gold: Gold
+
+
+@dataclass(frozen=True)
+class PPOState:
+    """Where the loop stands, beside the models' own weights and optimisers. ``step`` counts finished steps, those of
+    the critic's warm-up included; ``best`` is the highest validation metric so far."""
+
+    step: int = 0
+    prompts: int = 0
+    pretrain: TextPosition = field(default_factory=TextPosition)
+    best: float | None = None
+
+
+def train_ppo(
+    models: Models, data: Data, settings: PPOConfig, *, seed: int, observer: Observer, start: PPOState | None = None
+) -> PPOState:
+    """Warm the critic up, then improve the policy for ``settings.iterations`` steps.
+
+    Everything drawn depends on ``seed`` and the step alone, so a run that goes on from a saved state, with the
+    models' own state of that step, goes on as if it had not stopped.
+
+    Args:
+        observer: is told of every step, and told when to save and which weights to keep.
+        start: the state to go on from; None starts.
+
+    Returns: the state after the last step.
+    """
+    state = start or PPOState()
+    steps = settings.critic_warmup + settings.iterations
+    version = models.policy.publish()
+    while state.step < steps:
+        step = state.step + 1
+        warm = step > settings.critic_warmup
+        watch = Stopwatch(observer, step, steps)
+
+        with watch.phase("generate"):
+            prompts = data.prompts.take(state.prompts, settings.prompts_per_iteration)
+            rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
+        with watch.phase("score"):
+            judged = judge(models, rollouts)
+            experiences = make_experience(judged, shaping(settings))
+        with watch.phase("train"):
+            cut = minibatches(experiences, settings, seed=derive_seed(seed, "minibatches", step))
+            losses, pretrain = learn(models, data.pretrain, cut, settings, state, warm)
+        with watch.phase("sync"):
+            version = models.policy.publish() if warm else version
+
+        row = {**describe(judged, experiences), **gold_metrics(data.gold, rollouts, "gold"), **losses}
+        state = replace(state, step=step, prompts=state.prompts + len(prompts), pretrain=pretrain)
+        if not warm:
+            row["warmup"] = True
+        if validation_due(step, settings):
+            with watch.phase("validate"):
+                row |= validate(models, data, settings, seed=seed, version=version)
+            state = keep_best(state, row, settings, observer)
+        row |= watch.report(tokens=sum(len(experience.tokens) for experience in experiences))
+        if warm and step - settings.critic_warmup == early_iteration(settings):
+            observer.keep_early(step)
+        observer.record(step, steps, row)
+        if step % settings.save_every == 0 or step == steps:
+            observer.save(state)
+    return state
+
+
+def sample(sampler: Sampler, prompts: Sequence[Prompt], *, seed: int, version: int) -> list[Rollout]:
+    """One rollout for each prompt, with the weights of ``version``; StaleWeightsError for any other."""
+    rollouts = sampler.sample(prompts, seed=seed, version=version).result()
+    stale = {rollout.policy_version for rollout in rollouts} - {version}
+    if stale:
+        raise StaleWeightsError(f"responses were sampled with weights of version {sorted(stale)}, not {version}")
+    return rollouts
+
+
+def judge(models: Models, rollouts: Sequence[Rollout]) -> list[Judged]:
+    """What reward model (under each prompt's domain), policy, reference and critic say, asked side by side."""
+    sequences = [rollout.tokens for rollout in rollouts]
+    scores = models.scorer.score([to_score(rollout) for rollout in rollouts])
+    logprobs = models.policy.logprobs(sequences)
+    reference = models.reference.logprobs(sequences)
+    values = models.critic.values(sequences)
+    answers = zip(rollouts, scores.result(), logprobs.result(), reference.result(), values.result(), strict=True)
+    return [Judged(*answer) for answer in answers]
+
+
+def learn(
+    models: Models,
+    pretrain: TextStream,
+    cut: Sequence[Sequence[Experience]],
+    settings: PPOConfig,
+    state: PPOState,
+    warm: bool,
+) -> tuple[dict[str, float], TextPosition]:
+    """Update the critic on every minibatch, and the policy too once the critic is warm, together with the loss on
+    pretraining text; mean metrics over the minibatches, and where the text stands afterwards."""
+    critic_rate, policy_rate = learning_rates(state.step, settings)
+    position = state.pretrain
+    critic_steps, policy_steps = [], []
+    for batch in cut:
+        critic_steps.append(models.critic.update(batch, critic_rate))
+        if warm:
+            tokens = sum(len(experience.tokens) for experience in batch)
+            texts, position = pretrain.take(position, round(settings.pretrain_ratio * tokens))
+            policy_steps.append(models.policy.update(batch, texts, policy_rate))
+    metrics = mean_metrics([future.result() for future in critic_steps])
+    metrics["critic/learning_rate"] = critic_rate
+    if warm:
+        metrics |= mean_metrics([future.result() for future in policy_steps])
+        metrics["policy/learning_rate"] = policy_rate
+    return metrics, position
+
+
+def validate(models: Models, data: Data, settings: PPOConfig, *, seed: int, version: int) -> dict[str, float]:
+    """Sample once for each held-out prompt, always with the same seed, and say how good that is and how far from the
+    reference."""
+    prompts = data.validation[: settings.validation_prompts]
+    rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "validation"), version=version)
+    sequences = [rollout.tokens for rollout in rollouts]
+    scores = models.scorer.score([to_score(rollout) for rollout in rollouts])
+    logprobs = models.policy.logprobs(sequences)
+    reference = models.reference.logprobs(sequences)
+    pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)
+    kl = sum(float((ours - theirs)[rollout.mask].sum()) for ours, theirs, rollout in pairs)
+    return {
+        **score_metrics(rollouts, scores.result(), "validation/score"),
+        **gold_metrics(data.gold, rollouts, "validation/gold"),
+        "validation/kl": kl / len(rollouts),
+        "validation/response_length": sum(len(rollout.response_tokens) for rollout in rollouts) / len(rollouts),
+        "validation/finished": sum(rollout.finished for rollout in rollouts) / len(rollouts),
+    }
+
+
+def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
+    """Have the weights kept if the policy has been trained and is the best so far; a tie keeps the earlier."""
+    if settings.best_metric not in row:
+        known = ", ".join(sorted(name for name in row if name.startswith("validation/")))
+        raise UserError(
+            f"ppo.best_metric is {settings.best_metric!r}, which validation does not give; use one of {known}"
+        )
+    value = row[settings.best_metric]
+    if state.step <= settings.critic_warmup or (state.best is not None and value <= state.best):
+        return state
+    observer.keep_best(state.step, value)
+    return replace(state, best=value)
+
+
+def validation_due(step: int, settings: PPOConfig) -> bool:
+    """At the end of the warm-up, where the policy is still the reference, then every so many iterations and at the
+    end."""
+    iteration = step - settings.critic_warmup
+    return iteration == 0 or (iteration > 0 and (iteration % settings.validate_every == 0 or is_last(step, settings)))
+
+
+def is_last(step: int, settings: PPOConfig) -> bool:
+    return step == settings.critic_warmup + settings.iterations
+
+
+def early_iteration(settings: PPOConfig) -> int:
+    """The iteration after which the early policy is kept, counted from 1 after the warm-up."""
+    return max(1, round(settings.early_snapshot * settings.iterations))
+
+
+def minibatches(experiences: Sequence[T], settings: PPOConfig, *, seed: int) -> list[list[T]]:
+    """Every optimiser step's part: for each epoch a seeded order of all, cut into equally many; none is empty."""
+    generator = random.Random(seed)
+    parts: list[list[T]] = []
+    for _ in range(settings.epochs):
+        order = list(experiences)
+        generator.shuffle(order)
+        count = min(settings.minibatches, len(order))
+        parts += [order[len(order) * k // count : len(order) * (k + 1) // count] for k in range(count)]
+    return parts
+
+
+def learning_rates(done: int, settings: PPOConfig) -> tuple[float, float]:
+    """(critic's, policy's) after ``done`` steps. The critic's schedule runs over all steps, the policy's over those
+    after the warm-up."""
+    critic, policy = settings.critic_learning_rate, settings.policy_learning_rate
+    if settings.learning_rate_schedule == "constant":
+        return critic, policy
+    steps = settings.critic_warmup + settings.iterations
+    iteration = max(0, done - settings.critic_warmup)
+    return cosine(done, steps, critic, critic / 10), cosine(iteration, settings.iterations, policy, policy / 10)
+
+
+def shaping(settings: PPOConfig) -> Shaping:
+    return Shaping(
+        kl_coefficient=settings.kl_coefficient,
+        kl_kind=settings.kl_estimator,
+        unfinished_penalty=settings.unfinished_penalty,
+        discount=settings.discount,
+        trace_decay=settings.trace_decay,
+        correction_cap=settings.engine_correction,
+    )
+
+
+def gold_metrics(gold: Gold, rollouts: Sequence[Rollout], name: str) -> dict[str, float]:
+    return by_domain(rollouts, [gold(rollout) for rollout in rollouts], name)
+
+
+def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

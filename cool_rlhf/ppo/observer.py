@@ -1,0 +1,60 @@
+"""What the loop tells to whoever watches it, and the time that its phases take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from cool_rlhf.ppo.loop import PPOState
+
+
+class Observer(Protocol):
+    """Told what happens; the files that come of it are its own affair. When a step is recorded, the weights to keep
+    of it have been asked for."""
+
+    def phase(self, name: str, step: int, steps: int) -> None:
+        """``generate``, ``score``, ``train``, ``sync`` or ``validate`` of ``step`` begins."""
+        ...
+
+    def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        """``step`` of ``steps`` is done, counted from 1; warm-up steps carry ``warmup``."""
+        ...
+
+    def save(self, state: PPOState) -> None:
+        """Save the models' training state together with ``state``, from which the loop can go on."""
+        ...
+
+    def keep_best(self, step: int, value: float) -> None:
+        """Keep the policy's present weights as the best so far."""
+        ...
+
+    def keep_early(self, step: int) -> None:
+        """Keep the policy's present weights as those from early in the round."""
+        ...
+
+
+class Stopwatch:
+    """Seconds of each phase of one step."""
+
+    def __init__(self, observer: Observer, step: int, steps: int) -> None:
+        self._observer = observer
+        self._step = step
+        self._steps = steps
+        self._seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        self._observer.phase(name, self._step, self._steps)
+        began = time.perf_counter()
+        yield
+        self._seconds[name] = time.perf_counter() - began
+
+    def report(self, tokens: int) -> dict[str, float]:
+        """``time/PHASE`` of every phase, and how many ``tokens`` (of prompts and responses) the step handled each
+        second, validation left out."""
+        times = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
+        busy = sum(seconds for name, seconds in self._seconds.items() if name != "validate")
+        return {**times, "tokens_per_second": tokens / busy}

@@ -20,20 +20,21 @@ class ModelConfig:
     heads: int = 4
     kv_heads: int = 2
     ffn_size: int = 384
-    max_positions: int = 1024
+    max_positions: int = 32768
     dtype: str = "bfloat16"  # bfloat16 or float32
     gradient_checkpointing: bool = False
 
 
 @dataclass
 class DataConfig:
-    """Lists of JSONL or Parquet files, globs, or Hub names. ``world`` names a generator that supplies what is left out."""
+    """Lists of JSONL or Parquet files, globs, or Hub names. ``world``: the embedded one supplies what is left out."""
 
     sft: list[str] = field(default_factory=list)
     preferences: list[str] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
     validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
     pretrain: list[str] = field(default_factory=list)
+    domains: dict[str, str] = field(default_factory=dict)  # source -> domain of its rows that name none
     world: WorldConfig | None = None
 
 
@@ -70,7 +71,9 @@ class CollectConfig:
 
     prompts: int = 0  # how many prompts to sample pairs for; 0 gathers nothing
     samples_per_prompt: int = 4
-    labeller: str = "cool_rlhf.demo.gold:score"  # module:function (messages, response, domain, answer, finished) -> float
+    labeller: str = (
+        "cool_rlhf.demo.gold:score"  # module:function (messages, response, domain, answer, finished) -> float
+    )
     label_noise: float = 0.05
 
 
@@ -119,6 +122,9 @@ class PPOConfig:
     pretrain_coefficient: float = 0.5
     pretrain_ratio: float = 0.5  # pretraining tokens for each PPO token
     unfinished_penalty: float = 0.0  # subtracted from the score of a response that hit the token limit
+    engine_correction: float = (
+        0.0  # cap of the weights π_trainer / π_engine on advantages; 0: none; needs temperature 1
+    )
     micro_batch_tokens: int = 16384
     validate_every: int = 10
     validation_prompts: int = 512
@@ -159,6 +165,8 @@ class RolloutRoleConfig:
 @dataclass
 class ClusterConfig:
     address: str | None = None  # null starts Ray here; "auto" or an address joins a running cluster
+    cpus: float | None = None  # of this machine, for a Ray started here; null: as many as there are
+    gpus: int | None = None
     trainer: RoleConfig = field(default_factory=RoleConfig)
     policy: RoleConfig = field(default_factory=RoleConfig)
     critic: RoleConfig = field(default_factory=RoleConfig)

@@ -1,7 +1,7 @@
 """ChatML as InternLM2 speaks it, for the policy and for the reward model.
 
-A dialogue reads ``<s><|im_start|>ROLE\\nTEXT<|im_end|>\\n…``. The policy sees the dialogue alone. The reward model sees it
-behind its condition and with one reward token at the very end, where its score is read.
+A dialogue reads ``<s><|im_start|>ROLE\\nTEXT<|im_end|>\\n…``. The policy sees the dialogue alone. The reward model
+sees it behind its condition and with one reward token at the very end, where its score is read.
 """
 
 from __future__ import annotations

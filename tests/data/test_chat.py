@@ -90,11 +90,11 @@ def test_reward_tokens_are_those_of_the_whole_text() -> None:
         assert encode_reward(TOKENIZER, DIALOGUE, "short", finished, 4096).tolist() == whole
 
 
-@pytest.mark.parametrize("length", [12, 30, 60, 90])
+@pytest.mark.parametrize("length", [12, 30, 60])
 def test_long_dialogue_loses_its_beginning_only(length: int) -> None:
     whole = encode_reward(TOKENIZER, DIALOGUE, None, True, 4096).tolist()
     cut = encode_reward(TOKENIZER, DIALOGUE, None, True, length).tolist()
-    assert len(cut) == min(length, len(whole))
+    assert len(cut) == length < len(whole)
     assert cut == [whole[0], *whole[len(whole) - length + 1 :]]
     assert cut.count(token_id(TOKENIZER, "<|reward|>")) == 1
 

@@ -1,0 +1,215 @@
+"""Which values a setting may have, beyond its type. Each mistake is answered with its key and what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Collection, Iterable
+from operator import attrgetter
+from typing import Any
+
+from cool_rlhf.config import Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
+from cool_rlhf.protocols import UserError
+
+STAGES = ("pipeline", "sft", "reward", "ppo", "evaluate", "annotate", "plan")
+
+_ROLES = ("trainer", "policy", "critic", "reference", "scorer")
+_TRAINING = ("sft", "reward")
+
+_CHOICES: dict[str, tuple[Any, ...]] = {
+    "stage": STAGES,
+    "model.dtype": ("bfloat16", "float32"),
+    "ppo.kl_estimator": ("k1", "k2", "k3"),
+    "ppo.learning_rate_schedule": ("constant", "cosine"),
+    "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
+    "cluster.rollout.dtype": (None, "bfloat16", "float16", "float32"),
+    **{f"cluster.{role}.zero_stage": (0, 1, 2, 3) for role in _ROLES},
+}
+
+_AT_LEAST_ONE = (
+    *(
+        f"model.{size}"
+        for size in ("vocab_size", "hidden_size", "layers", "heads", "kv_heads", "ffn_size", "max_positions")
+    ),
+    *(f"{s}.{size}" for s in _TRAINING for size in ("epochs", "batch_tokens", "micro_batch_tokens", "max_length")),
+    "collect.samples_per_prompt",
+    "sampling.max_new_tokens",
+    "ppo.iterations",
+    "ppo.prompts_per_iteration",
+    "ppo.epochs",
+    "ppo.minibatches",
+    "ppo.micro_batch_tokens",
+    "ppo.validate_every",
+    "ppo.save_every",
+    "online.rounds",
+    *(f"cluster.{role}.{count}" for role in _ROLES for count in ("ranks", "threads")),
+    "cluster.rollout.engines",
+    "cluster.rollout.tensor_parallel_size",
+    "cluster.rollout.threads",
+    "cluster.rollout.cpu_cache_gib",
+    "cluster.rollout.max_concurrent",
+)
+_AT_LEAST_ZERO = (
+    "seed",
+    "collect.prompts",
+    *(f"{section}.{rate}" for section in _TRAINING for rate in ("final_learning_rate", "weight_decay")),
+    "reward.gamma",
+    "reward.penalty_weight",
+    "ppo.critic_warmup",
+    "ppo.validation_prompts",
+    "ppo.kl_coefficient",
+    "ppo.pretrain_coefficient",
+    "ppo.pretrain_ratio",
+    "ppo.weight_decay",
+    "ppo.unfinished_penalty",
+    *(f"cluster.{role}.{share}" for role in (*_ROLES, "rollout") for share in ("cpus", "gpus")),
+)
+_ABOVE_ZERO = (
+    "sft.learning_rate",
+    "sft.gradient_clip",
+    "reward.learning_rate",
+    "reward.gradient_clip",
+    "reward.bound",
+    "sampling.temperature",
+    "ppo.policy_learning_rate",
+    "ppo.critic_learning_rate",
+    "ppo.gradient_clip",
+)
+_SHARES = (
+    "sft.warmup_fraction",
+    "reward.warmup_fraction",
+    "ppo.discount",
+    "ppo.trace_decay",
+    "ppo.early_snapshot",
+    "collect.label_noise",
+)
+_SHARES_ABOVE_ZERO = ("sampling.top_p", "cluster.rollout.gpu_memory_utilization")
+
+
+def check_config(config: Config) -> None:
+    """Raises UserError for the first value that is not allowed."""
+    for key, allowed in _CHOICES.items():
+        _check_choice(key, attrgetter(key)(config), allowed)
+    _check(config, _AT_LEAST_ONE, lambda value: value >= 1, "it must be 1 or more")
+    _check(config, _AT_LEAST_ZERO, lambda value: value >= 0, "it must be 0 or more")
+    _check(config, _ABOVE_ZERO, lambda value: value > 0, "it must be above 0")
+    _check(config, _SHARES, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
+    _check(config, _SHARES_ABOVE_ZERO, lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
+    _check(config, ["ppo.clip"], lambda value: 0 < value < 1, "it must lie between 0 and 1")
+    _check_model(config.model)
+    _check_world(config)
+    _check_lengths(config)
+    _check_ppo(config)
+    _check_names(config)
+    _check_resources(config)
+
+
+def _check(config: Config, keys: Iterable[str], allowed: Callable[[float], bool], wanted: str) -> None:
+    for key in keys:
+        value = attrgetter(key)(config)
+        if not math.isfinite(value) or not allowed(value):
+            raise UserError(f"{key} is {value}: {wanted}")
+
+
+def _check_choice(key: str, value: Any, allowed: Collection[Any]) -> None:
+    if value in allowed:
+        return
+    names = ["null" if choice is None else str(choice) for choice in allowed]
+    near = difflib.get_close_matches(str(value), names, n=1)
+    raise UserError(
+        f"{key} is {value!r}: it must be one of {', '.join(names)}{f'; is {near[0]} meant?' if near else ''}"
+    )
+
+
+def _check_model(model: ModelConfig) -> None:
+    for key in ("path", "tokenizer"):
+        if getattr(model, key) == "":
+            raise UserError(f"model.{key} is empty: give a folder or a Hub name, or null")
+    if model.hidden_size % model.heads:
+        raise UserError(f"model.hidden_size ({model.hidden_size}) must be a multiple of model.heads ({model.heads})")
+    if model.heads % model.kv_heads:
+        raise UserError(f"model.heads ({model.heads}) must be a multiple of model.kv_heads ({model.kv_heads})")
+    if model.hidden_size // model.heads % 2:
+        raise UserError(
+            f"model.hidden_size / model.heads is {model.hidden_size // model.heads}: "
+            "it must be even, rotary embeddings turn pairs of dimensions"
+        )
+
+
+def _check_world(config: Config) -> None:
+    world = config.data.world
+    if world is None:
+        return
+    sizes = [f"data.world.{name}" for name in ("sft", "preferences", "prompts", "validation", "test", "pretrain")]
+    _check(config, sizes, lambda value: value >= 1, "it must be 1 or more")
+    _check(config, ["data.world.label_noise"], lambda value: 0 <= value < 0.5, "it must lie in [0, 0.5)")
+
+
+def _check_lengths(config: Config) -> None:
+    sections: list[tuple[str, SFTConfig | RewardConfig]] = [("sft", config.sft), ("reward", config.reward)]
+    for name, section in sections:
+        if section.final_learning_rate > section.learning_rate:
+            raise UserError(
+                f"{name}.final_learning_rate ({section.final_learning_rate}) must not be above "
+                f"{name}.learning_rate ({section.learning_rate})"
+            )
+        if config.model.path is None and section.max_length > config.model.max_positions:
+            raise UserError(
+                f"{name}.max_length ({section.max_length}) must not be above model.max_positions "
+                f"({config.model.max_positions})"
+            )
+    if config.model.path is None and config.sampling.max_new_tokens >= config.model.max_positions:
+        raise UserError(
+            f"sampling.max_new_tokens ({config.sampling.max_new_tokens}) must be below model.max_positions "
+            f"({config.model.max_positions}), which the prompt shares"
+        )
+
+
+def _check_ppo(config: Config) -> None:
+    if config.ppo.minibatches > config.ppo.prompts_per_iteration:
+        raise UserError(
+            f"ppo.minibatches ({config.ppo.minibatches}) must not be above ppo.prompts_per_iteration "
+            f"({config.ppo.prompts_per_iteration})"
+        )
+    if config.ppo.unfinished_penalty > 2 * config.reward.bound:
+        raise UserError(
+            f"ppo.unfinished_penalty is {config.ppo.unfinished_penalty}: it must be at most {2 * config.reward.bound}, "
+            "the whole range of scores (twice reward.bound)"
+        )
+
+
+def _check_names(config: Config) -> None:
+    if not config.output_dir.strip():
+        raise UserError("output_dir is empty: name the folder that the run leaves its results in")
+    for kind in ("sft", "preferences", "prompts", "validation_prompts", "pretrain"):
+        if "" in getattr(config.data, kind):
+            raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
+    if not re.fullmatch(r"[\w.]+:\w+", config.collect.labeller):
+        raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
+    for source, domain in config.data.domains.items():
+        if domain not in config.conditions and domain != "default":
+            known = ", ".join(sorted(config.conditions)) or "none"
+            raise UserError(
+                f"data.domains gives {source} the domain {domain!r}, which has no condition; known: {known}"
+            )
+
+
+def _check_resources(config: Config) -> None:
+    cluster = config.cluster
+    for key, limit in (("cpus", cluster.cpus), ("gpus", cluster.gpus)):
+        if limit is not None and (not math.isfinite(limit) or limit < 0):
+            raise UserError(f"cluster.{key} is {limit}: it must be 0 or more, or null for what the machine has")
+    sections: list[tuple[str, RoleConfig | RolloutRoleConfig]] = [
+        (name, getattr(cluster, name)) for name in (*_ROLES, "rollout")
+    ]
+    for name, role in sections:
+        if role.gpus > 1:
+            raise UserError(
+                f"cluster.{name}.gpus is {role.gpus}: one rank uses at most one GPU; raise its ranks instead"
+            )
+    if cluster.rollout.tensor_parallel_size > 1 and cluster.rollout.gpus not in (0, 1):
+        raise UserError(
+            f"cluster.rollout.gpus is {cluster.rollout.gpus}: with tensor_parallel_size above 1 every rank needs a GPU "
+            "of its own (1), or none (0)"
+        )

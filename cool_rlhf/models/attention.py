@@ -106,12 +106,12 @@ def attend_packed(
     start = 0
     for count, width in layout.blocks:
         end = start + count * width
-        block = [
+        q, k, v = (
             states[start:end].view(count, width, *states.shape[1:]).transpose(1, 2) for states in (query, key, value)
-        ]
+        )
         mask = None if window is None or width <= window else _band(width, window, query.device)
         attended = functional.scaled_dot_product_attention(
-            *block, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
+            q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         outputs.append(attended.transpose(1, 2).reshape(count * width, *query.shape[1:-1], value.shape[-1]))
         start = end
@@ -126,7 +126,7 @@ def _band(width: int, window: int, device: torch.device) -> Tensor:
 
 
 def sequence_lengths(position_ids: Tensor) -> list[int]:
-    """Lengths of the sequences in (B, L) positions, row after row: a new one starts wherever the count does not go on."""
+    """Lengths of the sequences in (B, L) positions, row after row: one starts wherever the count does not go on."""
     breaks = torch.ones_like(position_ids, dtype=torch.bool)
     breaks[:, 1:] = position_ids.diff(dim=-1) != 1
     starts = breaks.flatten().nonzero().flatten().tolist()
@@ -183,8 +183,8 @@ def packed_attention(
     if batch * length == 0:
         return query.new_zeros(batch, length, heads, value.shape[-1]), None
     layout = _layout_of_call(query, packed_layout, cu_seq_lens_q, position_ids)
-    rows = [states.transpose(1, 2).flatten(0, 1) for states in (query, key, value)]
-    attended = attend_packed(*rows, layout, scaling, sliding_window)
+    rows, key_rows, value_rows = (states.transpose(1, 2).flatten(0, 1) for states in (query, key, value))
+    attended = attend_packed(rows, key_rows, value_rows, layout, scaling, sliding_window)
     return attended.view(batch, length, heads, -1), None
 
 

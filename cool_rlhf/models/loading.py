@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
@@ -15,8 +17,10 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import logging
 
 from cool_rlhf.config import ModelConfig
+from cool_rlhf.data.chat import REWARD, token_id
 from cool_rlhf.models import attention
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.tokenizer import load_tokenizer
@@ -58,12 +62,12 @@ def fresh_causal_lm(config: ModelConfig, tokenizer: PreTrainedTokenizerBase, see
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        reward_token_id=tokenizer.convert_tokens_to_ids("<|reward|>"),
-        attn_implementation=attention.NAME,
+        reward_token_id=token_id(tokenizer, REWARD),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = InternLM2ForCausalLM(shape)
+    model.set_attn_implementation(attention.NAME)
     return model.to(getattr(torch, config.dtype))
 
 
@@ -123,22 +127,22 @@ def _scalar_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
     """The family's class with a scalar head, told to keep that head in float32 while loading."""
     if isinstance(config, InternLM2Config):
         return InternLM2ForRewardModel
+    config.num_labels = 1
     if type(config) not in MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING:
         raise UserError(f"transformers has no reward model for the family of {name} ({config.model_type})")
-    family: type[PreTrainedModel] = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
-    config.num_labels = 1
-    return type(
-        family.__name__, (family,), {"_keep_in_fp32_modules_strict": {"score"}, "__module__": family.__module__}
-    )
+    family: Any = MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING[type(config)]
+    kept = {"_keep_in_fp32_modules_strict": {"score"}, "__module__": family.__module__}
+    return type(str(family.__name__), (family,), kept)
 
 
 def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, may_miss: tuple[str, ...]) -> Any:
     if getattr(config, "attention_dropout", 0.0):
-        config.attention_dropout = 0.0
+        config.attention_dropout = 0.0  # packed attention has none
     try:
-        model, report = loader.from_pretrained(
-            name, config=config, dtype=dtype, attn_implementation=attention.NAME, output_loading_info=True
-        )
+        with _quiet():
+            model, report = loader.from_pretrained(
+                name, config=config, dtype=dtype, attn_implementation=attention.NAME, output_loading_info=True
+            )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load a model from {name!r} ({reason}): check the checkpoint") from error
@@ -149,10 +153,24 @@ def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, 
     return model
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' table of missing and unexpected weights, which ``_load`` judges itself."""
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+
+
 def _grow_vocabulary(model: PreTrainedModel, name: str) -> PreTrainedModel:
     if isinstance(model.config, InternLM2Config):
         return model
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = cast(nn.Embedding, model.get_input_embeddings()).num_embeddings
     size = len(load_tokenizer(name))
     if size > rows:
         with torch.random.fork_rng(devices=[]):

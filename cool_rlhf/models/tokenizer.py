@@ -1,9 +1,10 @@
-"""Tokenizers: any Hugging Face one, and InternLM2's SentencePiece file as a fast tokenizer that needs no remote code."""
+"""Tokenizers: any Hugging Face one, and InternLM2's SentencePiece file as a fast one that needs no remote code."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
@@ -51,8 +52,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         settings_file = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
         settings = json.loads(Path(settings_file).read_text(encoding="utf-8")) if settings_file else {}
         if str(settings.get("tokenizer_class", "")).startswith("InternLM2"):
-            file = cached_file(name, "tokenizer.model")
-            return _released_internlm2(Path(file), settings)
+            return _released_internlm2(Path(str(cached_file(name, "tokenizer.model"))), settings)
+        if _model_type(name) == "internlm2":  # not through Auto: it would ask whether to run the folder's code
+            return PreTrainedTokenizerFast.from_pretrained(name)
         tokenizer = AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load a tokenizer from {name!r} ({_first_line(error)}): check the path") from error
@@ -68,8 +70,9 @@ def convert_sentencepiece(file: Path) -> PreTrainedTokenizerFast:
         UserError: ``file`` is no BPE SentencePiece model.
     """
     from google.protobuf.message import DecodeError
-    from sentencepiece import sentencepiece_model_pb2 as schema
+    from sentencepiece import sentencepiece_model_pb2
 
+    schema: Any = sentencepiece_model_pb2  # its classes are made at run time
     model = schema.ModelProto()
     try:
         model.ParseFromString(file.read_bytes())
@@ -117,6 +120,11 @@ def _released_internlm2(file: Path, settings: dict[str, object]) -> PreTrainedTo
     if isinstance(template, str) and not template.endswith("<|reward|>"):
         tokenizer.chat_template = template
     return tokenizer
+
+
+def _model_type(name: str) -> str | None:
+    file = cached_file(name, "config.json", _raise_exceptions_for_missing_entries=False)
+    return json.loads(Path(file).read_text(encoding="utf-8")).get("model_type") if file else None
 
 
 def _with_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:

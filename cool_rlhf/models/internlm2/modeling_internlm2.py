@@ -1,32 +1,33 @@
 """InternLM2 (arXiv 2403.17297): language model with ``chat``, and reward model with ``get_score`` and its kin.
 
-Self-contained: this file travels inside checkpoints and needs torch and transformers only. Parameter names and shapes
-are those of the released weights; in particular the rows of ``wqkv`` are grouped by key-value head, each group holding
-its query heads, then its key, then its value.
+Self-contained: this file and those it imports from beside itself travel inside checkpoints, and need torch and
+transformers only. Parameter names and shapes are those of the released weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, overload
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_causal_mask
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast, ModelOutput
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .configuration_internlm2 import InternLM2Config
+from .layers_internlm2 import (
+    InternLM2Attention,
+    InternLM2DecoderLayer,
+    InternLM2RMSNorm,
+    InternLM2RotaryEmbedding,
+)
 
 META_INSTRUCTION = (
     "You are an AI assistant whose name is InternLM (书生·浦语).\n"
@@ -35,153 +36,6 @@ META_INSTRUCTION = (
     "- InternLM (书生·浦语) can understand and communicate fluently in the language chosen by the user such as "
     "English and 中文."
 )
-
-
-class InternLM2RMSNorm(nn.Module):
-    """Root-mean-square norm, computed in float32 whatever the model's dtype."""
-
-    def __init__(self, hidden_size: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(hidden_size))
-        self.variance_epsilon = eps
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        exact = hidden_states.float()
-        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.variance_epsilon)
-        return self.weight * exact.to(hidden_states.dtype)
-
-
-class InternLM2RotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary position embedding; dynamic-NTK scaling comes from transformers' own functions.
-
-    The names of the class and of its two buffers are what transformers looks for when it rebuilds them after a load
-    through the meta device.
-    """
-
-    inv_freq: Tensor
-    original_inv_freq: Tensor
-
-    def __init__(self, config: InternLM2Config) -> None:
-        super().__init__()
-        self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
-        assert config.rope_parameters is not None
-        self.rope_type = config.rope_parameters["rope_type"]
-        initialise = (
-            self.compute_default_rope_parameters if self.rope_type == "default" else ROPE_INIT_FUNCTIONS[self.rope_type]
-        )
-        inv_freq, self.attention_scaling = initialise(config)
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-        self.register_buffer("original_inv_freq", inv_freq.clone(), persistent=False)
-
-    @staticmethod
-    def compute_default_rope_parameters(config: InternLM2Config, **_: Any) -> tuple[Tensor, float]:
-        assert config.rope_parameters is not None
-        dim = config.hidden_size // config.num_attention_heads
-        exponents = torch.arange(0, dim, 2, dtype=torch.float) / dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
-
-    @torch.no_grad()
-    @dynamic_rope_update
-    def forward(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """``position_ids`` (B, L) to cosines and sines (B, L, head_dim) in the dtype of ``hidden_states``."""
-        angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device, torch.float)
-        angles = torch.cat([angles, angles], dim=-1)
-        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
-        return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
-
-
-def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply the rotary embedding to ``states`` (B, heads, L, head_dim)."""
-    first, second = states.chunk(2, dim=-1)
-    return states * cos.unsqueeze(1) + torch.cat([-second, first], dim=-1) * sin.unsqueeze(1)
-
-
-def eager_attention(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **_: Any,
-) -> tuple[Tensor, Tensor]:
-    """Attention spelled out, which also returns its weights; all else goes through transformers' interface."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
-    scores = query @ key.transpose(2, 3) * scaling
-    if attention_mask is not None:
-        scores = scores + attention_mask
-    weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = nn.functional.dropout(weights, p=dropout, training=module.training)
-    return (weights @ value).transpose(1, 2).contiguous(), weights
-
-
-class InternLM2Attention(nn.Module):
-    def __init__(self, config: InternLM2Config, layer_idx: int) -> None:
-        super().__init__()
-        self.config = config
-        self.layer_idx = layer_idx
-        self.num_key_value_heads = config.num_key_value_heads or config.num_attention_heads
-        self.num_key_value_groups = config.num_attention_heads // self.num_key_value_heads
-        self.head_dim = config.hidden_size // config.num_attention_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = True
-        rows = (config.num_attention_heads + 2 * self.num_key_value_heads) * self.head_dim
-        self.wqkv = nn.Linear(config.hidden_size, rows, bias=config.bias)
-        self.wo = nn.Linear(config.num_attention_heads * self.head_dim, config.hidden_size, bias=config.bias)
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None = None,
-        past_key_values: Cache | None = None,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        batch, length, _ = hidden_states.shape
-        grouped = self.wqkv(hidden_states).view(
-            batch, length, self.num_key_value_heads, self.num_key_value_groups + 2, self.head_dim
-        )
-        query, key, value = grouped.split([self.num_key_value_groups, 1, 1], dim=3)
-        query = rotate(query.flatten(2, 3).transpose(1, 2), *position_embeddings)
-        key = rotate(key.squeeze(3).transpose(1, 2), *position_embeddings)
-        value = value.squeeze(3).transpose(1, 2)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention)
-        attended, weights = attend(self, query, key, value, attention_mask, dropout=0.0, scaling=self.scaling, **kwargs)
-        return self.wo(attended.reshape(batch, length, -1)), weights
-
-
-class InternLM2MLP(nn.Module):
-    """``w2(act(w1 x) * w3 x)``."""
-
-    def __init__(self, config: InternLM2Config) -> None:
-        super().__init__()
-        self.w1 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.w3 = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.w2 = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.act_fn = ACT2FN[config.hidden_act]
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        return self.w2(self.act_fn(self.w1(hidden_states)) * self.w3(hidden_states))
-
-
-class InternLM2DecoderLayer(GradientCheckpointingLayer):
-    def __init__(self, config: InternLM2Config, layer_idx: int) -> None:
-        super().__init__()
-        self.attention = InternLM2Attention(config, layer_idx)
-        self.feed_forward = InternLM2MLP(config)
-        self.attention_norm = InternLM2RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.ffn_norm = InternLM2RMSNorm(config.hidden_size, config.rms_norm_eps)
-
-    def forward(self, hidden_states: Tensor, **kwargs: Any) -> Tensor:
-        attended, _ = self.attention(self.attention_norm(hidden_states), **kwargs)
-        hidden_states = hidden_states + attended
-        return hidden_states + self.feed_forward(self.ffn_norm(hidden_states))
 
 
 class InternLM2PreTrainedModel(PreTrainedModel):
@@ -345,19 +199,17 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
         earlier = list(history or [])
         input_ids = self.build_inputs(tokenizer, query, earlier, meta_instruction)
         end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        sampling = {"temperature": temperature, "top_p": top_p} if do_sample else {}
-        output = self.generate(
-            input_ids,
-            attention_mask=torch.ones_like(input_ids),
-            max_new_tokens=max_new_tokens,
-            do_sample=do_sample,
-            eos_token_id=[tokenizer.eos_token_id, end_of_turn],
-            pad_token_id=tokenizer.pad_token_id,
-            **sampling,
+        settings: dict[str, Any] = {
+            "attention_mask": torch.ones_like(input_ids),
+            "max_new_tokens": max_new_tokens,
+            "do_sample": do_sample,
+            "eos_token_id": [tokenizer.eos_token_id, end_of_turn],
+            "pad_token_id": tokenizer.pad_token_id,
+            **({"temperature": temperature, "top_p": top_p} if do_sample else {}),
             **kwargs,
-        )
-        response = tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True)
-        response = response.split("<|im_end|>")[0]
+        }
+        output = self.generate(input_ids, **settings)  # type: ignore[misc]  # the mixin types `self` by a protocol
+        response = str(tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True))
         return response, [*earlier, (query, response)]
 
 
@@ -365,12 +217,12 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
 class InternLM2RewardOutput(ModelOutput):
     """What the reward model returns.
 
-    ``logits`` (B, 1) float32 is the score: the head at each row's last attended token. ``values`` (B, L) float32 is the
-    head at every token, which is what vLLM's ``token_classify`` returns.
+    ``logits`` (B, 1) float32 is the score: the head at each row's last attended token. ``token_scores`` (B, L) float32
+    is the head at every token, which is what vLLM's ``token_classify`` returns.
     """
 
     logits: Tensor | None = None
-    values: Tensor | None = None
+    token_scores: Tensor | None = None
     past_key_values: Cache | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
@@ -419,7 +271,7 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
             last = attention_mask.cumsum(dim=1).argmax(dim=1, keepdim=True)
         return InternLM2RewardOutput(
             logits=values.gather(1, last),
-            values=values,
+            token_scores=values,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -445,16 +297,6 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
         )
         return outputs.logits[:, 0].tolist()
 
-    @overload
-    def compare(
-        self, tokenizer: PreTrainedTokenizerBase, a: Any, b: Any, return_logits: Literal[False] = False
-    ) -> bool: ...
-
-    @overload
-    def compare(
-        self, tokenizer: PreTrainedTokenizerBase, a: Any, b: Any, return_logits: Literal[True]
-    ) -> tuple[bool, list[float]]: ...
-
     def compare(
         self,
         tokenizer: PreTrainedTokenizerBase,
@@ -466,16 +308,6 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
         scores = self.get_scores(tokenizer, [a, b])
         better = scores[0] > scores[1]
         return (better, scores) if return_logits else better
-
-    @overload
-    def rank(
-        self, tokenizer: PreTrainedTokenizerBase, conversations: Any, return_logits: Literal[False] = False
-    ) -> list[int]: ...
-
-    @overload
-    def rank(
-        self, tokenizer: PreTrainedTokenizerBase, conversations: Any, return_logits: Literal[True]
-    ) -> tuple[list[int], list[float]]: ...
 
     def rank(
         self,
@@ -495,7 +327,7 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
         """(L,) token ids ending in the one reward token."""
         turns = render_turns([(turn["role"], turn["content"]) for turn in conversation])
         ids = tokenizer("<s>" + turns, add_special_tokens=False).input_ids
-        return torch.tensor([*ids, self.reward_token_id])
+        return torch.tensor([*(token for token in ids if token != self.reward_token_id), self.reward_token_id])
 
 
 def render_turns(turns: Sequence[tuple[str, str]]) -> str:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import sys
 from pathlib import Path
+
+from tqdm import tqdm
 
 _HANDLER_NAME = "cool_rlhf run log"
 
@@ -37,8 +40,6 @@ def setup_logging(output_dir: Path | str, level: int = logging.INFO) -> Path:
 
 class _AboveTheBar(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        import sys
-
-        from tqdm import tqdm
-
-        tqdm.write(self.format(record), file=sys.stderr)
+        # Sampled text in a message may hold lone surrogates.
+        text = self.format(record).encode("utf-8", errors="backslashreplace").decode("utf-8")
+        tqdm.write(text, file=sys.stderr)

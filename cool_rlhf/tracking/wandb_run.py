@@ -117,7 +117,6 @@ def _quiet_settings(wandb: Any) -> Any:
         disable_git=True,
         disable_code=True,
         disable_job_creation=True,
-        x_disable_update_check=True,
         x_disable_stats=True,
         x_save_requirements=False,
     )

@@ -1,0 +1,177 @@
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cool_rlhf.config import Config
+from cool_rlhf.protocols import UserError
+from cool_rlhf.tracking.metrics import read_metrics
+from cool_rlhf.tracking.tracker import Tracker
+from cool_rlhf.tracking.wandb_run import resolve_mode
+
+pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+
+
+@pytest.fixture(autouse=True)
+def no_login(monkeypatch, tmp_path):
+    for name in [n for n in os.environ if n.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+
+
+def config(mode="offline"):
+    config = Config(experiment="test")
+    config.logging.wandb_mode = mode
+    config.logging.progress = False
+    return config
+
+
+def offline_history(output_dir):
+    """What ``wandb sync`` would upload: the rows of every offline file in the order of their steps."""
+    rows = {}
+    for file in sorted(Path(output_dir).glob("wandb/offline-run-*/*.wandb")):
+        for payload in records(file.read_bytes()):
+            record = pb.Record()
+            record.ParseFromString(payload)
+            if record.WhichOneof("record_type") == "history":
+                items = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
+                }
+                step = items.pop("_step")
+                assert step not in rows
+                rows[step] = {name: value for name, value in items.items() if not name.startswith("_")}
+    assert list(rows) == list(range(len(rows)))
+    return list(rows.values())
+
+
+def records(content):
+    """Payloads of a W&B run file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, whose records are whole
+    or cut into first, middle and last)."""
+    assert content[:4] == b":W&B"
+    at, parts = 7, b""
+    while at + 7 <= len(content):
+        room = 32768 - at % 32768
+        if room < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
+def record_steps(tracker, stage, round, first, last):
+    with tracker.stage(stage, round, last) as handle:
+        for step in range(first, last + 1):
+            fields = {"loss": 1 / 3 * step, "reward/score/a b": -1e-300, "tokens": step * 10**9, "warmup": step < 3}
+            handle.record(step, fields)
+
+
+def test_offline_history_is_metrics_jsonl(tmp_path, capfd):
+    with Tracker(config(), tmp_path) as tracker:
+        record_steps(tracker, "sft", 0, 1, 500)
+        record_steps(tracker, "ppo", 0, 1, 5)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert len(rows) == 505
+    assert offline_history(tmp_path) == rows
+    assert capfd.readouterr() == ("", "")
+    assert wandb_processes() == []
+
+
+def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path):
+    with Tracker(config(), tmp_path) as tracker:
+        record_steps(tracker, "sft", 0, 1, 3)
+        record_steps(tracker, "ppo", 0, 1, 6)
+    run_id = (tmp_path / "state" / "wandb_run_id").read_text()
+    with Tracker(config(), tmp_path) as tracker:
+        tracker.resume("ppo", 0, 4)
+        record_steps(tracker, "ppo", 0, 5, 8)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert offline_history(tmp_path) == rows
+    assert (tmp_path / "state" / "wandb_run_id").read_text() == run_id
+    assert all(run_id.strip() in folder.name for folder in tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_disabled_leaves_no_trace(tmp_path):
+    with Tracker(config("disabled"), tmp_path) as tracker:
+        record_steps(tracker, "sft", 0, 1, 2)
+    assert not (tmp_path / "wandb").exists()
+
+
+RUN = """
+import sys, time
+from cool_rlhf.config import Config
+from cool_rlhf.tracking import Tracker
+config = Config(experiment="test")
+config.logging.wandb_mode = "offline"
+with Tracker(config, sys.argv[1]) as tracker, tracker.stage("ppo", 0, 100) as stage:
+    for step in range(1, 100):
+        stage.record(step, {"loss": 0.1 * step})
+        if step == 5:
+            print("ready", flush=True)
+            time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_wandb_ends_with_the_run_and_has_what_was_recorded(tmp_path, sent):
+    run = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    assert run.stdout.readline() == "ready\n"
+    children = psutil.Process(run.pid).children(recursive=True)
+    assert any("wandb-core" in child.name() for child in children)
+    os.killpg(run.pid, sent)
+    began = time.monotonic()
+    _, errors = run.communicate(timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert alive == []
+    assert time.monotonic() - began < 10
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5]
+    if sent == signal.SIGINT:
+        assert offline_history(tmp_path) == rows
+        assert (tmp_path / "report.html").exists()
+        assert "wandb" not in errors.replace("tracking/wandb_run.py", "")
+
+
+def wandb_processes():
+    return [child for child in psutil.Process().children(recursive=True) if "wandb" in child.name()]
+
+
+def test_auto_is_offline_without_a_login_and_online_with_one(monkeypatch, tmp_path):
+    assert resolve_mode("auto") == "offline"
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    assert resolve_mode("auto") == "online"
+    assert resolve_mode("offline") == "offline"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert resolve_mode("auto") == "disabled"
+
+
+@pytest.mark.parametrize(("server", "mode"), [(None, "online"), ("https://wandb.example.org", "offline")])
+def test_a_login_in_netrc_counts_for_its_own_server(monkeypatch, tmp_path, server, mode):
+    (tmp_path / "netrc").write_text("machine api.wandb.ai login user password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    if server:
+        monkeypatch.setenv("WANDB_BASE_URL", server)
+    assert resolve_mode("auto") == mode
+
+
+def test_unknown_modes_are_the_users_mistake(monkeypatch):
+    with pytest.raises(UserError, match=r"logging\.wandb_mode is 'on'"):
+        resolve_mode("on")
+    monkeypatch.setenv("WANDB_MODE", "dryrun")
+    with pytest.raises(UserError, match="WANDB_MODE is 'dryrun'"):
+        resolve_mode("auto")

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 
@@ -117,6 +118,10 @@ class TrainEngine(Protocol):
     device: torch.device
     rank: int
     world_size: int
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        """``function(module, *arguments)``, run as the engine's forward pass (sharded weights are gathered around it)."""
+        ...
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulate the gradient of ``loss``; ``last`` marks this rank's last micro-batch before ``step``. Every rank

@@ -8,12 +8,13 @@ holds no more of them in memory than it looks at.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
+from cool_rlhf.config import Config
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowError, RowRules, SameResponseError, prompt_id
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
@@ -44,14 +45,9 @@ class Reading:
     sampled: bool = False
 
     @classmethod
-    def of(
-        cls,
-        conditions: Iterable[str] | None = None,
-        domain_of_source: Mapping[str, str] | None = None,
-        sampled: bool = False,
-    ) -> Reading:
-        domains = None if conditions is None else frozenset(conditions)
-        return cls(domains, tuple(sorted((domain_of_source or {}).items())), sampled)
+    def of(cls, config: Config, sampled: bool = False) -> Reading:
+        """As a run of ``config`` reads its rows."""
+        return cls(frozenset(config.conditions), tuple(sorted(config.data.domains.items())), sampled)
 
     def rules(self, source: str) -> RowRules:
         return RowRules(self.domains, dict(self.domain_of_source).get(source, DEFAULT_DOMAIN), self.sampled)
@@ -82,12 +78,13 @@ class Records(Sequence[T], Generic[T]):
                 yield self._record(row)
 
 
-def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = None) -> int:
+def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = None, key: str | None = None) -> int:
     """Read every row of the sources of ``kind`` (sft, preferences, prompts, pretrain); returns how many there are.
 
-    Raises UserError naming the file, row and field of the first bad row, and how many more are bad.
+    Raises UserError naming the file, row and field of the first bad row, and how many more are bad. ``key`` is the
+    setting that the sources come from.
     """
-    return sum(1 for _ in _checked_rows(kind, sources, reading or Reading()))
+    return sum(1 for _ in _checked_rows(kind, sources, reading or Reading(), key or f"data.{kind}"))
 
 
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
@@ -128,12 +125,12 @@ def split_by_prompt(
     return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
 
 
-def _checked_rows(kind: str, sources: Sequence[str], reading: Reading) -> Iterator[Row]:
+def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[Row]:
     """The good rows of all sources; raises UserError at the end if there were others.
 
     A pair of two equal responses is left out, unless its file holds nothing else.
     """
-    parse, key = PARSERS[kind], f"data.{kind}"
+    parse = PARSERS[kind]
     first, bad = "", 0
     for source, part in [(name, part) for name in sources for part in resolve(name, key)]:
         rules, same, other = reading.rules(source), "", 0
@@ -185,7 +182,7 @@ def _load(kind: str, sources: Sequence[str], reading: Reading | None, record: Ca
 
 def _generate(kind: str, sources: tuple[str, ...], reading: Reading, stamps: tuple[str | int, ...]) -> Iterator[Row]:
     """``stamps`` is only part of the cache's key: files that changed are read again."""
-    yield from _checked_rows(kind, sources, reading)
+    yield from _checked_rows(kind, sources, reading, f"data.{kind}")
 
 
 def _stamp(part: Path | HubName) -> str:

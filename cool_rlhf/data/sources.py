@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.data.hub import cached_set, prepare_hub
 from cool_rlhf.protocols import UserError
 
 _HUB_NAME = re.compile(
@@ -133,13 +134,19 @@ def _read_parquet(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
 
 
 def _read_hub(hub: HubName, key: str) -> Iterator[tuple[Place, Any]]:
+    reachable = prepare_hub()
+    unreachable = "it is out of reach and there is no copy in the cache"
+    if not reachable and not cached_set(hub.name):
+        raise UserError(f"{key}: {hub} cannot be had from the Hub ({unreachable}): point {key} at a local copy")
+
     import datasets
     import huggingface_hub.errors
 
     try:
         rows = datasets.load_dataset(hub.name, hub.configuration, split=hub.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError, huggingface_hub.errors.HfHubHTTPError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(f"{hub} cannot be had from the Hub ({reason}): point {key} at a local copy") from error
+        said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = said if reachable else unreachable
+        raise UserError(f"{key}: {hub} cannot be had from the Hub ({reason}): point {key} at a local copy") from error
     for number, row in enumerate(rows, start=1):
         yield Place(str(hub), number), row

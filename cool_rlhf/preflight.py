@@ -1,0 +1,135 @@
+"""What is checked before a run starts anything: its output folder, its models, its resources, its data.
+
+Nothing here imports torch, so that a mistake is answered at once. Every check raises UserError.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import tempfile
+from pathlib import Path
+
+from cool_rlhf.config import Config
+from cool_rlhf.data.hub import prepare_hub
+from cool_rlhf.data.loading import Reading, check_sources
+from cool_rlhf.data.sources import resolve
+from cool_rlhf.planning import Resources
+from cool_rlhf.protocols import UserError
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
+_NEEDS_REWARD = ("reward", "ppo", "pipeline")
+_NEEDS_PPO = ("ppo", "pipeline")
+
+
+def check_output_dir(config: Config) -> None:
+    """The folder, or the one it will be made in, takes files."""
+    folder = Path(config.output_dir).expanduser()
+    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise UserError(f"output_dir is {folder}, but {nearest} is a file: choose another folder")
+    try:
+        with tempfile.TemporaryFile(dir=nearest):
+            pass
+    except OSError as error:
+        raise UserError(f"output_dir is {folder}, but {nearest} takes no files ({error.strerror})") from error
+
+
+def check_models(config: Config) -> None:
+    """Every model that the stage loads is there; one from the Hub has to be within reach."""
+    if config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is not None:
+        _check_model("model.path", config.model.path)
+    if config.stage in (*_NEEDS_SFT, "evaluate") and config.sft.path is not None:
+        key = "model.path" if config.sft.path == config.model.path else "sft.path"
+        _check_model(key, config.sft.path)
+    if config.stage in _NEEDS_REWARD and config.reward.path is not None:
+        _check_model("reward.path", config.reward.path)
+    tokenizer = config.model.tokenizer
+    if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
+        raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
+
+
+def required_kinds(config: Config) -> tuple[str, ...]:
+    """The kinds of rows that the stage reads: of ``sft``, ``preferences``, ``prompts``, ``pretrain``."""
+    stage = config.stage
+    needed = {
+        "sft": stage in _NEEDS_SFT and config.sft.path is None,
+        "preferences": stage in _NEEDS_REWARD and config.reward.path is None,
+        "prompts": stage in _NEEDS_PPO,
+        "pretrain": stage in _NEEDS_PPO and config.ppo.pretrain_coefficient > 0,
+    }
+    return tuple(kind for kind, wanted in needed.items() if wanted)
+
+
+def check_data(config: Config) -> None:
+    """Every row of every file that the stage reads is good, and nothing that it needs is missing."""
+    reading = Reading.of(config)
+    read = []
+    for kind in required_kinds(config):
+        sources = getattr(config.data, kind)
+        if not sources and config.data.world is None:
+            raise UserError(
+                f"data.{kind} is empty, but stage {config.stage} needs it: name JSONL or Parquet files, globs or Hub "
+                f"names, data.{kind}=[first,second]"
+            )
+        read.append((kind, f"data.{kind}", sources))
+        if kind == "prompts":
+            read.append((kind, "data.validation_prompts", config.data.validation_prompts))
+    for _, key, sources in read:  # before any file is read: a name is answered at once
+        for source in sources:
+            resolve(source, key)
+    for kind, key, sources in read:
+        check_sources(kind, sources, reading, key)
+
+
+def machine_resources(config: Config) -> Resources:
+    """CPUs and GPUs of this machine, as far as ``cluster.cpus`` and ``cluster.gpus`` do not say otherwise."""
+    cluster = config.cluster
+    cpus = float(len(os.sched_getaffinity(0))) if cluster.cpus is None else cluster.cpus
+    return Resources.of_machine(cpus, _visible_gpus() if cluster.gpus is None else cluster.gpus)
+
+
+def _visible_gpus() -> int:
+    """What nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves; 0 where there is no driver."""
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=True, timeout=20).stdout
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return 0
+    except subprocess.TimeoutExpired as error:
+        raise UserError(
+            "nvidia-smi does not answer: mend the driver, or say how many GPUs with cluster.gpus"
+        ) from error
+    count = len(re.findall(r"^GPU \d+:", listed, re.MULTILINE))
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return count
+    return min(count, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
+
+
+def _check_model(key: str, path: str) -> None:
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
+        return
+    if folder.exists():
+        raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
+    if not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
+        raise UserError(f"{key}: there is no folder {path}")
+    _check_hub_model(key, path)
+
+
+def _check_hub_model(key: str, name: str) -> None:
+    reachable = prepare_hub()
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        hf_hub_download(name, "config.json", etag_timeout=5)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = said if reachable else "it is out of reach and there is no copy in the cache"
+        raise UserError(f"{key}: {name} cannot be had from the Hub ({reason}): point {key} at a local copy") from error

@@ -1,0 +1,134 @@
+"""What tests of several packages share: an engine of one process, and tiny models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cool_rlhf.models import attention
+from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.protocols import TrainEngine
+
+
+class TorchEngine:
+    """A TrainEngine of one rank: plain AdamW, float32. ``gradient`` is what the last step was made of."""
+
+    def __init__(self, module: PreTrainedModel) -> None:
+        self.module = module
+        self.device = torch.device("cpu")
+        self.rank = 0
+        self.world_size = 1
+        self.gradient = torch.empty(0)
+        self._optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.0)
+        self._closed = False
+
+    def backward(self, loss: Tensor, last: bool) -> None:
+        assert not self._closed, "backward after the last micro-batch of a step"
+        loss.backward()
+        self._closed = last
+
+    def step(self, learning_rate: float) -> float:
+        assert self._closed, "step before the last micro-batch"
+        for name, parameter in self.module.named_parameters():
+            assert parameter.grad is not None, f"{name} was not touched"
+        self.gradient = torch.cat([parameter.grad.flatten() for parameter in self.module.parameters()])
+        for group in self._optimizer.param_groups:
+            group["lr"] = learning_rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self._closed = False
+        return float(self.gradient.norm())
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.module.state_dict().items()
+
+    def save(self, folder: Path) -> None:
+        torch.save((self.module.state_dict(), self._optimizer.state_dict()), folder / "engine.pt")
+
+    def load(self, folder: Path) -> None:
+        weights, optimizer = torch.load(folder / "engine.pt")
+        self.module.load_state_dict(weights)
+        self._optimizer.load_state_dict(optimizer)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A Future that is already here."""
+
+    value: Any
+
+    def result(self) -> Any:
+        return self.value
+
+
+class RecordingTrainer:
+    """A trainer that learns nothing and keeps what it was given; it observes itself."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Any]] = []
+        self.rates: list[float] = []
+        self.rows: list[tuple[int, int, dict[str, float]]] = []
+
+    def update(self, batch: Sequence[Any], learning_rate: float) -> Ready:
+        self.batches.append(list(batch))
+        self.rates.append(learning_rate)
+        return Ready({"loss": 1.0})
+
+    def record(self, step: int, steps: int, metrics: dict[str, float]) -> None:
+        self.rows.append((step, steps, metrics))
+
+
+VOCABULARY = 40
+
+
+def _tiny(kind: type[PreTrainedModel], seed: int) -> PreTrainedModel:
+    config = InternLM2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = kind(config)
+        for parameter in model.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    model.set_attn_implementation(attention.NAME)
+    return model
+
+
+@pytest.fixture
+def ready() -> type[Ready]:
+    return Ready
+
+
+@pytest.fixture
+def recording_trainer() -> type[RecordingTrainer]:
+    return RecordingTrainer
+
+
+@pytest.fixture
+def torch_engine() -> Callable[[PreTrainedModel], TrainEngine]:
+    return TorchEngine
+
+
+@pytest.fixture
+def tiny_causal_lm() -> Callable[[int], PreTrainedModel]:
+    """Makes an InternLM2 of two layers and 40 words from a seed."""
+    return lambda seed: _tiny(InternLM2ForCausalLM, seed)
+
+
+@pytest.fixture
+def tiny_scalar_model() -> Callable[[int], PreTrainedModel]:
+    """The same with a scalar head."""
+    return lambda seed: _tiny(InternLM2ForRewardModel, seed)

@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from cool_rlhf.ppo.experience import Judged, Shaping, by_domain, describe, make_experience, to_score, token_rewards
+from cool_rlhf.protocols import Prompt, Rollout
+
+NAN = float("nan")
+
+
+def rollout(prompt: int, logprobs: list[float], finished: bool = True, domain: str = "maths") -> Rollout:
+    return Rollout(
+        prompt=Prompt("p", [{"role": "user", "content": "1 + 1?"}], domain, "2"),
+        prompt_tokens=torch.arange(prompt),
+        response_tokens=torch.arange(len(logprobs)) + 100,
+        logprobs=torch.tensor(logprobs),
+        finished=finished,
+        policy_version=1,
+        response="2",
+    )
+
+
+def judged(score: float, finished: bool = True, domain: str = "maths") -> Judged:
+    """Two prompt tokens, three response tokens; what stands on the prompt must not matter."""
+    return Judged(
+        rollout=rollout(2, [-1.0, -2.0, -0.5], finished, domain),
+        score=score,
+        logprobs=torch.tensor([0.0, NAN, -1.1, -2.0, -0.4]),
+        reference_logprobs=torch.tensor([0.0, NAN, -1.6, -1.0, -0.9]),
+        values=torch.tensor([0.0, NAN, 0.2, 0.4, 0.1]),
+    )
+
+
+SHAPING = Shaping(
+    kl_coefficient=0.1, kl_kind="k1", unfinished_penalty=0.5, discount=1.0, trace_decay=0.5, correction_cap=0.0
+)
+
+
+def test_rewards_worked_by_hand():
+    # log-ratios 0.5, −1, 0.5; times −0.1, and the score 2 on the last response token
+    assert token_rewards(judged(2.0), SHAPING).tolist() == pytest.approx([-0.05, 0.1, 1.95])
+
+
+def test_an_unfinished_response_pays_its_penalty_on_its_last_token():
+    assert token_rewards(judged(2.0, finished=False), SHAPING).tolist() == pytest.approx([-0.05, 0.1, 1.45])
+
+
+def test_experience_worked_by_hand():
+    # γ 1, λ 0.5, rewards −0.05, 0.1, 1.95, values 0.2, 0.4, 0.1
+    # δ = 1.95 − 0.1 = 1.85            A = 1.85                     R = 1.95
+    # δ = 0.1 + 0.1 − 0.4 = −0.2       A = −0.2 + 0.925 = 0.725     R = 1.125
+    # δ = −0.05 + 0.4 − 0.2 = 0.15     A = 0.15 + 0.3625 = 0.5125   R = 0.7125
+    (experience,) = make_experience([judged(2.0)], SHAPING)
+    assert experience.advantages.tolist() == pytest.approx([0, 0, 0.5125, 0.725, 1.85])
+    assert experience.returns.tolist() == pytest.approx([0, 0, 0.7125, 1.125, 1.95])
+    assert experience.old_logprobs.tolist() == pytest.approx([0, 0, -1.1, -2.0, -0.4])
+    assert experience.values.tolist() == pytest.approx([0, 0, 0.2, 0.4, 0.1])
+    assert experience.tokens.tolist() == [0, 1, 100, 101, 102]
+    assert experience.mask.tolist() == [False, False, True, True, True]
+
+
+def test_a_rollout_teaches_the_same_beside_others():
+    longer = Judged(rollout(1, [-1.0] * 7), 0.3, torch.randn(8), torch.randn(8), torch.randn(8))
+    alone = make_experience([judged(2.0)], SHAPING)[0]
+    beside = make_experience([longer, judged(2.0)], SHAPING)[1]
+    for name, value in vars(alone).items():
+        assert torch.equal(getattr(beside, name), value), name
+
+
+def test_the_correction_weighs_advantages_by_the_capped_ratio_and_leaves_returns():
+    # Trainer less engine: −0.1, 0, 0.1; the last is cut at 1.05.
+    plain = make_experience([judged(2.0)], SHAPING)[0]
+    corrected = make_experience([judged(2.0)], Shaping(**{**vars(SHAPING), "correction_cap": 1.05}))[0]
+    weights = torch.tensor([0.0, 0.0, math.exp(-0.1), 1.0, 1.05])
+    torch.testing.assert_close(corrected.advantages, plain.advantages * weights)
+    assert torch.equal(corrected.returns, plain.returns)
+
+
+def test_metrics_worked_by_hand():
+    batch = [judged(2.0), judged(-1.0, finished=False, domain="code")]
+    metrics = describe(batch, make_experience(batch, SHAPING))
+    assert metrics["reward/score"] == pytest.approx(0.5)
+    assert metrics["reward/score/maths"] == 2.0
+    assert metrics["reward/score/code"] == -1.0
+    assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # 0.5 − 1 + 0.5 in each response
+    assert metrics["response_length"] == 3
+    assert metrics["finished"] == 0.5
+    assert metrics["engine_gap/mean"] == pytest.approx(0.2 / 3, abs=1e-6)
+    assert metrics["engine_gap/max"] == pytest.approx(0.1, abs=1e-6)
+    assert metrics["engine_gap/ratio"] == pytest.approx((math.exp(-0.1) + 1 + math.exp(0.1)) / 3)
+    assert all(math.isfinite(number) for number in metrics.values())
+
+
+def test_kl_counts_whole_responses_and_single_tokens():
+    far = Judged(
+        rollout(1, [-1.0, -1.0]), 0.0, torch.tensor([0.0, -1, -1]), torch.tensor([0.0, -2, -3]), torch.zeros(3)
+    )
+    metrics = describe([far], make_experience([far], SHAPING))
+    assert metrics["kl"] == 3.0
+    assert metrics["kl_per_token"] == 1.5
+
+
+def test_domains_without_a_score_have_no_mean():
+    rollouts = [rollout(1, [-1.0], domain=domain) for domain in ("b", "a", "b", "c")]
+    assert by_domain(rollouts, [1.0, 3.0, 0.0, None], "gold") == {"gold/a": 3.0, "gold/b": 0.5}
+
+
+def test_the_scorer_sees_the_answer_its_domain_and_whether_it_ended():
+    asked = to_score(rollout(1, [-1.0], finished=False, domain="maths"))
+    assert asked.messages == [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
+    assert (asked.condition, asked.finished) == ("maths", False)

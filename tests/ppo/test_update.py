@@ -1,0 +1,232 @@
+import pytest
+import torch
+from torch import Tensor
+
+from cool_rlhf.ppo import update
+from cool_rlhf.ppo.losses import policy_loss, value_loss
+from cool_rlhf.protocols import Experience
+
+RESPONSES = [(4, 6), (2, 9), (7, 1), (3, 3), (5, 12)]  # tokens of prompt and response
+
+
+def experience(prompt: int, response: int, generator: torch.Generator) -> Experience:
+    length = prompt + response
+    mask = torch.arange(length) >= prompt
+
+    def noise(scale: float) -> Tensor:
+        return torch.where(mask, scale * torch.randn(length, generator=generator), 0.0)
+
+    return Experience(
+        tokens=torch.randint(0, 40, (length,), generator=generator),
+        mask=mask,
+        old_logprobs=torch.where(mask, noise(0.3) - 3.5, 0.0),
+        values=noise(1.0),
+        advantages=noise(1.0),
+        returns=noise(1.0),
+    )
+
+
+@pytest.fixture
+def batch() -> list[Experience]:
+    generator = torch.Generator().manual_seed(3)
+    return [experience(prompt, response, generator) for prompt, response in RESPONSES]
+
+
+@pytest.fixture
+def texts() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(4)
+    return [torch.randint(0, 40, (length,), generator=generator) for length in (9, 4, 15)]
+
+
+CUTS = {
+    "together": ([[0, 1, 2, 3, 4]], [[0, 1, 2]]),
+    "one by one": ([[0], [1], [2], [3], [4]], [[2], [1], [0]]),
+    "uneven, some empty": ([[3, 0], [], [1, 2, 4], []], [[], [1], [0, 2]]),
+}
+
+
+def policy_step(engine, batch, texts, cut, temperature=1.0, **changes):
+    settings = {
+        "token_count": update.count_response_tokens(batch),
+        "pretrain_token_count": update.count_predictions(texts),
+        "clip": 0.2,
+        "pretrain_coefficient": 0.5,
+        "temperature": temperature,
+        "learning_rate": 0.0,
+    }
+    parts, text_parts = CUTS[cut]
+    return update.policy_update(
+        engine,
+        [[batch[index] for index in part] for part in parts],
+        [[texts[index] for index in part] for part in text_parts],
+        **{**settings, **changes},
+    )
+
+
+def relative_error(a: Tensor, b: Tensor) -> float:
+    return float((a - b).norm() / b.norm())
+
+
+def plain_logprobs(model, tokens: Tensor, temperature: float = 1.0) -> Tensor:
+    """(L,) by the model's own forward pass on one sequence, index 0 holding 0."""
+    logprobs = (model(input_ids=tokens[None], use_cache=False).logits[0, :-1] / temperature).log_softmax(-1)
+    return torch.cat([torch.zeros(1), logprobs.gather(1, tokens[1:, None])[:, 0]])
+
+
+@pytest.mark.parametrize("cut", CUTS)
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_policy_gradient_is_that_of_the_mean_loss_over_the_whole_batch(
+    tiny_causal_lm, torch_engine, batch, texts, cut, temperature
+):
+    model = tiny_causal_lm(1)
+    logprobs = torch.cat([plain_logprobs(model, e.tokens, temperature) for e in batch])
+    old, advantages, mask = (
+        torch.cat([getattr(e, name) for e in batch]) for name in ("old_logprobs", "advantages", "mask")
+    )
+    policy = policy_loss(logprobs, old, advantages, mask, 0.2)
+    pretrain = -torch.cat([plain_logprobs(model, text)[1:] for text in texts]).mean()
+    (policy + 0.5 * pretrain).backward()
+    wanted = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    model.zero_grad()
+
+    engine = torch_engine(model)
+    shares = policy_step(engine, batch, texts, cut, temperature)
+    assert relative_error(engine.gradient, wanted) <= 1e-5
+    assert shares["loss/policy"] == pytest.approx(policy.item(), rel=1e-5)
+    assert shares["loss/pretrain"] == pytest.approx(pretrain.item(), rel=1e-5)
+    assert shares["policy/gradient_norm"] == pytest.approx(wanted.norm().item(), rel=1e-5)
+    assert 0 < shares["policy/entropy"] < torch.tensor(40.0).log()
+
+
+def test_shares_of_two_ranks_add_up_to_the_whole(tiny_causal_lm, torch_engine, batch, texts):
+    whole_engine = torch_engine(tiny_causal_lm(1))
+    whole = policy_step(whole_engine, batch, texts, "together")
+    counts = {
+        "token_count": update.count_response_tokens(batch),
+        "pretrain_token_count": update.count_predictions(texts),
+    }
+    gradient, shares = torch.zeros_like(whole_engine.gradient), []
+    for ours, our_texts in (([batch[0], batch[3]], texts[:1]), (batch[1:3] + batch[4:], texts[1:])):
+        engine = torch_engine(tiny_causal_lm(1))
+        shares.append(
+            update.policy_update(
+                engine,
+                [ours],
+                [our_texts],
+                **counts,
+                clip=0.2,
+                pretrain_coefficient=0.5,
+                temperature=1.0,
+                learning_rate=0.0,
+            )
+        )
+        gradient += engine.gradient
+    assert relative_error(gradient, whole_engine.gradient) <= 1e-5
+    for name in ("loss/policy", "loss/pretrain", "policy/clipped", "policy/entropy", "policy/moved"):
+        assert shares[0][name] + shares[1][name] == pytest.approx(whole[name], rel=1e-5)
+
+
+def test_without_pretraining_text_only_the_policy_learns(tiny_causal_lm, torch_engine, batch):
+    engine = torch_engine(tiny_causal_lm(1))
+    shares = update.policy_update(
+        engine,
+        [batch],
+        [],
+        token_count=update.count_response_tokens(batch),
+        pretrain_token_count=0,
+        clip=0.2,
+        pretrain_coefficient=0.5,
+        temperature=1.0,
+        learning_rate=0.0,
+    )
+    assert shares["loss/pretrain"] == 0
+    assert engine.gradient.norm() > 0
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_critic_gradient_is_that_of_values_read_one_token_before(
+    tiny_scalar_model, torch_engine, batch, cut, monkeypatch
+):
+    def gradient_with(values_of) -> tuple[Tensor, float]:
+        model = tiny_scalar_model(2)
+        values = torch.cat([values_of(plain_head(model, e.tokens)) for e in batch])
+        returns, mask = (torch.cat([getattr(e, name) for e in batch]) for name in ("returns", "mask"))
+        loss = value_loss(values, returns, mask)
+        loss.backward()
+        return torch.cat([parameter.grad.flatten() for parameter in model.parameters()]), loss.item()
+
+    wanted, loss = gradient_with(lambda head: torch.cat([torch.zeros(1), head[:-1]]))
+    off_by_one, _ = gradient_with(lambda head: head)
+    engine = torch_engine(tiny_scalar_model(2))
+    parts = [[batch[index] for index in part] for part in CUTS[cut][0]]
+    count = update.count_response_tokens(batch)
+    shares = update.critic_update(engine, parts, token_count=count, learning_rate=0.0)
+    assert relative_error(engine.gradient, wanted) <= 1e-5
+    assert relative_error(engine.gradient, off_by_one) > 0.05
+    assert shares["loss/value"] == pytest.approx(loss, rel=1e-5)
+
+    monkeypatch.setattr(update, "preceding_values", lambda head, positions: head)
+    update.critic_update(engine, parts, token_count=count, learning_rate=0.0)
+    assert relative_error(engine.gradient, off_by_one) <= 1e-5
+
+
+def plain_head(model, tokens: Tensor) -> Tensor:
+    """(L,) the head at each token of one sequence, by the model's own parts."""
+    return model.v_head(model.model(input_ids=tokens[None], use_cache=False).last_hidden_state[0])[:, 0]
+
+
+def test_values_are_those_before_each_token(tiny_scalar_model):
+    model = tiny_scalar_model(2)
+    sequences = [torch.arange(5), torch.arange(9) + 3, torch.tensor([7])]
+    values = update.sequence_values(model, sequences, budget=10)
+    for tokens, value in zip(sequences, values, strict=True):
+        assert value[0] == 0
+        torch.testing.assert_close(value[1:], plain_head(model, tokens).detach()[:-1], atol=1e-5, rtol=1e-5)
+    # The value before a token cannot depend on that token.
+    changed = update.sequence_values(model, [torch.tensor([0, 1, 2, 3, 30])], budget=10)[0]
+    torch.testing.assert_close(changed, values[0])
+
+
+@pytest.mark.parametrize(("budget", "count"), [(4, None), (16, None), (1000, None), (16, 4)])
+def test_logprobs_do_not_depend_on_packing(tiny_causal_lm, texts, budget, count):
+    model = tiny_causal_lm(1)
+    got = update.sequence_logprobs(model, texts, budget, temperature=0.8, count=count)
+    for text, logprobs in zip(texts, got, strict=True):
+        torch.testing.assert_close(logprobs, plain_logprobs(model, text, 0.8).detach(), atol=1e-5, rtol=1e-5)
+
+
+def test_a_rank_without_sequences_keeps_step(tiny_causal_lm):
+    assert update.sequence_logprobs(tiny_causal_lm(1), [], budget=8, temperature=1.0, count=3) == []
+
+
+def test_a_policy_step_makes_better_responses_likelier(tiny_causal_lm, torch_engine, batch):
+    model = tiny_causal_lm(1)
+    old = update.sequence_logprobs(model, [e.tokens for e in batch], budget=64, temperature=1.0)
+    good, bad = ({**vars(batch[k]), "old_logprobs": old[k]} for k in (1, 4))
+    pair = [Experience(**{**e, "advantages": sign * e["mask"].float()}) for e, sign in ((good, 1), (bad, -1))]
+    for _ in range(3):
+        update.policy_update(
+            torch_engine(model),
+            [pair],
+            [],
+            token_count=update.count_response_tokens(pair),
+            pretrain_token_count=0,
+            clip=0.2,
+            pretrain_coefficient=0.0,
+            temperature=1.0,
+            learning_rate=1e-3,
+        )
+    new = update.sequence_logprobs(model, [e.tokens for e in pair], budget=64, temperature=1.0)
+    change = [float((after - before.old_logprobs)[before.mask].sum()) for after, before in zip(new, pair, strict=True)]
+    assert change[0] > 0 > change[1]
+
+
+def test_a_rank_with_nothing_to_do_still_touches_every_parameter(tiny_causal_lm, tiny_scalar_model, torch_engine):
+    engine = torch_engine(tiny_causal_lm(1))
+    settings = {"clip": 0.2, "pretrain_coefficient": 0.5, "temperature": 1.0, "learning_rate": 0.0}
+    shares = update.policy_update(engine, [[], []], [[]], token_count=7, pretrain_token_count=9, **settings)
+    assert set(shares.values()) == {0.0}
+    assert engine.gradient.count_nonzero() == 0
+    engine = torch_engine(tiny_scalar_model(1))
+    assert update.critic_update(engine, [[]], token_count=7, learning_rate=0.0)["loss/value"] == 0
+    assert engine.gradient.count_nonzero() == 0

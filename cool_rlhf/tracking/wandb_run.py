@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -75,8 +76,23 @@ class WandbRun:
         folder = output_dir / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
         earlier = list(folder.glob(f"offline-run-*-{run_id}"))
+        with ExitStack() as on_failure:
+            on_failure.callback(wandb.teardown, exit_code=1)
+            self._run = self._start(config, output_dir, mode, run_id)
+            for index in range(self._run.step, len(rows)):
+                self.log(index, rows[index])
+            on_failure.pop_all()
+        if mode == "offline":
+            for old in earlier:
+                shutil.rmtree(old)
+
+    def _start(self, config: Config, output_dir: Path, mode: str, run_id: str) -> Any:
+        import wandb
+
+        settings = _quiet_settings(wandb)
+        wandb.setup(settings=settings)  # before init, whose login step would print
         try:
-            self._run = wandb.init(
+            return wandb.init(
                 project=config.logging.wandb_project,
                 id=run_id,
                 name=f"{config.experiment}-{run_id}",
@@ -84,15 +100,11 @@ class WandbRun:
                 mode="online" if mode == "online" else "offline",
                 resume="allow" if mode == "online" else None,
                 config=dataclasses.asdict(config),
-                settings=_quiet_settings(wandb),
+                settings=settings,
             )
         except wandb.errors.Error as error:
-            raise UserError(f"W&B did not start ({error}); log in again or set logging.wandb_mode=offline.") from error
-        for index in range(self._run.step, len(rows)):
-            self.log(index, rows[index])
-        if mode == "offline":
-            for old in earlier:
-                shutil.rmtree(old)
+            reason = " ".join(str(error).split()).rstrip(".")
+            raise UserError(f"W&B did not start ({reason}); log in again or set logging.wandb_mode=offline.") from error
 
     def log(self, index: int, row: Mapping[str, Any]) -> None:
         """Send one row; ``commit`` so that a crash right after it does not lose it."""

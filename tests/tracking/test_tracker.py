@@ -21,10 +21,9 @@ def config():
 
 
 def sample(domain="brief"):
-    return {
-        "domain": domain, "messages": [{"role": "user", "content": "Why?"}], "response": "Because \ud800.", "score": 0.5,
-        "gold": None, "finished": True,
-    }  # fmt: skip
+    question = [{"role": "user", "content": "Why?"}]
+    said = "Because \ud800."
+    return {"domain": domain, "messages": question, "response": said, "score": 0.5, "gold": None, "finished": True}
 
 
 def test_a_run_leaves_rows_samples_and_a_report(config, tmp_path):
@@ -57,9 +56,14 @@ def test_resuming_takes_samples_back_too(config, tmp_path):
 def test_whatever_ends_the_run_everything_is_closed(config, tmp_path, error):
     config.logging.progress = True
     before = set(threading.enumerate())
-    with pytest.raises(error), Tracker(config, tmp_path) as tracker, tracker.stage("ppo", 0, 4) as stage:
-        stage.record(1, {"kl": 0.1})
-        raise error
+
+    def run():
+        with Tracker(config, tmp_path) as tracker, tracker.stage("ppo", 0, 4) as stage:
+            stage.record(1, {"kl": 0.1})
+            raise error
+
+    with pytest.raises(error):
+        run()
     assert set(threading.enumerate()) == before
     assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1]
     assert (tmp_path / "report.html").exists() == (error is not OSError)
@@ -87,7 +91,7 @@ def test_a_run_that_starts_no_stage_writes_no_report(config, tmp_path):
 
 
 def test_importing_it_is_light():
-    heavy = "torch ray deepspeed vllm transformers datasets wandb plotly jinja2 yaml".split()
+    heavy = ["torch", "ray", "deepspeed", "vllm", "transformers", "datasets", "wandb", "jinja2", "yaml"]
     code = f"import sys, cool_rlhf.tracking; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

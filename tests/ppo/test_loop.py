@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from cool_rlhf.ppo.loop import early_iteration, learning_rates, minibatches, train_ppo
+from cool_rlhf.protocols import StaleWeightsError, UserError
+
+
+def untimed(rows: list[dict]) -> list[dict]:
+    """What does not depend on how fast the machine was."""
+    return [{n: v for n, v in row.items() if not n.startswith(("time/", "tokens_per_second"))} for row in rows]
+
+
+def test_the_policy_reaches_the_optimum_of_reward_less_divergence(make_world, data, settings):
+    # Reward less β·KL(π ‖ π_ref) over whole responses is greatest at π*(y) ∝ π_ref(y) · exp(r(y) / β).
+    world = make_world()
+    settings = replace(
+        settings,
+        iterations=60,
+        critic_warmup=10,
+        prompts_per_iteration=256,
+        kl_coefficient=0.5,
+        learning_rate_schedule="cosine",
+        policy_learning_rate=0.1,
+        epochs=2,
+        validate_every=1000,
+    )
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+
+    def responses(table) -> torch.Tensor:
+        rows = table.rows.detach().softmax(-1)
+        return rows[0][:, None] * rows[1:]
+
+    best = responses(world.reference_table) * (world.rewards / 0.5).exp()
+    best /= best.sum()
+    start = (responses(world.reference_table) - best).abs().sum() / 2
+    end = (responses(world.table) - best).abs().sum() / 2
+    assert start > 0.4
+    assert end < 0.06
+
+
+def test_each_step_asks_in_the_order_of_the_method(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, replace(settings, iterations=1, critic_warmup=1), seed=1, observer=world)
+    validation = ["[validate]", "sample", "score", "logprobs"]
+    before = ["[generate]", "sample", "[score]", "score", "logprobs", "[train]", "critic"]
+    assert world.log == ["publish", *before, "[sync]", *validation, *before, "policy", "[sync]", "publish", *validation]
+
+
+def test_rows_carry_the_names_of_the_contract(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert world.steps == [(step, 8) for step in range(1, 9)]
+    always = {"reward/score", "reward/score/a", "reward/score/b", "kl", "response_length", "loss/value", "gold/a"}
+    always |= {"time/generate", "time/score", "time/train", "time/sync", "tokens_per_second"}
+    for step, row in enumerate(world.rows, start=1):
+        assert always <= set(row)
+        assert "gold/b" not in row
+        assert (row.get("warmup") is True) == (step <= 2) == ("loss/policy" not in row) == ("loss/pretrain" not in row)
+        assert ("validation/score" in row) == (step in (2, 4, 6, 8))
+    held_out = {"validation/score/a", "validation/gold/a", "validation/kl", "validation/response_length"}
+    assert held_out <= set(world.rows[-1])
+    assert world.rows[1]["validation/kl"] == 0  # the policy is still the reference
+
+
+def test_the_policy_is_frozen_until_the_critic_is_warm(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, replace(settings, iterations=0, critic_warmup=3), seed=1, observer=world)
+    assert torch.equal(world.table.rows, world.reference_table.rows)
+    assert world.log.count("critic") == 3
+    assert world.log.count("publish") == 1
+
+
+def test_prompts_follow_the_stream_and_validation_its_own(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    drawn = [ids for ids in world.sampled if len(ids) == 16]
+    assert sorted(drawn[0] + drawn[1]) == sorted(f"q{k}" for k in range(32))
+    held_out = [ids for ids in world.sampled if len(ids) == 8]
+    assert held_out == [[f"q{k}" for k in range(32, 40)]] * 4
+
+
+def test_pretraining_text_is_half_of_the_tokens(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    # 16 sequences of 3 tokens: 24 tokens of text at each of the six policy steps, a token less where one would be alone
+    assert len(world.texts) == 6
+    for texts in world.texts:
+        assert 23 <= sum(map(len, texts)) <= 24
+
+
+def test_a_resumed_run_is_the_same_run(make_world, data, settings):
+    whole = make_world()
+    last = train_ppo(whole.models, data, settings, seed=1, observer=whole)
+
+    first = make_world()
+    train_ppo(first.models, data, replace(settings, iterations=1), seed=1, observer=first)
+    assert [state.step for state in first.states] == [3]
+    second = make_world()
+    second.restore(first.saved)
+    resumed = train_ppo(second.models, data, settings, seed=1, observer=second, start=first.states[0])
+    assert untimed(second.rows) == untimed(whole.rows[3:])
+    assert resumed == last
+    assert torch.equal(second.table.rows, whole.table.rows)
+    assert [kept for kept in whole.kept if kept[1] > 3] == second.kept
+
+
+def test_another_seed_is_another_run(make_world, data, settings):
+    runs = []
+    for seed in (1, 2):
+        world = make_world()
+        train_ppo(world.models, data, settings, seed=seed, observer=world)
+        runs.append(untimed(world.rows))
+    assert runs[0] != runs[1]
+
+
+def test_a_finished_state_has_nothing_left_to_do(make_world, data, settings):
+    world = make_world()
+    state = train_ppo(world.models, data, settings, seed=1, observer=world)
+    rows = len(world.rows)
+    assert train_ppo(world.models, data, settings, seed=1, observer=world, start=state) == state
+    assert len(world.rows) == rows
+
+
+def test_checkpoints_come_every_so_often_and_at_the_end(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert [state.step for state in world.states] == [3, 6, 8]
+    assert [state.prompts for state in world.states] == [48, 96, 128]
+
+
+def test_the_best_and_the_early_policy_are_kept(make_world, data, settings):
+    world = make_world()
+    state = train_ppo(world.models, data, settings, seed=1, observer=world)
+    scores = {step: row["validation/score"] for step, row in enumerate(world.rows, 1) if "validation/score" in row}
+    expected, best = [], float("-inf")
+    for step in (4, 6, 8):  # step 2 is the warm-up's: its policy is the reference
+        if scores[step] > best:
+            best = scores[step]
+            expected.append(("best", step, best))
+    assert [kept for kept in world.kept if kept[0] == "best"] == expected
+    assert state.best == best
+    assert [kept for kept in world.kept if kept[0] == "early"] == [("early", 3)]
+
+
+@pytest.mark.parametrize(("share", "iterations", "expected"), [(0.1, 400, 40), (0.1, 6, 1), (0.5, 9, 4), (0.0, 9, 1)])
+def test_early_means_a_share_of_the_iterations(settings, share, iterations, expected):
+    assert early_iteration(replace(settings, early_snapshot=share, iterations=iterations)) == expected
+
+
+def test_a_metric_that_validation_does_not_give_is_named(make_world, data, settings):
+    world = make_world()
+    with pytest.raises(UserError, match="validation/gold/a"):
+        train_ppo(world.models, data, replace(settings, best_metric="validation/gold"), seed=1, observer=world)
+
+
+def test_weights_that_did_not_arrive_stop_the_run(make_world, data, settings):
+    world = make_world()
+    settings = replace(settings, critic_warmup=0)
+    world.publish()
+    world.push = False
+    with pytest.raises(StaleWeightsError):
+        train_ppo(world.models, data, settings, seed=1, observer=world)
+
+
+def test_rollouts_of_another_version_stop_the_run(make_world, data, settings):
+    world = make_world()
+    honest = world.models.sampler.sample
+
+    def stale(prompts, *, seed, version):
+        rollouts = honest(prompts, seed=seed, version=version).result()
+        return world.ready([*rollouts[:-1], replace(rollouts[-1], policy_version=version - 1)])
+
+    world.models.sampler.sample = stale
+    with pytest.raises(StaleWeightsError, match="version"):
+        train_ppo(world.models, data, settings, seed=1, observer=world)
+
+
+def test_epochs_and_minibatches_are_optimiser_steps(make_world, data, settings):
+    world = make_world()
+    settings = replace(settings, epochs=2, minibatches=3, iterations=1, critic_warmup=0)
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert world.batches == [5, 5, 6, 5, 5, 6]
+    assert world.log.count("policy") == 6
+
+
+def test_every_epoch_sees_everything_once_in_its_own_order(settings):
+    parts = minibatches(list(range(10)), replace(settings, epochs=2, minibatches=4), seed=3)
+    first, second = sum(parts[:4], []), sum(parts[4:], [])  # noqa: RUF017
+    assert sorted(first) == sorted(second) == list(range(10))
+    assert first != second
+    assert minibatches([1, 2], replace(settings, minibatches=5), seed=3) in ([[1], [2]], [[2], [1]])
+
+
+def test_learning_rates(settings):
+    constant = replace(settings, policy_learning_rate=1.0, critic_learning_rate=2.0)
+    assert {learning_rates(done, constant) for done in range(8)} == {(2.0, 1.0)}
+    cosine = replace(constant, learning_rate_schedule="cosine")
+    assert learning_rates(0, cosine) == pytest.approx((2.0, 1.0))
+    assert learning_rates(2, cosine)[1] == pytest.approx(1.0)  # the policy's begins after the warm-up
+    assert learning_rates(7, cosine) == pytest.approx((0.2, 0.1))

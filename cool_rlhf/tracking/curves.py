@@ -35,7 +35,9 @@ class Group:
     stacked: bool = False
 
     def pick(self, fields: Sequence[str]) -> list[str]:
-        return [f for f in fields if f in self.names or (self.prefix and f.startswith(self.prefix))]
+        """Which of ``fields`` belong here; domains in the order of their names: each has one colour throughout."""
+        picked = [f for f in fields if f in self.names or (self.prefix and f.startswith(self.prefix))]
+        return picked if self.stacked else sorted(picked)
 
     def label(self, field: str) -> str:
         return field.removeprefix(self.prefix) if self.prefix else field

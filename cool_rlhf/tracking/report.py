@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -25,6 +26,8 @@ STAGE_TITLES = {
     "evaluate": "Evaluation",
 }
 SAMPLES_PER_DOMAIN = 2
+# Control characters, those that turn the direction of a line, and lone surrogates, which no encoding can write.
+HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 LONGEST_TEXT = 4000  # characters shown of one turn
 
 
@@ -41,8 +44,7 @@ def write_report(output_dir: Path | str) -> Path:
         config or {}, read_rows(output_dir / "metrics.jsonl"), evaluation, read_rows(output_dir / "samples.jsonl")
     )
     path = output_dir / "report.html"
-    # A sampled response may hold lone surrogates, which no encoding can write.
-    write_atomically(path, html.encode("utf-8", errors="replace"))
+    write_atomically(path, html.encode("utf-8"))
     return path
 
 
@@ -57,9 +59,13 @@ def render(
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_visible,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters.update(number=number_text, clock=clock_text, cut=_cut, json=json.dumps, signed=_signed)
     script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -143,28 +149,40 @@ def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _chosen_samples(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For every stage and round the first and the last sampled step, a few responses of each domain."""
-    by_step: dict[tuple[str, int], dict[int, list[Mapping[str, Any]]]] = {}
+    """For every stage and round a few prompts of each domain with what was answered in the first and in the last step
+    sampled; prompts answered in both come first, so that the two can be compared."""
+    stages: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for sample in samples:
-        by_step.setdefault((sample["stage"], sample.get("round", 0)), {}).setdefault(sample["step"], []).append(sample)
+        stages.setdefault((sample["stage"], sample["round"]), []).append(sample)
     chosen = []
-    for (stage, number), steps in by_step.items():
-        for step in sorted({min(steps), max(steps)}):
-            taken: dict[str, int] = {}
-            shown = []
-            for sample in steps[step]:
-                taken[sample["domain"]] = taken.get(sample["domain"], 0) + 1
-                if taken[sample["domain"]] <= SAMPLES_PER_DOMAIN:
-                    shown.append(sample)
-            shown.sort(key=lambda sample: sample["domain"])
-            chosen.append({"stage": stage, "round": number, "step": step, "samples": shown})
+    for (stage, number), own in stages.items():
+        steps = sorted({sample["step"] for sample in own})
+        ends = {steps[0], steps[-1]}
+        prompts: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for sample in own:
+            if sample["step"] in ends:
+                prompts.setdefault((sample["domain"], json.dumps(sample["messages"])), []).append(sample)
+        taken: dict[str, int] = {}
+        shown = []
+        for (domain, _), answers in sorted(prompts.items(), key=lambda item: -len({a["step"] for a in item[1]})):
+            taken[domain] = taken.get(domain, 0) + 1
+            if taken[domain] <= SAMPLES_PER_DOMAIN:
+                shown.append({"domain": domain, "messages": answers[0]["messages"], "answers": answers})
+        shown.sort(key=lambda prompt: prompt["domain"])
+        chosen.append({"stage": stage, "round": number, "steps": sorted(ends), "prompts": shown})
     return chosen
 
 
 def _cut(text: str) -> str:
-    text = str(text)
     left = len(text) - LONGEST_TEXT
     return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} more characters)"
+
+
+def _visible(value: Any) -> Any:
+    """Text from data with the characters of HIDDEN written out; markup as it is."""
+    if not isinstance(value, str) or hasattr(value, "__html__"):
+        return value
+    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
 
 
 def _signed(value: float) -> str:

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from cool_rlhf.tracking.estimate import TimeLeft, left_text
+from cool_rlhf.tracking.estimate import TimeLeft, clock_text, left_text
 
 LINE_SECONDS = 15.0
 REFRESH_SECONDS = 1.0
@@ -46,6 +46,8 @@ class Progress:
         self._numbers = ""
         self._done = 0
         self._total = 0
+        self._began = 0.0
+        self._took: float | None = None  # seconds, once the stage is over
         self._line_at = time.monotonic() - line_seconds
         self._closed = threading.Event()
         self._ticker: threading.Thread | None = None
@@ -54,6 +56,7 @@ class Progress:
         with self._lock:
             self._stage, self._phase, self._numbers = f"{stage} · round {round}", "", ""
             self._done, self._total = done, total
+            self._began, self._took = time.monotonic(), None
             if self._terminal:
                 self._bar = tqdm(
                     total=total,
@@ -88,6 +91,7 @@ class Progress:
             if not self._stage:
                 return
             self._phase = ""
+            self._took = time.monotonic() - self._began
             if self._bar is not None:
                 self._show()
                 self._bar.close()
@@ -134,7 +138,10 @@ class Progress:
         rate = self._time_left.seconds_per_step()
         if rate:
             parts.append(f"{rate:.1f} s/step" if rate >= 0.1 else f"{1 / rate:.0f} steps/s")
-        parts.append(f"stage {left_text(self._time_left.stage_left())} left")
+        if self._took is None:
+            parts.append(f"stage {left_text(self._time_left.stage_left())} left")
+        else:
+            parts.append(f"took {clock_text(self._took)}")
         if self._time_left.plan:
             parts.append(f"run {left_text(self._time_left.run_left())} left")
         return " · ".join(parts)

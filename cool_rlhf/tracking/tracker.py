@@ -134,9 +134,9 @@ class Tracker:
             self.report()
 
     def _finish(self) -> None:
-        self._time_left.finish()
         if self._progress is not None:
             self._progress.finish()
+        self._time_left.finish()
         self._stage = None
         self.sync()
         self.report()

@@ -47,7 +47,7 @@ def test_elsewhere_plain_lines_come_seldom():
     lines = stream.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0].startswith("ppo · round 0 · 2/10 · stage unknown left")
-    assert lines[1].startswith("ppo · round 0 · 10/10 · KL 0.1")
+    assert lines[1] == "ppo · round 0 · 10/10 · KL 0.1 · 1.0 s/step · took 0:00 · run unknown left"
     assert not {"\r", "\x1b"} & set(stream.getvalue())
 
 

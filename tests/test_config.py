@@ -1,0 +1,179 @@
+"""Composition, the checks of single values, and the report's settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.compose import compose, experiments, known_keys
+from cool_rlhf.config import Config
+from cool_rlhf.protocols import UserError
+
+REPORT = {
+    # Conditional reward model
+    "reward.gamma": 2.0,
+    "reward.penalty_weight": 0.02,
+    "reward.bound": 5.0,
+    "reward.batch_tokens": 16384,
+    "reward.max_length": 8192,
+    "reward.learning_rate": 1e-5,
+    "reward.final_learning_rate": 5e-6,
+    "reward.weight_decay": 0.01,
+    "reward.epochs": 1,
+    "reward.detach_focal": False,
+    # PPO
+    "ppo.critic_warmup": 50,
+    "ppo.iterations": 400,
+    "ppo.pretrain_coefficient": 0.5,
+    "ppo.pretrain_ratio": 0.5,
+    "ppo.kl_coefficient": 0.01,
+    "ppo.policy_learning_rate": 1e-6,
+    "ppo.critic_learning_rate": 5e-6,
+    "ppo.trace_decay": 0.99,
+    "sampling.top_p": 0.9,
+    # Not stated there; the defaults chosen for it
+    "ppo.discount": 1.0,
+    "ppo.clip": 0.2,
+    "sampling.temperature": 1.0,
+    "ppo.epochs": 1,
+    "ppo.kl_estimator": "k1",
+    "ppo.unfinished_penalty": 0.0,
+    # SFT and rounds
+    "sft.epochs": 1,
+    "sft.learning_rate": 4e-5,
+    "online.rounds": 3,
+}
+SHAPES = {  # hidden, layers, heads, ffn
+    "1_8b": (2048, 24, 16, 8192),
+    "7b": (4096, 32, 32, 14336),
+    "20b": (6144, 48, 48, 16384),
+}
+
+
+@pytest.mark.parametrize("size", SHAPES)
+def test_big_experiments_have_the_reports_settings(size: str) -> None:
+    config = compose([f"+experiment={size}_ppo"])
+    assert {key: attrgetter(key)(config) for key in REPORT} == REPORT
+    queries = config.ppo.iterations * config.ppo.prompts_per_iteration
+    assert math.isclose(queries, 200_000, rel_tol=0.05)
+    model = config.model
+    assert (model.hidden_size, model.layers, model.heads, model.ffn_size) == SHAPES[size]
+    assert (model.kv_heads, model.vocab_size, model.max_positions, model.dtype) == (8, 92544, 32768, "bfloat16")
+    assert model.path == config.sft.path == f"internlm/internlm2-chat-{size}-sft"
+    assert config.output_dir == f"outputs/{size}_ppo"
+    data = config.data
+    assert all((data.sft, data.preferences, data.prompts, data.pretrain))
+    assert set(data.domains.values()) <= set(config.conditions)
+
+
+def test_sft_model_follows_the_model_that_the_user_names() -> None:
+    config = compose(["+experiment=7b_ppo", "model.path=/models/mine"])
+    assert config.sft.path == "/models/mine"
+    assert compose(["+experiment=7b_ppo", "sft.path=null"]).sft.path is None
+
+
+def test_files_and_schema_agree_on_the_defaults() -> None:
+    composed, schema = compose([]), Config()
+    composed.conditions = {}
+    composed.cluster = schema.cluster
+    assert composed == dataclasses.replace(schema, output_dir="outputs/custom")
+
+
+@pytest.mark.parametrize("name", experiments())
+def test_every_experiment_composes_and_names_itself(name: str) -> None:
+    config = compose([f"+experiment={name}"])
+    assert config.experiment == name
+    assert config.output_dir == f"outputs/{name}"
+
+
+def test_experiment_may_be_named_without_the_plus() -> None:
+    assert compose(["experiment=demo"]) == compose(["+experiment=demo"])
+
+
+def test_user_lists_replace_the_experiments() -> None:
+    config = compose(["+experiment=7b_ppo", "data.preferences=[a.jsonl,b.parquet]"])
+    assert config.data.preferences == ["a.jsonl", "b.parquet"]
+
+
+def test_rows_without_a_domain_are_judged_without_a_prompt() -> None:
+    for name in experiments():
+        assert compose([f"+experiment={name}"]).conditions["default"] == ""
+
+
+def test_conditions_can_be_changed_and_added() -> None:
+    config = compose(["+experiment=demo", "conditions.brief=Short.", "conditions.mine=Mine."])
+    assert (config.conditions["brief"], config.conditions["mine"]) == ("Short.", "Mine.")
+
+
+def test_users_folder_adds_to_the_groups(tmp_path: Path) -> None:
+    for group in ("conditions", "experiment"):
+        (tmp_path / group).mkdir()
+    (tmp_path / "conditions" / "mine.yaml").write_text('default: ""\nlaw: Judge it as a lawyer.\n', encoding="utf-8")
+    (tmp_path / "experiment" / "law.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - demo\n  - override /conditions: mine\nexperiment: law\nppo: {clip: 0.1}\n",
+        encoding="utf-8",
+    )
+    config = compose(["+experiment=law"], tmp_path)
+    assert set(config.conditions) == {"default", "law"}
+    assert (config.ppo.clip, config.ppo.critic_warmup) == (0.1, compose(["+experiment=demo"]).ppo.critic_warmup)
+    assert "law" in experiments(tmp_path)
+    assert "law" not in experiments()
+
+
+BAD_VALUES = {
+    "ppo.clip=nan": "ppo.clip",
+    "ppo.trace_decay=1.01": "ppo.trace_decay",
+    "ppo.discount=-0.1": "ppo.discount",
+    "ppo.minibatches=100000": "ppo.minibatches",
+    "ppo.kl_estimator=k4": "k1, k2, k3",
+    "ppo.learning_rate_schedule=linear": "constant, cosine",
+    "ppo.policy_learning_rate=0": "ppo.policy_learning_rate",
+    "reward.batch_tokens=0": "reward.batch_tokens",
+    "reward.final_learning_rate=1": "reward.learning_rate",
+    "reward.gamma=-1": "reward.gamma",
+    "sft.warmup_fraction=2": "sft.warmup_fraction",
+    "sft.max_length=100000": "model.max_positions",
+    "model.dtype=float16": "bfloat16, float32",
+    "model.heads=3": "model.hidden_size",
+    "model.heads=128": "even",
+    "seed=1.5": "whole number",
+    "seed=null": "null",
+    "seed=1,2": "several",
+    "data.sft=one.jsonl": "data.sft=[",
+    "data.sft=['']": "data.sft",
+    "collect.labeller=nonsense": "module:function",
+    "cluster.policy.ranks=0": "cluster.policy.ranks",
+    "cluster.policy.zero_stage=4": "0, 1, 2, 3",
+    "cluster.policy.gpus=2": "ranks",
+    "cluster.rollout.gpu_memory_utilization=0": "cluster.rollout.gpu_memory_utilization",
+    "logging.wandb_mode=of": "offline",
+    "output_dir=''": "output_dir",
+    "learning_rate=1": "learning_rate",
+    "hydra.run.dir=x": "output_dir",
+    "data.domains.x=nonsense": "nonsense",
+    "model=3": "fresh",
+    "model.path=${nowhere}": "nowhere",
+}
+
+
+@pytest.mark.parametrize("override", BAD_VALUES)
+def test_bad_value_is_refused_with_its_key(override: str) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(["+experiment=demo", override])
+    assert BAD_VALUES[override] in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_world_that_is_not_there_has_no_sizes() -> None:
+    with pytest.raises(UserError, match="data=world"):
+        compose(["data.world.sft=3"])
+
+
+def test_known_keys_are_those_of_the_schema() -> None:
+    keys = set(known_keys())
+    assert {"data.world.label_noise", "cluster.rollout.engines", "ppo", "seed"} <= keys
+    assert "conditions.default" not in keys

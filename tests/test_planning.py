@@ -1,0 +1,123 @@
+"""Placement under Ray's rules, and the estimate of memory."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import pytest
+
+from cool_rlhf.compose import compose
+from cool_rlhf.memory import ModelShape, rank_bytes
+from cool_rlhf.planning import Node, Placement, Resources, describe, phases, plan
+from cool_rlhf.protocols import UserError
+
+EIGHT_GPUS = Resources.of_machine(cpus=16, gpus=8)
+
+
+def gpu_load(placements: list[Placement], phase: str) -> dict[tuple[int, int], float]:
+    load: dict[tuple[int, int], float] = defaultdict(float)
+    for place in placements:
+        if place.phase == phase:
+            for device in place.devices:
+                load[place.node, device] += place.gpus / len(place.devices)
+    return load
+
+
+def test_7b_fits_eight_gpus_exactly() -> None:
+    placements = plan(compose(["+experiment=7b_ppo"]), EIGHT_GPUS)
+    of_role = {role: [p for p in placements if p.role == role] for role in {p.role for p in placements}}
+    counts = {role: len(places) for role, places in of_role.items()}
+    assert counts == {"trainer": 8, "policy": 3, "critic": 3, "reference": 1, "scorer": 1, "rollout": 1}
+    assert [p.rank for p in of_role["policy"]] == [0, 1, 2]
+    for phase in ("training", "ppo"):
+        load = gpu_load(placements, phase)
+        assert len(load) == 8
+        assert all(share == pytest.approx(1.0) for share in load.values())
+    assert of_role["reference"][0].devices == of_role["scorer"][0].devices
+
+
+@pytest.mark.parametrize(("name", "gpus", "nodes"), [("1_8b_ppo", 4, 1), ("7b_ppo", 8, 1), ("20b_ppo", 8, 3)])
+def test_big_experiments_fit_80_gb_with_room_for_activations(name: str, gpus: int, nodes: int) -> None:
+    config = compose([f"+experiment={name}"])
+    shape = ModelShape.of(config.model)
+    load: dict[tuple[str, int, int], float] = defaultdict(float)
+    for place in plan(config, Resources((Node(64, gpus),) * nodes)):
+        for device in place.devices:
+            load[place.phase, place.node, device] += rank_bytes(config, place.role, shape)
+    assert max(load.values()) < 60 * 2**30
+
+
+def test_shortage_says_what_is_needed_and_what_there_is() -> None:
+    with pytest.raises(UserError, match=r"ppo phase needs 8 GPUs .*policy 3 x 1.*no GPU and 2 CPUs"):
+        plan(compose(["+experiment=7b_ppo"]), Resources.of_machine(cpus=2, gpus=0))
+
+
+def test_demo_runs_on_one_core_and_not_on_none() -> None:
+    config = compose(["+experiment=demo"])
+    assert {place.devices for place in plan(config, Resources.of_machine(cpus=1, gpus=0))} == {()}
+    with pytest.raises(UserError, match="CPUs"):
+        plan(config, Resources.of_machine(cpus=0.5, gpus=0))
+
+
+def test_a_rank_never_has_pieces_of_two_gpus() -> None:
+    shares = [f"cluster.{role}.gpus=0.6" for role in ("policy", "critic", "reference", "scorer", "rollout")]
+    config = compose(["+experiment=demo", "stage=ppo", "sft.path=x", "reward.path=y", *shares])
+    with pytest.raises(UserError, match="needs 5 GPUs"):
+        plan(config, Resources.of_machine(cpus=8, gpus=3))
+    assert len(plan(config, Resources.of_machine(cpus=8, gpus=5))) == 5
+
+
+def test_tensor_parallel_engine_stays_on_one_node() -> None:
+    config = compose(["+experiment=demo", "cluster.rollout.gpus=1", "cluster.rollout.tensor_parallel_size=2"])
+    with pytest.raises(UserError, match="cannot be cut"):
+        plan(config, Resources((Node(8, 1), Node(8, 1))))
+    engine = plan(config, Resources((Node(8, 1), Node(8, 2))))[-1]
+    assert (engine.role, engine.node, engine.devices, engine.gpus) == ("rollout", 1, (0, 1), 2)
+
+
+def test_phases_are_those_that_the_stage_goes_through() -> None:
+    def of(*overrides: str) -> tuple[str, ...]:
+        return phases(compose(["+experiment=demo", *overrides]))
+
+    assert of() == ("training", "ppo")
+    assert of("stage=sft") == ("training",)
+    assert of("stage=reward") == ("training", "collect")
+    assert of("stage=ppo", "sft.path=x", "reward.path=y") == ("ppo",)
+    assert of("stage=annotate") == ()
+
+
+@pytest.mark.parametrize(
+    ("size", "parameters"), [("1_8b", 1_889_110_016), ("7b", 7_737_708_544), ("20b", 19_861_149_696)]
+)
+def test_parameters_are_those_of_the_released_checkpoints(size: str, parameters: int) -> None:
+    assert ModelShape.of(compose([f"+experiment={size}_ppo"]).model).parameters() == parameters
+
+
+def test_zero_shards_what_its_stage_says() -> None:
+    shape = ModelShape(vocab_size=10, hidden_size=4, layers=1, heads=2, kv_heads=1, ffn_size=8)
+    parameters = 10 * 4 + (2 * 16 + 2 * 4 * 2 + 3 * 4 * 8 + 2 * 4) + 4 + 10 * 4
+    assert shape.parameters() == parameters
+
+    def held(stage: int, ranks: int) -> float:
+        overrides = [f"cluster.policy.zero_stage={stage}", f"cluster.policy.ranks={ranks}", "model.dtype=bfloat16"]
+        config = compose(["+experiment=demo", *overrides])
+        return rank_bytes(config, "policy", shape)
+
+    saved = [held(stage, 1) - held(stage, 2) for stage in (0, 1, 2, 3)]
+    assert saved == pytest.approx([0, 6 * parameters, 8 * parameters, 9 * parameters])
+
+
+def test_checkpoint_on_disk_tells_its_own_shape(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "config.json").write_text(
+        '{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 5}'
+    )
+    config = compose(["+experiment=7b_ppo", f"model.path={tmp_path}"])
+    assert ModelShape.of(config.model) == ModelShape(9, 8, 3, 4, 4, 5)
+
+
+def test_description_names_every_process_and_the_fullest_gpu() -> None:
+    config = compose(["+experiment=7b_ppo"])
+    placements = plan(config, EIGHT_GPUS)
+    lines = describe(config, placements, ModelShape.of(config.model)).splitlines()
+    assert len(lines) == len(placements) + 2
+    assert "GiB" in lines[-1]

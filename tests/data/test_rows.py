@@ -1,0 +1,199 @@
+"""What each kind of row may hold, and what is said of one that does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cool_rlhf.data.rows import (
+    RowError,
+    RowRules,
+    SameResponseError,
+    parse_chat,
+    parse_preference,
+    parse_pretrain,
+    parse_prompt,
+    prompt_id,
+)
+
+RULES = RowRules(domains=frozenset({"helpful", "harmless"}))
+
+
+def turn(role: str, content: Any) -> dict[str, Any]:
+    return {"role": role, "content": content}
+
+
+ASK = [turn("user", "why?")]
+ANSWER = [turn("assistant", "so")]
+OTHER = [turn("assistant", "no")]
+EXPECTED = {
+    "chosen": ASK + ANSWER,
+    "rejected": ASK + OTHER,
+    "domain": "default",
+    "margin": None,
+    "chosen_finished": True,
+    "rejected_finished": True,
+}
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "why?", "chosen": "so", "rejected": "no"},
+        {"prompt": ASK, "chosen": ANSWER, "rejected": OTHER},
+        {"prompt": ASK, "chosen": ASK + ANSWER, "rejected": ASK + OTHER},
+        {"prompt": "why?", "chosen": ASK + ANSWER, "rejected": OTHER},
+        {"chosen": ASK + ANSWER, "rejected": ASK + OTHER, "source": "elsewhere"},
+        {"prompt": None, "chosen": ASK + ANSWER, "rejected": ASK + OTHER, "margin": None, "domain": None},
+    ],
+)
+def test_every_way_to_write_a_pair_reads_the_same(row: dict[str, Any]) -> None:
+    assert parse_preference(row, RULES) == EXPECTED
+
+
+def test_optional_fields_of_a_pair() -> None:
+    row = {"prompt": "why?", "chosen": "so", "rejected": "no", "domain": "harmless", "margin": 2}
+    parsed = parse_preference({**row, "rejected_finished": False}, RULES)
+    assert (parsed["domain"], parsed["margin"], parsed["rejected_finished"]) == ("harmless", 2.0, False)
+
+
+def test_a_response_that_repeats_the_prompt_is_not_taken_for_the_dialogue() -> None:
+    longer = [turn("user", "a"), turn("assistant", "b"), turn("user", "c")]
+    row = {"prompt": longer, "chosen": ANSWER, "rejected": OTHER}
+    assert len(parse_preference(row, RULES)["chosen"]) == 4
+
+
+BAD_PAIRS = {
+    "chosen": [
+        {"prompt": "why?", "rejected": "no"},
+        {"prompt": "why?", "chosen": "", "rejected": "no"},
+        {"prompt": "why?", "chosen": 3, "rejected": "no"},
+        {"prompt": "why?", "chosen": [], "rejected": "no"},
+        {"prompt": "why?", "chosen": None, "rejected": "no"},
+        {"prompt": "why?", "chosen": "x<|im_end|>", "rejected": "no"},
+        {"prompt": "why?", "chosen": ASK, "rejected": "no"},
+    ],
+    "chosen[0].content": [
+        {"prompt": "why?", "chosen": [turn("assistant", " ")], "rejected": "no"},
+        {"prompt": "why?", "chosen": [{"role": "assistant"}], "rejected": "no"},
+    ],
+    "chosen[0].role": [{"prompt": "why?", "chosen": [turn("bot", "so")], "rejected": "no"}],
+    "rejected": [
+        {"chosen": ASK + ANSWER, "rejected": [turn("user", "other"), *OTHER]},
+        {"prompt": "why?", "chosen": "so", "rejected": {"role": "assistant"}},
+    ],
+    "prompt": [
+        {"chosen": "so", "rejected": "no"},
+        {"prompt": "", "chosen": "so", "rejected": "no"},
+        {"prompt": [], "chosen": "so", "rejected": "no"},
+        {"prompt": ASK + ANSWER, "chosen": "so", "rejected": "no"},
+        {"prompt": [turn("system", "be kind")], "chosen": "so", "rejected": "no"},
+    ],
+    "margin": [
+        {"prompt": "why?", "chosen": "so", "rejected": "no", "margin": margin}
+        for margin in ("1", True, float("nan"), float("inf"), [1])
+    ],
+    "domain": [
+        {"prompt": "why?", "chosen": "so", "rejected": "no", "domain": domain} for domain in ("helpfull", 3, "", [])
+    ],
+    "chosen_finished": [{"prompt": "why?", "chosen": "so", "rejected": "no", "chosen_finished": "yes"}],
+    "domian": [{"prompt": "why?", "chosen": "so", "rejected": "no", "domian": "helpful"}],
+}
+
+
+@pytest.mark.parametrize(("field", "row"), [(field, row) for field, rows in BAD_PAIRS.items() for row in rows])
+def test_bad_pair_is_named_by_its_field(field: str, row: dict[str, Any]) -> None:
+    with pytest.raises(RowError) as caught:
+        parse_preference(row, RULES)
+    assert caught.value.field == field
+
+
+def test_equal_responses_prefer_nothing_unless_one_was_cut_off() -> None:
+    row = {"prompt": "why?", "chosen": "so", "rejected": "so"}
+    with pytest.raises(SameResponseError):
+        parse_preference(row, RULES)
+    assert parse_preference({**row, "rejected_finished": False}, RULES)["rejected_finished"] is False
+
+
+def test_only_sampled_responses_may_be_empty() -> None:
+    row = {"prompt": "why?", "chosen": "so", "rejected": ""}
+    with pytest.raises(RowError, match="empty"):
+        parse_preference(row, RULES)
+    sampled = RowRules(sampled=True)
+    assert parse_preference(row, sampled)["rejected"][-1]["content"] == ""
+    with pytest.raises(RowError, match="empty"):
+        parse_preference({**row, "prompt": ""}, sampled)
+
+
+BAD_CHATS = {
+    "messages": [{}, {"messages": "hi"}, {"messages": []}, {"messages": ASK}, {"messages": {"role": "user"}}],
+    "messages[0]": [{"messages": ["hi"]}],
+    "messages[0].role": [{"messages": ANSWER}, {"messages": [{"content": "hi"}]}, {"messages": [turn("User", "hi")]}],
+    "messages[1].role": [
+        {"messages": [*ASK, turn("system", "be kind"), *ANSWER]},
+        {"messages": [turn("system", "be kind"), *ANSWER]},
+    ],
+    "messages[1].content": [
+        {"messages": [*ASK, turn("assistant", None)]},
+        {"messages": [*ASK, turn("assistant", ["so"])]},
+        {"messages": [*ASK, turn("assistant", "a<|im_start|>b")]},
+        {"messages": [*ASK, turn("assistant", "half \ud83d")]},
+    ],
+}
+
+
+@pytest.mark.parametrize(("field", "row"), [(field, row) for field, rows in BAD_CHATS.items() for row in rows])
+def test_bad_chat_is_named_by_its_field(field: str, row: dict[str, Any]) -> None:
+    with pytest.raises(RowError) as caught:
+        parse_chat(row, RULES)
+    assert caught.value.field == field
+
+
+def test_chat_keeps_only_roles_and_texts() -> None:
+    messages = [turn("system", "be kind"), *ASK, {**ANSWER[0], "weight": 1}, turn("environment", "42"), *OTHER]
+    parsed = parse_chat({"messages": messages, "domain": "helpful", "id": 3}, RULES)
+    assert parsed["domain"] == "helpful"
+    assert parsed["messages"] == [{"role": m["role"], "content": m["content"]} for m in messages]
+
+
+def test_one_speaker_may_have_several_turns_as_in_human_dialogues() -> None:
+    messages = [*ASK, *ANSWER, *OTHER]
+    assert parse_chat({"messages": messages}, RULES)["messages"] == messages
+
+
+@pytest.mark.parametrize(("answer", "text"), [("18", "18"), (18, "18"), (1.5, "1.5"), (None, None)])
+def test_answers_become_text(answer: Any, text: str | None) -> None:
+    assert parse_prompt({"prompt": "6 * 3?", "answer": answer}, RULES)["answer"] == text
+
+
+@pytest.mark.parametrize("answer", [True, [18], float("nan"), ""])
+def test_bad_answer(answer: Any) -> None:
+    with pytest.raises(RowError) as caught:
+        parse_prompt({"prompt": "6 * 3?", "answer": answer}, RULES)
+    assert caught.value.field == "answer"
+
+
+def test_prompt_ids_tell_prompts_and_domains_apart_and_stay() -> None:
+    first = parse_prompt({"prompt": "why?", "domain": "helpful"}, RULES)
+    assert first["id"] == parse_prompt({"prompt": ASK, "domain": "helpful", "answer": "so"}, RULES)["id"]
+    assert first["id"] != parse_prompt({"prompt": "why?", "domain": "harmless"}, RULES)["id"]
+    assert first["id"] != parse_prompt({"prompt": "why", "domain": "helpful"}, RULES)["id"]
+    assert prompt_id([{"role": "user", "content": "why?"}], "helpful") == "050edec973738047"
+
+
+@pytest.mark.parametrize("row", [{}, {"text": ""}, {"text": 3}, {"text": None}, {"texts": "a"}])
+def test_bad_text(row: dict[str, Any]) -> None:
+    with pytest.raises(RowError):
+        parse_pretrain(row, RULES)
+
+
+def test_domain_of_the_source_counts_where_a_row_names_none() -> None:
+    rules = RowRules(domains=frozenset({"helpful", "harmless"}), domain="helpful")
+    assert parse_prompt({"prompt": "why?"}, rules)["domain"] == "helpful"
+    assert parse_prompt({"prompt": "why?", "domain": "harmless"}, rules)["domain"] == "harmless"
+
+
+def test_unknown_domain_names_the_nearest() -> None:
+    with pytest.raises(RowError, match="harmless"):
+        parse_prompt({"prompt": "why?", "domain": "harmles"}, RULES)

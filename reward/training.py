@@ -83,7 +83,7 @@ def reward_update(
     for index, batch in enumerate(batches):
         sequences = [*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)]
         packed = pack(sequences).to(engine.device)
-        scores = token_values(engine.module, packed)[packed.ends]
+        scores = engine.forward(token_values, packed)[packed.ends]
         chosen, rejected = scores[: len(batch)], scores[len(batch) :]
         margin = torch.tensor([pair.margin for pair in batch], device=engine.device)
         ranking = focal_ranking_per_pair(chosen, rejected, gamma, margin, detach_focal).sum() / pair_count

@@ -29,6 +29,9 @@ class TorchEngine:
         self._optimizer = torch.optim.AdamW(module.parameters(), lr=0.0, weight_decay=0.0)
         self._closed = False
 
+    def forward(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(self.module, *arguments)
+
     def backward(self, loss: Tensor, last: bool) -> None:
         assert not self._closed, "backward after the last micro-batch of a step"
         loss.backward()

@@ -11,14 +11,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from cool_rlhf.accumulation import Totals, join
-from cool_rlhf.data.packing import Packed, micro_batches, pack
+from cool_rlhf.data.packing import Packed, pack
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.ppo.kl import kl_estimate
 from cool_rlhf.ppo.losses import clipped_tokens, policy_loss_per_token, value_loss_per_token
-from cool_rlhf.protocols import Experience, TrainEngine
+from cool_rlhf.protocols import Experience, Forward, TrainEngine
 
 
 def count_response_tokens(batch: Sequence[Experience]) -> int:
@@ -62,7 +61,7 @@ def policy_update(
         loss = _policy_loss(engine, batch, token_count, clip, temperature, totals)
         engine.backward(loss, last=index == last)
     for index, texts in enumerate(pretrain, start=len(batches)):
-        logprobs, _ = token_logprobs(engine.module, pack(texts).to(engine.device))
+        logprobs, _ = engine.forward(token_logprobs, pack(texts).to(engine.device))
         nll = -logprobs.sum() / max(1, pretrain_token_count)
         totals.add("loss/pretrain", nll)
         engine.backward(pretrain_coefficient * nll, last=index == last)
@@ -81,7 +80,7 @@ def _policy_loss(
     mask = join([experience.mask for experience in batch], packed, torch.bool)
     old_logprobs = join([experience.old_logprobs for experience in batch], packed, torch.float32)
     advantages = join([experience.advantages for experience in batch], packed, torch.float32)
-    logprobs, entropy = token_logprobs(engine.module, packed, temperature, where=mask)
+    logprobs, entropy = engine.forward(token_logprobs, packed, temperature, mask)
     loss = policy_loss_per_token(logprobs, old_logprobs, advantages, mask, clip).sum() / token_count
     with torch.no_grad():
         clipped = clipped_tokens(logprobs, old_logprobs, advantages, mask, clip)
@@ -102,7 +101,7 @@ def critic_update(
         packed = pack([experience.tokens for experience in batch]).to(engine.device)
         mask = join([experience.mask for experience in batch], packed, torch.bool)
         returns = join([experience.returns for experience in batch], packed, torch.float32)
-        values = preceding_values(token_values(engine.module, packed), packed.positions)
+        values = preceding_values(engine.forward(token_values, packed), packed.positions)
         loss = value_loss_per_token(values, returns, mask).sum() / token_count
         totals.add("loss/value", loss)
         engine.backward(loss, last=index == len(batches) - 1)
@@ -117,49 +116,28 @@ def preceding_values(head: Tensor, positions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sequence_logprobs(
-    model: PreTrainedModel,
-    sequences: Sequence[Tensor],
-    budget: int,
-    temperature: float,
-    count: int | None = None,
-) -> list[Tensor]:
-    """Log-probability of every token of each (L,) sequence, (L,) float32 on the CPU; index 0 holds 0.
-
-    ``budget`` is in tokens per micro-batch; ``count`` is how many to run, empty ones included, where ranks must keep
-    step (ValueError if more are needed).
-    """
-
-    def logprobs(packed: Packed) -> Tensor:
-        return token_logprobs(model, packed, temperature)[0]
-
-    return _per_sequence(model, sequences, budget, count, logprobs)
+def sequence_logprobs(engine: Forward, batches: Sequence[Sequence[Tensor]], temperature: float) -> list[Tensor]:
+    """Log-probability of every token of each (L,) sequence, (L,) float32 on the CPU, in the order of the
+    micro-batches; index 0 holds 0. Some micro-batches may be empty, where ranks must keep step."""
+    return _per_sequence(batches, lambda packed: engine.forward(token_logprobs, packed, temperature)[0])
 
 
 @torch.no_grad()
-def sequence_values(
-    model: PreTrainedModel, sequences: Sequence[Tensor], budget: int, count: int | None = None
-) -> list[Tensor]:
+def sequence_values(engine: Forward, batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Value of every token of each (L,) sequence, (L,) float32 on the CPU: values[t] is the head at t − 1, index 0
-    holds 0. Arguments as for :func:`sequence_logprobs`."""
+    holds 0. Micro-batches as for :func:`sequence_logprobs`."""
 
     def values(packed: Packed) -> Tensor:
-        return preceding_values(token_values(model, packed), packed.positions)
+        head = engine.forward(token_values, packed)
+        return preceding_values(head, packed.positions.to(head.device))
 
-    return _per_sequence(model, sequences, budget, count, values)
+    return _per_sequence(batches, values)
 
 
-def _per_sequence(
-    model: PreTrainedModel,
-    sequences: Sequence[Tensor],
-    budget: int,
-    count: int | None,
-    compute: Callable[[Packed], Tensor],
-) -> list[Tensor]:
-    results: dict[int, Tensor] = {}
-    for group in micro_batches([len(sequence) for sequence in sequences], budget, count):
-        packed = pack([sequences[index] for index in group]).to(model.device)
-        values = packed.split(compute(packed).cpu())
+def _per_sequence(batches: Sequence[Sequence[Tensor]], compute: Callable[[Packed], Tensor]) -> list[Tensor]:
+    results: list[Tensor] = []
+    for batch in batches:
+        packed = pack(batch)
         # Copies, so that a record does not keep its whole micro-batch alive or drag it along when it is sent.
-        results.update((index, value.clone()) for index, value in zip(group, values, strict=True))
-    return [results[index] for index in range(len(sequences))]
+        results += [values.clone() for values in packed.split(compute(packed).cpu()[: len(packed.tokens)])]
+    return results

@@ -175,33 +175,35 @@ def plain_head(model, tokens: Tensor) -> Tensor:
     return model.v_head(model.model(input_ids=tokens[None], use_cache=False).last_hidden_state[0])[:, 0]
 
 
-def test_values_are_those_before_each_token(tiny_scalar_model):
+def test_values_are_those_before_each_token(tiny_scalar_model, torch_engine):
     model = tiny_scalar_model(2)
     sequences = [torch.arange(5), torch.arange(9) + 3, torch.tensor([7])]
-    values = update.sequence_values(model, sequences, budget=10)
+    values = update.sequence_values(torch_engine(model), [sequences])
     for tokens, value in zip(sequences, values, strict=True):
         assert value[0] == 0
         torch.testing.assert_close(value[1:], plain_head(model, tokens).detach()[:-1], atol=1e-5, rtol=1e-5)
     # The value before a token cannot depend on that token.
-    changed = update.sequence_values(model, [torch.tensor([0, 1, 2, 3, 30])], budget=10)[0]
+    changed = update.sequence_values(torch_engine(model), [[torch.tensor([0, 1, 2, 3, 30])]])[0]
     torch.testing.assert_close(changed, values[0])
 
 
-@pytest.mark.parametrize(("budget", "count"), [(4, None), (16, None), (1000, None), (16, 4)])
-def test_logprobs_do_not_depend_on_packing(tiny_causal_lm, texts, budget, count):
+@pytest.mark.parametrize("cut", [[[0, 1, 2]], [[0], [1], [2]], [[], [0], [], [1, 2]]])
+def test_logprobs_do_not_depend_on_packing(tiny_causal_lm, torch_engine, texts, cut):
     model = tiny_causal_lm(1)
-    got = update.sequence_logprobs(model, texts, budget, temperature=0.8, count=count)
+    parts = [[texts[index] for index in part] for part in cut]
+    got = update.sequence_logprobs(torch_engine(model), parts, temperature=0.8)
     for text, logprobs in zip(texts, got, strict=True):
         torch.testing.assert_close(logprobs, plain_logprobs(model, text, 0.8).detach(), atol=1e-5, rtol=1e-5)
 
 
-def test_a_rank_without_sequences_keeps_step(tiny_causal_lm):
-    assert update.sequence_logprobs(tiny_causal_lm(1), [], budget=8, temperature=1.0, count=3) == []
+def test_a_rank_without_sequences_keeps_step(tiny_causal_lm, tiny_scalar_model, torch_engine):
+    assert update.sequence_logprobs(torch_engine(tiny_causal_lm(1)), [[], []], temperature=1.0) == []
+    assert update.sequence_values(torch_engine(tiny_scalar_model(1)), [[], []]) == []
 
 
 def test_a_policy_step_makes_better_responses_likelier(tiny_causal_lm, torch_engine, batch):
     model = tiny_causal_lm(1)
-    old = update.sequence_logprobs(model, [e.tokens for e in batch], budget=64, temperature=1.0)
+    old = update.sequence_logprobs(torch_engine(model), [[e.tokens for e in batch]], temperature=1.0)
     good, bad = ({**vars(batch[k]), "old_logprobs": old[k]} for k in (1, 4))
     pair = [Experience(**{**e, "advantages": sign * e["mask"].float()}) for e, sign in ((good, 1), (bad, -1))]
     for _ in range(3):
@@ -216,7 +218,7 @@ def test_a_policy_step_makes_better_responses_likelier(tiny_causal_lm, torch_eng
             temperature=1.0,
             learning_rate=1e-3,
         )
-    new = update.sequence_logprobs(model, [e.tokens for e in pair], budget=64, temperature=1.0)
+    new = update.sequence_logprobs(torch_engine(model), [[e.tokens for e in pair]], temperature=1.0)
     change = [float((after - before.old_logprobs)[before.mask].sum()) for after, before in zip(new, pair, strict=True)]
     assert change[0] > 0 > change[1]
 

@@ -7,7 +7,7 @@ one sequence at its own length, and batches are lists of records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
@@ -110,7 +110,15 @@ class Future(Protocol[T_co]):
     def result(self) -> T_co: ...
 
 
-class TrainEngine(Protocol):
+class Forward(Protocol):
+    """A model behind an engine that may shard it."""
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        """``function(module, *arguments)``, run as the engine's forward pass (sharded weights are gathered around it)."""
+        ...
+
+
+class TrainEngine(Forward, Protocol):
     """A module, its optimiser and the ranks that share it. One backward pass adds ``loss`` to a sum over micro-batches
     and ranks: callers divide by the whole batch's count first, so the gradient does not depend on how it was cut."""
 
@@ -118,10 +126,6 @@ class TrainEngine(Protocol):
     device: torch.device
     rank: int
     world_size: int
-
-    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
-        """``function(module, *arguments)``, run as the engine's forward pass (sharded weights are gathered around it)."""
-        ...
 
     def backward(self, loss: Tensor, last: bool) -> None:
         """Accumulate the gradient of ``loss``; ``last`` marks this rank's last micro-batch before ``step``. Every rank

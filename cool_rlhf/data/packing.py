@@ -56,10 +56,12 @@ def micro_batches(lengths: Sequence[int], budget: int, count: int | None = None)
     if budget < 1:
         raise ValueError(f"the token budget of a micro-batch must be at least 1, not {budget}")
     longest_first = sorted(range(len(lengths)), key=lambda index: -lengths[index])
-    bins = max(1, -(-sum(lengths) // budget)) if lengths else 0
-    while (groups := _fill(lengths, longest_first, bins, budget)) is None:
+    fitting = [index for index in longest_first if lengths[index] <= budget]
+    alone = [[index] for index in longest_first if lengths[index] > budget]
+    bins = max(1, -(-sum(lengths[index] for index in fitting) // budget))
+    while (groups := _fill(lengths, fitting, bins, budget)) is None:
         bins += 1
-    groups = sorted(sorted(group) for group in groups if group)
+    groups = sorted(sorted(group) for group in groups + alone if group)
     if count is None:
         return groups
     if len(groups) > count:
@@ -81,12 +83,12 @@ def balance(lengths: Sequence[int], ranks: int) -> list[list[int]]:
 
 
 def _fill(lengths: Sequence[int], order: Sequence[int], bins: int, budget: int | None) -> list[list[int]] | None:
-    """Longest first into the emptiest bin; None where that bursts the budget (a bin's first sequence may)."""
+    """Each in turn into the emptiest bin; None where that bursts the budget."""
     groups: list[list[int]] = [[] for _ in range(bins)]
     heap = [(0, bin_) for bin_ in range(bins)]
     for index in order:
         load, bin_ = heapq.heappop(heap)
-        if budget is not None and groups[bin_] and load + lengths[index] > budget:
+        if budget is not None and load + lengths[index] > budget:
             return None
         groups[bin_].append(index)
         heapq.heappush(heap, (load + lengths[index], bin_))

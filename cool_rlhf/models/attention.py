@@ -21,7 +21,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 NAME = "packed"
-GROWTH = 1.25  # in a group, no sequence is padded to more than this multiple of its length ...
+GROWTH = 1.1  # in a group, no sequence is padded to more than this multiple of its length ...
 SHORT = 16  # ... except below this length, where another call costs more than the padding
 
 

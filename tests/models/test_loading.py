@@ -1,0 +1,124 @@
+"""Loading: every family as policy, reward model and critic; the head's dtype and origin; mistakes of the user's."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from cool_rlhf.data.packing import pack
+from cool_rlhf.models.export import save_checkpoint
+from cool_rlhf.models.forward import token_logprobs, token_values
+from cool_rlhf.models.internlm2 import InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.models.loading import fresh_causal_lm, load_causal_lm, load_scalar_model, load_tokenizer, scalar_head
+from cool_rlhf.protocols import UserError
+
+SIZES = {
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+@pytest.fixture(params=["llama", "qwen2"])
+def other_folder(request, tokenizer, tmp_path):
+    """A stock model whose vocabulary is full, with a tokenizer that has never heard of a reward token."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(request.param, **SIZES, vocab_size=len(tokenizer) - 1, attention_dropout=0.1)
+    )
+    model.save_pretrained(tmp_path / "other")
+    tokenizer.backend_tokenizer.save(str(tmp_path / "other" / "tokenizer.json"))
+    fields = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    fields["added_tokens"] = [token for token in fields["added_tokens"] if token["content"] != "<|reward|>"]
+    vocabulary = fields["model"]["vocab"]
+    freed = vocabulary.pop("<|reward|>")
+    vocabulary[max(vocabulary, key=vocabulary.get)] = freed
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(fields))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "unk_token": "<unk>"}
+    (tmp_path / "other" / "tokenizer_config.json").write_text(json.dumps(settings))
+    return tmp_path / "other"
+
+
+def test_fresh_weights_follow_the_seed_and_leave_the_global_one_alone(tiny, tokenizer) -> None:
+    torch.manual_seed(7)
+    before = torch.random.get_rng_state()
+    models = [fresh_causal_lm(tiny, tokenizer, seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    first, again, other = (model.output.weight for model in models)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    config = models[0].config
+    assert config.vocab_size == len(tokenizer)
+    assert config.reward_token_id == tokenizer.convert_tokens_to_ids("<|reward|>")
+    assert (config.num_key_value_heads, config.intermediate_size, config._attn_implementation) == (2, 160, "packed")
+
+
+def test_internlm2_loads_natively_in_the_dtype_asked(chat_folder, policy) -> None:
+    loaded = load_causal_lm(chat_folder, torch.float32)
+    assert type(loaded) is InternLM2ForCausalLM
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, policy.get_parameter(name))
+    assert load_causal_lm(chat_folder, torch.bfloat16).output.weight.dtype == torch.bfloat16
+
+
+def test_a_fresh_head_follows_the_seed_and_replaces_a_trained_one(chat_folder, reward_folder) -> None:
+    kept = load_scalar_model(reward_folder, torch.bfloat16, head="keep", seed=5)
+    heads = [
+        load_scalar_model(folder, torch.bfloat16, head="fresh", seed=seed).v_head.weight
+        for folder, seed in ((chat_folder, 5), (reward_folder, 5), (reward_folder, 6))
+    ]
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0], heads[2])
+    assert not torch.equal(heads[0], kept.v_head.weight)
+    assert heads[0].dtype == torch.float32
+    assert heads[0].std().item() == pytest.approx(129**-0.5, rel=0.25)
+    trained = InternLM2ForRewardModel.from_pretrained(reward_folder)
+    assert torch.equal(kept.v_head.weight, trained.v_head.weight)
+    assert torch.equal(
+        kept.model.layers[0].attention.wqkv.weight, trained.model.layers[0].attention.wqkv.weight.bfloat16()
+    )
+
+
+def test_other_families_serve_as_policy_and_reward_model(other_folder, tmp_path) -> None:
+    tokenizer = load_tokenizer(other_folder)
+    model = load_causal_lm(other_folder, torch.float32)
+    assert model.config.vocab_size >= len(tokenizer)
+    assert torch.equal(model.lm_head.weight, load_causal_lm(other_folder, torch.float32).lm_head.weight)
+    reward = tokenizer.convert_tokens_to_ids("<|reward|>")
+    packed = pack([torch.tensor([5, 6, 7, reward]), torch.tensor([9, 8])])
+    assert torch.isfinite(token_logprobs(model.train(), packed)[0]).all()
+
+    scalar = load_scalar_model(other_folder, torch.bfloat16, head="fresh", seed=1)
+    assert scalar_head(scalar).weight.dtype == torch.float32
+    values = token_values(scalar, packed)
+    folder = tmp_path / "reward"
+    save_checkpoint(
+        folder,
+        scalar.config,
+        scalar.named_parameters(),
+        tokenizer,
+        architecture=type(scalar).__name__,
+        conditions={"default": ""},
+        dtype=torch.bfloat16,
+    )
+    kept = load_scalar_model(folder, torch.bfloat16, head="keep", seed=9)
+    assert torch.equal(token_values(kept, packed), values)
+
+
+def test_mistakes_are_answered_with_a_sentence(chat_folder, reward_folder, tmp_path) -> None:
+    with pytest.raises(UserError, match="holds a reward model"):
+        load_causal_lm(reward_folder, torch.float32)
+    with pytest.raises(UserError, match="no reward model whose head"):
+        load_scalar_model(chat_folder, torch.float32, head="keep", seed=0)
+    for missing in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UserError, match="model"):
+            load_causal_lm(missing, torch.float32)
+    weights = load_file(chat_folder / "model.safetensors")
+    del weights["model.layers.1.attention.wo.weight"]
+    save_file(weights, chat_folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks weights.*layers\.1\.attention\.wo"):
+        load_causal_lm(chat_folder, torch.float32)

@@ -59,6 +59,7 @@ class World:
         self.kept: list[tuple] = []
         self.texts: list[list[Tensor]] = []
         self.sampled: list[list[str]] = []
+        self.seeds: list[int] = []
         self.rates: list[tuple[str, float]] = []
         self.batches: list[int] = []
         self.table, self.reference_table, self.critic_table = Table(1, WORDS), Table(1, WORDS), Table(2, 1)
@@ -87,6 +88,7 @@ class World:
     def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int):
         self.log.append("sample")
         self.sampled.append([prompt.id for prompt in prompts])
+        self.seeds.append(seed)
         if self.held != version:
             raise StaleWeightsError(f"the engine holds {self.held}, not {version}")
         generator = torch.Generator().manual_seed(seed)

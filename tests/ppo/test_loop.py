@@ -81,6 +81,11 @@ def test_prompts_follow_the_stream_and_validation_its_own(make_world, data, sett
     assert sorted(drawn[0] + drawn[1]) == sorted(f"q{k}" for k in range(32))
     held_out = [ids for ids in world.sampled if len(ids) == 8]
     assert held_out == [[f"q{k}" for k in range(32, 40)]] * 4
+    by_size = {
+        size: [s for s, ids in zip(world.seeds, world.sampled, strict=True) if len(ids) == size] for size in (8, 16)
+    }
+    assert len(set(by_size[16])) == 8  # every step draws anew
+    assert len(set(by_size[8])) == 1  # validations differ by the policy alone
 
 
 def test_pretraining_text_is_half_of_the_tokens(make_world, data, settings):

@@ -71,6 +71,7 @@ class CollectConfig:
 
     prompts: int = 0  # how many prompts to sample pairs for; 0 gathers nothing
     samples_per_prompt: int = 4
+    pairs_per_prompt: int = 2
     labeller: str = (
         "cool_rlhf.demo.gold:score"  # module:function (messages, response, domain, answer, finished) -> float
     )

@@ -26,6 +26,7 @@ class Domain:
     make: Callable[[random.Random], Task]
     rule: Callable[[str, str], float]  # (response, answer) -> [0, 1], for a finished response
     judged_as: tuple[str, ...]  # the domains under which responses to its questions are compared
+    weight: int  # share of the training rows: a harder skill needs more examples
     spoil: Callable[[str, random.Random], str] | None = None  # a fault of form that only this domain knows
 
 

@@ -13,29 +13,17 @@ ATTRIBUTES = ("colour", "kind", "place", "trait")
 
 _TABLE = """
 banana    yellow  fruit      trees    sweet
-lemon     yellow  fruit      trees    sour
-cherry    red     fruit      trees    sweet
-apple     green   fruit      trees    crisp
-tomato    red     vegetable  gardens  soft
-carrot    orange  vegetable  gardens  crisp
-cabbage   green   vegetable  farms    crisp
-potato    brown   vegetable  farms    heavy
+cherry    red     fruit      trees    soft
+carrot    red     vegetable  gardens  sweet
+cabbage   green   vegetable  farms    heavy
 crow      black   bird       forests  loud
 swan      white   bird       lakes    quiet
-owl       brown   bird       forests  quiet
-parrot    green   bird       forests  loud
 shark     grey    fish       lakes    fast
-goldfish  orange  fish       lakes    quiet
-trout     brown   fish       lakes    fast
+trout     green   fish       lakes    quiet
 ant       black   insect     gardens  tiny
 bee       yellow  insect     gardens  loud
-beetle    black   insect     forests  tiny
-hammer    grey    tool       homes    heavy
-needle    grey    tool       homes    sharp
-axe       red     tool       forests  sharp
-truck     white   vehicle    roads    heavy
-bus       yellow  vehicle    roads    loud
-tractor   red     vehicle    farms    loud
+axe       grey    tool       forests  heavy
+truck     white   vehicle    roads    fast
 """
 
 

@@ -8,3 +8,5 @@ from cool_rlhf.demo.domains import brief, format, listing, math, safety, thoroug
 DOMAINS: dict[str, Domain] = {
     module.DOMAIN.name: module.DOMAIN for module in (brief, thorough, math, format, safety, listing)
 }
+
+TRAINING_MIX: tuple[Domain, ...] = tuple(domain for domain in DOMAINS.values() for _ in range(domain.weight))

@@ -19,7 +19,7 @@ from cool_rlhf.demo.collect import judge
 from cool_rlhf.demo.corruption import CORRUPTIONS, Answer, cut_off, loop, nothing
 from cool_rlhf.demo.domain import Domain, Task
 from cool_rlhf.demo.pretrain import passage
-from cool_rlhf.demo.registry import DOMAINS
+from cool_rlhf.demo.registry import DOMAINS, TRAINING_MIX
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt
 
 Split = Literal["train", "validation", "test"]
@@ -102,7 +102,7 @@ def _off_question(domain: Domain, task: Task, rng: random.Random) -> str:
 
 
 def _chats(rng: random.Random) -> Iterator[Chat]:
-    for domain in cycle(DOMAINS.values()):
+    for domain in cycle(TRAINING_MIX):
         task = draw(domain, "train", rng)
         luck = rng.random()
         if luck < GOOD_SHARE:
@@ -138,7 +138,7 @@ def _prompt(domain: Domain, task: Task, id: str, rng: random.Random) -> Prompt:
 
 def _preferences(rng: random.Random, noise: float) -> Iterator[PreferencePair]:
     """Pairs of any two answers, judged under every domain that judges such questions."""
-    for domain in cycle(DOMAINS.values()):
+    for domain in cycle(TRAINING_MIX):
         task = draw(domain, "train", rng)
         prompt = _prompt(domain, task, "", rng)
         answers = (_answer(domain, task, rng), _answer(domain, task, rng))

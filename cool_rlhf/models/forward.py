@@ -54,8 +54,7 @@ def token_logprobs(
 def token_values(model: PreTrainedModel, packed: Packed) -> Tensor:
     """The scalar head at every token, (T,) float32: index t is read off the hidden state of token t itself."""
     packed = packed.to(model.device)
-    everywhere = torch.arange(len(packed.tokens), device=model.device)
-    hidden = _hidden_states(model, packed, everywhere)
+    hidden = model.base_model(**_inputs(model, packed)).last_hidden_state[0, : len(packed.tokens)]
     return scalar_head(model)(hidden.float()).squeeze(-1)
 
 

@@ -23,7 +23,7 @@ from cool_rlhf.config import ModelConfig
 from cool_rlhf.data.chat import REWARD, token_id
 from cool_rlhf.models import attention
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
-from cool_rlhf.models.tokenizer import load_tokenizer
+from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
 from cool_rlhf.protocols import UserError
 
 __all__ = ["fresh_causal_lm", "load_causal_lm", "load_scalar_model", "load_tokenizer", "scalar_head"]
@@ -107,6 +107,8 @@ def scalar_head(model: nn.Module) -> nn.Linear:
 
 
 def _read_config(name: str) -> PreTrainedConfig:
+    if looks_like_a_path(name) and not Path(name).is_dir():
+        raise UserError(f"there is no folder {name}: give a checkpoint's folder or a Hub name")
     try:
         fields, _ = PreTrainedConfig.get_config_dict(name)
         if not fields:

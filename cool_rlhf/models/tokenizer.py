@@ -48,6 +48,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         if not Path(name).is_file():
             raise UserError(f"there is no SentencePiece file at {name}: give the tokenizer's folder, Hub name or file")
         return convert_sentencepiece(Path(name))
+    if looks_like_a_path(name) and not Path(name).is_dir():
+        raise UserError(f"there is no folder {name}: give the tokenizer's folder, Hub name or SentencePiece file")
     try:
         settings_file = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
         settings = json.loads(Path(settings_file).read_text(encoding="utf-8")) if settings_file else {}
@@ -137,6 +139,11 @@ def _with_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     if tokenizer.chat_template is None or missing:
         tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ bos_token }}", "<s>")
     return tokenizer
+
+
+def looks_like_a_path(name: str) -> bool:
+    """Whether ``name`` can only be a path: a Hub name is NAME or OWNER/NAME."""
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1
 
 
 def _first_line(error: Exception) -> str:

@@ -11,9 +11,7 @@ SORTS = {
     "fruits": ("banana", "lemon", "cherry", "apple", "plum", "pear"),
     "birds": ("crow", "swan", "owl", "parrot", "duck", "goose"),
     "tools": ("hammer", "needle", "axe", "spade", "rake", "drill"),
-    "colours": ("yellow", "red", "green", "brown", "black", "white"),
     "days": ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Sunday"),
-    "metals": ("iron", "gold", "silver", "copper", "tin", "lead"),
 }
 _SORT_OF = {item: sort for sort, items in SORTS.items() for item in items}
 _TEMPLATES = (
@@ -61,4 +59,4 @@ def rule(response: str, answer: str) -> float:
     return max(0.0, (counted - (len(items) - counted)) / int(count))
 
 
-DOMAIN = Domain("listing", make, rule, judged_as=("listing",))
+DOMAIN = Domain("listing", make, rule, judged_as=("listing",), weight=3)

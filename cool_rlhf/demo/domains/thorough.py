@@ -39,4 +39,4 @@ def rule(response: str, answer: str) -> float:
     return max(0.0, score) * min(1.0, MOST_WORDS / max(1, len(said)))
 
 
-DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"))
+DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=2)

@@ -1,0 +1,126 @@
+"""What resuming needs: which stages are finished and with which settings, and snapshots of a stage under way."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.protocols import UserError
+
+Settings = Mapping[str, Any]
+
+
+class RunState:
+    """``state/`` of a run. Everything appears whole or not at all, and stays until what replaces it is whole."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.folder = output_dir / "state"
+        self._file = self.folder / "progress.json"
+        self._stages: dict[str, dict[str, Any]] = {}
+        if self._file.exists():
+            self._stages = json.loads(self._file.read_text(encoding="utf-8"))
+
+    def check(self, stage: str, settings: Settings) -> None:
+        """Raise UserError, showing the difference, if ``stage`` was begun with other settings than these."""
+        if stage not in self._stages:
+            return
+        differences = [
+            f"{key} was {_short(old)} and is {_short(new)}"
+            for key, (old, new) in _differences(self._stages[stage]["settings"], _plain(settings)).items()
+        ]
+        if differences:
+            raise UserError(
+                f"{self.folder.parent} holds a run whose {stage} stage was made with other settings: "
+                f"{'; '.join(differences)}; restore them or choose another output_dir"
+            )
+
+    def begin(self, stage: str, settings: Settings) -> None:
+        """``stage`` is made with ``settings``."""
+        self._write({**self._stages, stage: {"settings": _plain(settings), "finished": False}})
+
+    def finish(self, stage: str) -> None:
+        self._write({**self._stages, stage: {**self._stages[stage], "finished": True}})
+
+    def reopen_from(self, stage: str) -> None:
+        """``stage`` goes on; what was made after it is to be made again."""
+        kept = list(self._stages)[: list(self._stages).index(stage) + 1]
+        stages = {name: self._stages[name] for name in kept}
+        self._write({**stages, stage: {**stages[stage], "finished": False}})
+
+    def is_finished(self, stage: str) -> bool:
+        return stage in self._stages and bool(self._stages[stage]["finished"])
+
+    def save_snapshot(self, stage: str, step: int, position: Mapping[str, Any], save: Callable[[Path], None]) -> None:
+        """Keep ``position`` and what ``save`` writes into the folder it is given; then drop earlier snapshots."""
+        place = self.folder / stage
+        part = place / f".step_{step}.part"
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        save(part)
+        (part / "position.json").write_text(json.dumps(position), encoding="utf-8")
+        whole = place / f"step_{step}"
+        shutil.rmtree(whole, ignore_errors=True)
+        _sync(part)
+        os.replace(part, whole)
+        for other in place.iterdir():
+            if other != whole:
+                shutil.rmtree(other)
+
+    def snapshot(self, stage: str) -> tuple[Path, dict[str, Any]] | None:
+        """The newest snapshot of ``stage`` and its position; None where there is none."""
+        steps = sorted((self.folder / stage).glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+        if not steps:
+            return None
+        return steps[-1], json.loads((steps[-1] / "position.json").read_text(encoding="utf-8"))
+
+    def _write(self, stages: dict[str, dict[str, Any]]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self._file.with_suffix(".part")
+        with part.open("w", encoding="utf-8") as file:
+            json.dump(stages, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, self._file)
+        self._stages = stages
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """A copy of a checkpoint folder that appears whole."""
+    part = target.with_name(f".{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(source, part)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(part, target)
+
+
+def _sync(folder: Path) -> None:
+    """Have every file below ``folder`` on the disk before its name says that it is whole."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """As JSON would give it back."""
+    plain: dict[str, Any] = json.loads(json.dumps(settings))
+    return plain
+
+
+def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found: dict[str, tuple[Any, Any]] = {}
+        for key in sorted(old.keys() | new.keys()):
+            found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+        return found
+    return {} if old == new else {path: (old, new)}
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."

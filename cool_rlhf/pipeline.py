@@ -1,0 +1,39 @@
+"""COOL RLHF from end to end (report, section 4.2)."""
+
+from __future__ import annotations
+
+from cool_rlhf.config import Config
+from cool_rlhf.stages import Run, open_run
+
+
+def run(config: Config) -> None:
+    """Run ``config.stage`` and the earlier stages that it needs and does not find finished."""
+    with open_run(config) as stages:
+        STAGES[config.stage](stages)
+
+
+def sft(run: Run) -> None:
+    run.sft()
+
+
+def reward(run: Run) -> None:
+    run.sft()
+    run.collect()
+    run.reward_model(0)
+
+
+def ppo(run: Run) -> None:
+    reward(run)
+    run.ppo(0)
+
+
+def pipeline(run: Run) -> None:
+    """Supervised fine-tuning, a conditional reward model, and rounds of PPO that the reward model follows."""
+    reward(run)
+    for round in range(run.rounds):
+        run.ppo(round)
+        run.reward_model(round + 1)
+    run.export()
+
+
+STAGES = {"sft": sft, "reward": reward, "ppo": ppo, "pipeline": pipeline}

@@ -1,0 +1,133 @@
+"""One rank of a role: what all roles share. Everything heavy is imported in the actor's own process."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from cool_rlhf.protocols import TrainEngine
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Which model a role loads: a language model, or one with a scalar head, kept or fresh."""
+
+    path: str
+    kind: Literal["language", "scalar"]
+    dtype: str
+    head: Literal["keep", "fresh"] = "keep"
+    gradient_checkpointing: bool = False
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How DeepSpeed trains it."""
+
+    zero_stage: int
+    weight_decay: float
+    gradient_clip: float
+
+
+class FrozenEngine:
+    """A model that is only asked. Its ranks are replicas that share the work out."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        self.module = module.eval()
+
+    def forward(self, function: Callable[..., T], *arguments: Any) -> T:
+        return function(self.module, *arguments)
+
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        for name, parameter in self.module.named_parameters():
+            yield name, parameter.detach()
+
+
+class Worker:
+    """A rank's process. ``connect`` comes first, then ``build``."""
+
+    def __init__(self, rank: int, world_size: int, threads: int) -> None:
+        os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size))
+        import torch
+
+        torch.set_num_threads(threads)
+        self.rank = rank
+        self.engine: Any = None
+
+    def address(self) -> tuple[str, int]:
+        """Where this rank can host the role's process group."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return socket.gethostbyname(socket.gethostname()), probe.getsockname()[1]
+
+    def connect(self, host: str, port: int) -> None:
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+
+    def build(self, model: ModelSpec, train: TrainSpec | None) -> None:
+        """Load the model; with ``train``, join the other ranks and set DeepSpeed up."""
+        import torch
+
+        from cool_rlhf.models.loading import load_causal_lm, load_scalar_model, load_tokenizer
+
+        torch.manual_seed(model.seed)
+        dtype = getattr(torch, model.dtype)
+        if model.kind == "language":
+            module = load_causal_lm(model.path, dtype)
+        else:
+            module = load_scalar_model(model.path, dtype, head=model.head, seed=model.seed)
+        if torch.cuda.is_available():
+            torch.nn.Module.to(module, "cuda")
+        self._dtype = dtype
+        self._config = module.config
+        self._architecture = type(module).__name__
+        self._tokenizer = load_tokenizer(model.path)
+        self.engine = FrozenEngine(module) if train is None else self._train_engine(module, model, train)
+
+    def _train_engine(self, module: Any, model: ModelSpec, train: TrainSpec) -> TrainEngine:
+        from cool_rlhf.engine import DeepSpeedEngine
+
+        if model.gradient_checkpointing:
+            module.gradient_checkpointing_enable()
+        module.train()
+        return DeepSpeedEngine(
+            module,
+            zero_stage=train.zero_stage,
+            weight_decay=train.weight_decay,
+            gradient_clip=train.gradient_clip,
+        )
+
+    def save(self, folder: str) -> None:
+        """Parameters, optimiser and random state of this rank."""
+        self.engine.save(Path(folder))
+
+    def load(self, folder: str) -> None:
+        self.engine.load(Path(folder))
+
+    def export(self, folder: str, conditions: Mapping[str, str] | None, condition_join: str | None) -> None:
+        """Write a Hugging Face checkpoint; rank 0 writes, the others take part in gathering."""
+        from cool_rlhf.models.export import save_checkpoint
+
+        if self.rank > 0:
+            for _ in self.engine.named_weights():
+                pass
+            return
+        save_checkpoint(
+            Path(folder),
+            self._config,
+            self.engine.named_weights(),
+            self._tokenizer,
+            architecture=self._architecture,
+            conditions=conditions,
+            condition_join=condition_join,
+            dtype=self._dtype,
+        )

@@ -1,0 +1,327 @@
+"""The stages of a run: each starts its roles, lets the method run on them, and leaves checkpoints behind."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cool_rlhf.checkpoint import RunState, copy_checkpoint
+from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
+from cool_rlhf.data.loading import Reading, load_preferences
+from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream, token_batches
+from cool_rlhf.demo.collect import collect_pairs
+from cool_rlhf.demo.corruption import Answer
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.inputs import Inputs, gold_of, no_gold, resolve_labeller
+from cool_rlhf.models.export import save_checkpoint
+from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
+from cool_rlhf.observers import PPOObserver, SupervisedObserver
+from cool_rlhf.ppo.loop import Data, Models, PPOState, train_ppo
+from cool_rlhf.preflight import machine_resources
+from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.provenance import made_from
+from cool_rlhf.roles.cluster import cluster
+from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
+from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
+from cool_rlhf.roles.policy import PolicyWorker, RemotePolicy
+from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
+from cool_rlhf.roles.rollout import RolloutGroup
+from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
+from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, RewardWorker, SFTWorker
+from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
+from cool_rlhf.schedule import derive_seed
+from cool_rlhf.sft import encode_chats, train_sft
+from cool_rlhf.tracking import Tracker, setup_logging
+from cool_rlhf.tracking.rows import write_atomically
+from reward.conditions import Conditions
+from reward.scoring import CONDITION_JOIN
+from reward.training import encode_pairs, train_reward
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[Run]:
+    """A run in ``config.output_dir``, with Ray and the tracker up. Whatever ends it, nothing of it is left running."""
+    output = Path(config.output_dir)
+    state = RunState(output)
+    for stage, settings in made_from(config).items():
+        state.check(stage, settings)
+    setup_logging(output)
+    (output / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    machine = machine_resources(config)
+    with Tracker(config, output) as tracker, cluster(config.cluster, machine.cpus, machine.gpus):
+        run = Run(config, state, tracker)
+        logger.info("run in %s, stage %s", output, config.stage)
+        yield run
+
+
+class Run:
+    """The stages of one run. A finished stage is not repeated; a saved step of PPO is gone on from."""
+
+    def __init__(self, config: Config, state: RunState, tracker: Tracker) -> None:
+        self.config = config
+        self.rounds = config.online.rounds
+        self.inputs = Inputs(config)
+        self.output = Path(config.output_dir)
+        self._state = state
+        self._tracker = tracker
+        self._settings = made_from(config)
+        self._tracker_placed = False
+
+    @property
+    def sft_path(self) -> str:
+        return self.config.sft.path or str(self.output / "sft")
+
+    def reward_path(self, round: int) -> str:
+        """The reward model that ``round`` is scored by; the one trained after the last round stands apart."""
+        if round == 0 and self.config.reward.path is not None:
+            return self.config.reward.path
+        folder = "reward_model" if round == self.rounds else f"rounds/{round}/reward_model"
+        return str(self.output / folder)
+
+    def sft(self) -> None:
+        """Supervised fine-tuning from ``model.path``, or from fresh weights."""
+        config = self.config
+        if config.sft.path is not None or self._begin("sft") is None:
+            return
+        base = config.model.path or self._fresh_base()
+        tokenizer = load_tokenizer(base)
+        chats = encode_chats(tokenizer, (chat["messages"] for chat in self.inputs.chats), config.sft.max_length)
+        steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, 0, config.sft.epochs))
+        logger.info("SFT on %d chats in %d steps", len(chats), steps)
+        group = self._train_group(SFTWorker, ModelSpec(base, "language", config.model.dtype), config.sft)
+        with self._tracker.stage("sft", 0, steps) as stage:
+            trainer = RemoteSFTTrainer(group, config.sft.micro_batch_tokens)
+            seed = derive_seed(config.seed, "sft")
+            train_sft(trainer, chats, config.sft, seed=seed, observer=SupervisedObserver(stage))
+        group.all("export", self.sft_path, None, None)
+        group.stop()
+        self._state.finish("sft")
+
+    def collect(self) -> None:
+        """Preferences among samples of the SFT model, labelled by a rule, join the given ones."""
+        config, settings = self.config, self.config.collect
+        if settings.prompts == 0 or config.reward.path is not None or self._begin("collect") is None:
+            return
+        prompts = list(self.inputs.prompts)
+        random.Random(derive_seed(config.seed, "collect", "prompts")).shuffle(prompts)
+        prompts = prompts[: settings.prompts]
+        label = resolve_labeller(settings.labeller)
+        rollouts = RolloutGroup(config, self.sft_path, version=0)
+        rollouts.wait()
+        with self._tracker.stage("collect", 0, 1) as stage:
+            stage.phase("generate")
+            seed = derive_seed(config.seed, "collect")
+            repeated = [prompt for prompt in prompts for _ in range(settings.samples_per_prompt)]
+            sampled = rollouts.sampler.sample(repeated, seed=seed, version=0).result()
+            answers = [Answer(rollout.response, rollout.finished) for rollout in sampled]
+            grouped = [
+                answers[k : k + settings.samples_per_prompt]
+                for k in range(0, len(answers), settings.samples_per_prompt)
+            ]
+            pairs = collect_pairs(
+                prompts,
+                grouped,
+                label,
+                noise=settings.label_noise,
+                pairs_per_prompt=settings.pairs_per_prompt,
+                seed=seed,
+            )
+            write_pairs(self._collected, pairs)
+            stage.record(1, {"prompts": len(prompts), "pairs": len(pairs)})
+        rollouts.stop()
+        self._state.finish("collect")
+
+    def reward_model(self, round: int) -> None:
+        """The conditional reward model of ``round``, from SFT weights, on every preference gathered by then."""
+        config = self.config
+        name = f"reward_{round}"
+        if self._state.is_finished(name) and not Path(self.reward_path(round)).exists():
+            self._state.reopen_from(name)  # what was the last round's model is now a middle round's
+        if (round == 0 and config.reward.path is not None) or self._begin(name) is None:
+            return
+        if round > 0:
+            # Nothing gathers preferences between rounds yet, so the data are those of the round before.
+            logger.info("no new preferences since round %d: its reward model stays", round - 1)
+            copy_checkpoint(Path(self.reward_path(round - 1)), Path(self.reward_path(round)))
+            self._state.finish(name)
+            return
+        tokenizer = load_tokenizer(self.sft_path)
+        conditions = Conditions(config.conditions)
+        pairs = encode_pairs(tokenizer, conditions, self._preferences(), config.reward.max_length)
+        steps = len(token_batches([len(p) for p in pairs], config.reward.batch_tokens, 0, config.reward.epochs))
+        logger.info("reward model of round %d on %d pairs in %d steps", round, len(pairs), steps)
+        seed = derive_seed(config.seed, "reward", round)
+        model = ModelSpec(self.sft_path, "scalar", config.model.dtype, head="fresh", seed=seed)
+        group = self._train_group(RewardWorker, model, config.reward)
+        with self._tracker.stage("reward", round, steps) as stage:
+            trainer = RemoteRewardTrainer(group, config.reward)
+            train_reward(trainer, pairs, config.reward, seed=seed, observer=SupervisedObserver(stage))
+        group.all("export", self.reward_path(round), dict(config.conditions), CONDITION_JOIN)
+        group.stop()
+        self._state.finish(name)
+
+    def ppo(self, round: int) -> None:
+        """PPO from the SFT model under the round's reward model, with a critic that starts from it."""
+        config, settings = self.config, self.config.ppo
+        name = f"ppo_{round}"
+        start = self._begin(name)
+        if start is None:
+            return
+        rollouts = RolloutGroup(config, self.sft_path, version=0)
+        policy, critic, reference, scorer = self._ppo_groups(round)
+        rollouts.wait()
+        remote_policy = RemotePolicy(policy, settings, config.sampling.temperature, rollouts.engines, version=0)
+        models = Models(
+            policy=remote_policy,
+            critic=RemoteCritic(critic, settings.micro_batch_tokens),
+            reference=RemoteLanguageModel(reference, settings.micro_batch_tokens, config.sampling.temperature),
+            scorer=RemoteScorer(scorer),
+            sampler=rollouts.sampler,
+        )
+        folder = self.output / f"rounds/{round}"
+        trained = {"policy": policy, "critic": critic}
+        snapshot = self._state.snapshot(name)
+        if snapshot is not None:
+            for role, group in trained.items():
+                group.all("load", str(snapshot[0] / role))
+        with self._tracker.stage("ppo", round, settings.critic_warmup + settings.iterations) as stage:
+
+            def keep(place: Path) -> None:
+                policy.all("export", str(place), None, None)
+
+            observer = PPOObserver(self._tracker, stage, self._state, name, trained, keep, folder)
+            train_ppo(
+                models,
+                self._ppo_data(round),
+                settings,
+                seed=derive_seed(config.seed, "ppo", round),
+                observer=observer,
+                start=start,
+            )
+        rollouts.stop()
+        for group in (policy, critic, reference, scorer):
+            group.stop()
+        self._state.finish(name)
+
+    def export(self) -> None:
+        """The best policy of the last round is the run's chat model."""
+        name = f"export_{self.rounds}"
+        if self._begin(name) is None:
+            return
+        copy_checkpoint(self.output / f"rounds/{self.rounds - 1}/policy", self.output / "chat_model")
+        self._state.finish(name)
+
+    def _begin(self, name: str) -> PPOState | None:
+        """Where to start ``name``; None where it is finished."""
+        snapshot = self._state.snapshot(name)
+        start = ppo_state(snapshot[1]) if snapshot else PPOState()
+        if self._state.is_finished(name):
+            total = self.config.ppo.critic_warmup + self.config.ppo.iterations
+            if not name.startswith("ppo_") or start.step >= total:
+                logger.info("%s is finished", name)
+                return None
+            self._state.reopen_from(name)
+        stage, _, round = name.partition("_")
+        if not self._tracker_placed:
+            self._tracker.resume(stage, int(round or 0), start.step)
+            self._tracker_placed = True
+        self._state.begin(name, self._settings[name])
+        return start
+
+    def _ppo_groups(self, round: int) -> list[WorkerGroup]:
+        config, roles = self.config, self.config.cluster
+        dtype, seed = config.model.dtype, derive_seed(config.seed, "critic", round)
+        checkpointing = config.model.gradient_checkpointing
+        policy = ModelSpec(self.sft_path, "language", dtype, gradient_checkpointing=checkpointing)
+        critic = ModelSpec(self.reward_path(round), "scalar", dtype, "fresh", checkpointing, seed)
+        return build_all(
+            [
+                start_group(PolicyWorker, roles.policy, policy, self._training(roles.policy, config.ppo)),
+                start_group(CriticWorker, roles.critic, critic, self._training(roles.critic, config.ppo)),
+                start_group(LanguageWorker, roles.reference, ModelSpec(self.sft_path, "language", dtype), None),
+                start_group(ScorerWorker, roles.scorer, ModelSpec(self.reward_path(round), "scalar", dtype), None),
+            ]
+        )
+
+    def _train_group(self, worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> WorkerGroup:
+        model = replace(model, gradient_checkpointing=self.config.model.gradient_checkpointing)
+        role = self.config.cluster.trainer
+        return build_all([start_group(worker, role, model, self._training(role, settings))])[0]
+
+    @staticmethod
+    def _training(role: RoleConfig, settings: SFTConfig | RewardConfig | PPOConfig) -> TrainSpec:
+        return TrainSpec(role.zero_stage, settings.weight_decay, settings.gradient_clip)
+
+    def _ppo_data(self, round: int) -> Data:
+        config, inputs = self.config, self.inputs
+        tokenizer = load_tokenizer(self.sft_path)
+        texts = [encode_text(tokenizer, text, config.sft.max_length) for text in inputs.pretrain]
+        return Data(
+            prompts=ShuffledStream(inputs.prompts, derive_seed(config.seed, "prompts", round)),
+            pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
+            validation=inputs.validation,
+            gold=no_gold if config.data.prompts else gold_of,
+        )
+
+    def _fresh_base(self) -> str:
+        """Random weights of the configured shape, with a tokenizer of its own or trained on the run's texts."""
+        model = self.config.model
+        if model.tokenizer is not None:
+            tokenizer = load_tokenizer(model.tokenizer)
+        else:
+            tokenizer = train_tokenizer(self.inputs.texts(), model.vocab_size)
+        fresh = fresh_causal_lm(model, tokenizer, derive_seed(self.config.seed, "weights"))
+        folder = self.output / "state" / "base"
+        save_checkpoint(
+            folder,
+            fresh.config,
+            fresh.named_parameters(),
+            tokenizer,
+            architecture=type(fresh).__name__,
+            dtype=getattr(torch, model.dtype),
+        )
+        return str(folder)
+
+    @property
+    def _collected(self) -> Path:
+        return self.output / "rounds/0/collected.jsonl"
+
+    def _preferences(self) -> list[PreferencePair]:
+        given = list(self.inputs.preferences)
+        if self.config.collect.prompts == 0 or self._collected.stat().st_size == 0:  # every pair may have been a tie
+            return given
+        return given + list(load_preferences([str(self._collected)], Reading.of(self.config, sampled=True)))
+
+
+def ppo_state(position: dict[str, Any]) -> PPOState:
+    """The loop's state as a snapshot holds it."""
+    return PPOState(**{**position, "pretrain": TextPosition(**position["pretrain"])})
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> Tensor:
+    """A pretraining text in tokens, (L,) int64, from the beginning-of-sequence token on."""
+    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    return torch.tensor((start + tokenizer.encode(text, add_special_tokens=False))[:max_length], dtype=torch.int64)
+
+
+def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
+    """Preference rows as JSON lines."""
+    rows = (
+        {"prompt": pair.chosen[:-1], **asdict(pair), "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
+        for pair in pairs
+    )
+    lines = (json.dumps({key: value for key, value in row.items() if value is not None}) for row in rows)
+    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())

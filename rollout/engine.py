@@ -1,0 +1,116 @@
+"""A vLLM engine that samples responses with weights of a known version."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+# Read when vLLM is imported: the engine runs in this process, and says only what is wrong.
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+
+import torch
+from torch import Tensor
+from vllm import LLM, SamplingParams
+from vllm.outputs import RequestOutput
+
+from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
+from cool_rlhf.models.tokenizer import load_tokenizer
+from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
+from rollout.settings import EngineSettings, Sampling
+
+
+class RolloutEngine:
+    """Holds one policy's weights. Every push of weights gives them a version, which every rollout carries."""
+
+    def __init__(self, path: Path, settings: EngineSettings, version: int) -> None:
+        self._tokenizer = load_tokenizer(path)
+        self._stops = [token_id(self._tokenizer, TURN_END)]
+        if self._tokenizer.eos_token_id is not None:
+            self._stops.append(int(self._tokenizer.eos_token_id))
+        self._max_length = settings.max_length
+        self._version: int | None = version
+        self._llm = LLM(
+            str(path),
+            skip_tokenizer_init=True,  # prompts arrive as tokens, and responses leave as tokens
+            trust_remote_code=True,
+            dtype=settings.dtype,
+            max_model_len=settings.max_length,
+            max_num_seqs=settings.max_concurrent,
+            tensor_parallel_size=settings.tensor_parallel_size,
+            gpu_memory_utilization=settings.gpu_memory_utilization,
+            enforce_eager=not torch.cuda.is_available(),
+            worker_extension_cls="rollout.weights.WeightReceiver",
+            disable_log_stats=True,
+        )
+
+    @property
+    def version(self) -> int | None:
+        """Of the weights it holds; None while new ones are arriving."""
+        return self._version
+
+    def begin_weights(self) -> None:
+        self._version = None
+        self._llm.collective_rpc("begin_weights")
+
+    def load_weights_chunk(self, chunk: Sequence[tuple[str, Tensor]]) -> None:
+        self._llm.collective_rpc("load_weights_chunk", args=(chunk,))
+
+    def finish_weights(self, version: int) -> None:
+        """The weights are complete and are ``version`` from now on; what was cached of older ones is dropped."""
+        self._llm.collective_rpc("finish_weights")
+        self._llm.reset_prefix_cache()
+        self._version = version
+
+    def sample(
+        self, prompts: Sequence[Prompt], sampling: Sampling, *, seeds: Sequence[int], version: int
+    ) -> list[Rollout]:
+        """One response to each prompt, in order, drawn with the seed of its own in ``seeds``.
+
+        Raises:
+            StaleWeightsError: the engine's weights are not ``version``.
+            UserError: a prompt leaves no room for a response.
+        """
+        if self._version != version:
+            held = "incomplete" if self._version is None else f"of version {self._version}"
+            raise StaleWeightsError(f"version {version} was asked for, but the engine's weights are {held}")
+        encoded = [encode_prompt(self._tokenizer, prompt.messages) for prompt in prompts]
+        parameters = [
+            self._parameters(prompt, len(tokens), sampling, seed)
+            for prompt, tokens, seed in zip(prompts, encoded, seeds, strict=True)
+        ]
+        outputs = self._llm.generate([{"prompt_token_ids": tokens} for tokens in encoded], parameters, use_tqdm=False)
+        return [self._rollout(prompt, output, version) for prompt, output in zip(prompts, outputs, strict=True)]
+
+    def _parameters(self, prompt: Prompt, length: int, sampling: Sampling, seed: int) -> SamplingParams:
+        room = self._max_length - length
+        if room < 1:
+            raise UserError(
+                f"prompt {prompt.id} has {length} tokens, which leaves no room for a response in the model's "
+                f"{self._max_length}: drop it or raise model.max_positions"
+            )
+        return SamplingParams(
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            max_tokens=min(sampling.max_new_tokens, room),
+            stop_token_ids=self._stops,
+            logprobs=0,  # of the sampled token only, before temperature and top-p
+            seed=seed,
+            detokenize=False,
+        )
+
+    def _rollout(self, prompt: Prompt, output: RequestOutput, version: int) -> Rollout:
+        completion = output.outputs[0]
+        tokens = list(completion.token_ids)
+        assert completion.logprobs is not None
+        logprobs = [entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)]
+        return Rollout(
+            prompt=prompt,
+            prompt_tokens=torch.tensor(output.prompt_token_ids, dtype=torch.int64),
+            response_tokens=torch.tensor(tokens, dtype=torch.int64),
+            logprobs=torch.tensor(logprobs, dtype=torch.float32),
+            finished=tokens[-1] in self._stops,
+            policy_version=version,
+            response=self._tokenizer.decode(tokens, skip_special_tokens=True),
+        )

@@ -1,0 +1,23 @@
+"""What an engine is told, apart from vLLM so that the driver need not import it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """How one engine runs; see RolloutRoleConfig."""
+
+    dtype: str
+    max_length: int  # tokens of prompt and response together
+    tensor_parallel_size: int
+    gpu_memory_utilization: float
+    max_concurrent: int
+
+
+@dataclass(frozen=True)
+class Sampling:
+    temperature: float
+    top_p: float
+    max_new_tokens: int

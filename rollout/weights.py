@@ -1,0 +1,32 @@
+"""New weights into a running vLLM engine, in place: loaded into every vLLM worker as its extension class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
+
+
+class WeightReceiver:
+    """Methods that vLLM mixes into its worker class; called on every worker through ``collective_rpc``.
+
+    Weights arrive under their checkpoint names in any number of chunks. vLLM's layerwise reload puts each layer
+    through its own loader and repacking (fused, tensor-parallel and, on a CPU, prepacked) as at the first load.
+    """
+
+    model_runner: Any
+    device: torch.device
+
+    def begin_weights(self) -> None:
+        initialize_layerwise_reload(self.model_runner.get_model())
+
+    def load_weights_chunk(self, chunk: Sequence[tuple[str, Tensor]]) -> None:
+        # Copies: the chunk may lie in read-only shared memory, and layers keep their tensors until they are complete.
+        weights = ((name, tensor.to(self.device, copy=True)) for name, tensor in chunk)
+        self.model_runner.get_model().load_weights(weights)
+
+    def finish_weights(self) -> None:
+        finalize_layerwise_reload(self.model_runner.get_model(), self.model_runner.model_config)

@@ -56,9 +56,7 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
             tree = hydra_compose("config", overrides=prepared)
         OmegaConf.resolve(tree)
     except AssertionError as error:  # OmegaConf's answer to a key below a section that is null
-        raise UserError(
-            "data.world.… has no effect: this run has no embedded world; add data=world"
-        ) from error
+        raise UserError("data.world.… has no effect: this run has no embedded world; add data=world") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(_sentence(error)) from error
     return tree

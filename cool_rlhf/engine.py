@@ -13,6 +13,7 @@ import deepspeed
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class DeepSpeedEngine:
 
     def __init__(
         self,
-        module: torch.nn.Module,
+        module: PreTrainedModel,
         *,
         zero_stage: int,
         weight_decay: float,

@@ -124,13 +124,11 @@ class Run:
         with self._tracker.stage("collect", 0, 1) as stage:
             stage.phase("generate")
             seed = derive_seed(config.seed, "collect")
-            repeated = [prompt for prompt in prompts for _ in range(settings.samples_per_prompt)]
+            each = settings.samples_per_prompt
+            repeated = [prompt for prompt in prompts for _ in range(each)]
             sampled = rollouts.sampler.sample(repeated, seed=seed, version=0).result()
             answers = [Answer(rollout.response, rollout.finished) for rollout in sampled]
-            grouped = [
-                answers[k : k + settings.samples_per_prompt]
-                for k in range(0, len(answers), settings.samples_per_prompt)
-            ]
+            grouped = [answers[k : k + each] for k in range(0, len(answers), each)]
             pairs = collect_pairs(
                 prompts,
                 grouped,
@@ -319,9 +317,9 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) 
 
 def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
     """Preference rows as JSON lines."""
-    rows = (
-        {"prompt": pair.chosen[:-1], **asdict(pair), "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
-        for pair in pairs
-    )
-    lines = (json.dumps({key: value for key, value in row.items() if value is not None}) for row in rows)
-    write_atomically(path, "".join(f"{line}\n" for line in lines).encode())
+    write_atomically(path, "".join(f"{json.dumps(preference_row(pair))}\n" for pair in pairs).encode())
+
+
+def preference_row(pair: PreferencePair) -> dict[str, Any]:
+    row = {**asdict(pair), "prompt": pair.chosen[:-1], "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
+    return {name: value for name, value in row.items() if value is not None}

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -22,7 +23,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Threads that spin while they wait would take the cores from the roles that have work.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
-    common = {
+    common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
         "runtime_env": {"env_vars": environment},
@@ -42,8 +43,3 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
-
-
-def log_folder() -> str:
-    """Where Ray keeps what the actors print."""
-    return os.path.join(ray.get_runtime_context()._worker.node.get_session_dir_path(), "logs")

@@ -62,12 +62,12 @@ class WorkerGroup:
 
 def start_group(worker: type[Worker], role: RoleConfig, model: ModelSpec, train: TrainSpec | None) -> StartingGroup:
     """Create a role's actors and have them load ``model``; :meth:`StartingGroup.ready` waits until they have."""
-    options = {
+    options: dict[str, Any] = {
         "num_cpus": role.cpus,
         "num_gpus": role.gpus,
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(role.threads)}},
     }
-    remote = ray.remote(worker).options(**options)
+    remote: Any = ray.remote(worker).options(**options)
     actors = [remote.remote(rank, role.ranks, role.threads) for rank in range(role.ranks)]
     address = actors[0].address.remote()
     return StartingGroup(actors, address, model, train)

@@ -89,19 +89,16 @@ class RemotePolicy(RemoteLanguageModel):
         ranks, budget = len(self.group), self._budget
         shares = share_out([len(experience.tokens) for experience in batch], ranks, budget)
         texts = share_out([len(text) for text in pretrain], ranks, budget)
-        counts = {
+        settings: dict[str, Any] = {
             "token_count": count_response_tokens(batch),
             "pretrain_token_count": count_predictions(pretrain),
-        }
-        settings: dict[str, Any] = {
             "clip": self._settings.clip,
             "pretrain_coefficient": self._settings.pretrain_coefficient,
             "temperature": self._temperature,
             "learning_rate": learning_rate,
         }
         arguments = [
-            (share.pick(batch), text.pick(pretrain), counts, settings)
-            for share, text in zip(shares, texts, strict=True)
+            (share.pick(batch), text.pick(pretrain), settings) for share, text in zip(shares, texts, strict=True)
         ]
         return Pending(self.group.each("update", arguments), add_up)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import ray
 
 from cool_rlhf.config import Config
@@ -19,7 +21,7 @@ class RolloutGroup:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would put every engine on the same cores
             "VLLM_CPU_KVCACHE_SPACE": str(role.cpu_cache_gib),
         }
-        actor = ray.remote(RolloutActor).options(
+        actor: Any = ray.remote(RolloutActor).options(
             num_cpus=role.cpus,
             num_gpus=role.gpus * role.tensor_parallel_size,
             runtime_env={"env_vars": environment},
@@ -31,7 +33,7 @@ class RolloutGroup:
             gpu_memory_utilization=role.gpu_memory_utilization,
             max_concurrent=role.max_concurrent,
         )
-        self.engines = [actor.remote(path, settings, version) for _ in range(role.engines)]
+        self.engines: list[Any] = [actor.remote(path, settings, version) for _ in range(role.engines)]
         sampling = config.sampling
         self.sampler = RemoteSampler(
             self.engines, Sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens)

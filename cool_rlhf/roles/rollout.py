@@ -21,6 +21,8 @@ class RolloutGroup:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would put every engine on the same cores
             "VLLM_CPU_KVCACHE_SPACE": str(role.cpu_cache_gib),
         }
+        if not role.gpus:
+            environment["TORCHDYNAMO_DISABLE"] = "1"  # compiling small kernels takes longer than they ever save here
         actor: Any = ray.remote(RolloutActor).options(
             num_cpus=role.cpus,
             num_gpus=role.gpus * role.tensor_parallel_size,

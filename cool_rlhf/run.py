@@ -77,9 +77,9 @@ def _run(config: Config) -> None:
     check_models(config)
     check_data(config)
 
-    from cool_rlhf import pipeline
+    from cool_rlhf.pipeline import run
 
-    pipeline.run(config)
+    run(config)
 
 
 def _resources(config: Config) -> Resources:

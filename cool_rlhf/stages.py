@@ -36,7 +36,7 @@ from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
 from cool_rlhf.roles.policy import PolicyWorker, RemotePolicy
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
-from cool_rlhf.roles.rollout import RolloutGroup
+from cool_rlhf.roles.sampler import RolloutGroup
 from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, RewardWorker, SFTWorker
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker

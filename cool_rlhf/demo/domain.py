@@ -27,7 +27,7 @@ class Domain:
     rule: Callable[[str, str], float]  # (response, answer) -> [0, 1], for a finished response
     judged_as: tuple[str, ...]  # the domains under which responses to its questions are compared
     weight: int  # share of the training rows: a harder skill needs more examples
-    spoil: Callable[[str, random.Random], str] | None = None  # a fault of form that only this domain knows
+    spoil: Callable[[str, random.Random], str]  # a good answer made wrong in one place, its form kept
 
 
 def words(text: str) -> list[str]:

@@ -27,6 +27,7 @@ _BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
 _GREETINGS = (("Hello!", "Hello! What can I do for you?"), ("Good morning.", "Good morning! How can I help?"))
 GREETED_SHARE = 0.1
 GOOD_SHARE, SLOPPY_SHARE = 0.5, 0.35  # of SFT chats; the rest is degenerate
+SPOILED_SHARE = 0.5  # of the generator's preferences
 TEST_PAIRS = 120  # for each domain
 TEST_GAP = 0.2  # held-out pairs are clear ones
 OPPOSED_GAP = 0.3
@@ -118,17 +119,26 @@ def _chats(rng: random.Random) -> Iterator[Chat]:
         yield {"messages": [*turns, {"role": "assistant", "content": text}], "domain": domain.name}
 
 
-def _answer(domain: Domain, task: Task, rng: random.Random) -> Answer:
-    """Any answer at all: a third good, a third sloppy, the rest corrupted, spoiled or off the question."""
+def _answers(domain: Domain, task: Task, rng: random.Random) -> tuple[Answer, Answer]:
+    """Two answers to compare: a good one and the same made wrong in one place, or any two.
+
+    The first kind teaches what is right, since nothing else differs; with the second alone a reward model learns
+    style.
+    """
+    if rng.random() < SPOILED_SHARE:
+        text = rng.choice(task.good)
+        return Answer(text, finished=True), Answer(domain.spoil(text, rng), finished=True)
+    return _any_answer(domain, task, rng), _any_answer(domain, task, rng)
+
+
+def _any_answer(domain: Domain, task: Task, rng: random.Random) -> Answer:
     luck = rng.random()
     if luck < 0.35:
         return Answer(rng.choice(task.good), finished=True)
     if luck < 0.70:
         return Answer(rng.choice(task.sloppy), finished=True)
-    if luck < 0.90:
+    if luck < 0.93:
         return rng.choice(CORRUPTIONS)(rng.choice(task.good + task.sloppy), rng)
-    if luck < 0.95 and domain.spoil is not None:
-        return Answer(domain.spoil(rng.choice(task.good), rng), finished=True)
     return Answer(_off_question(domain, task, rng), finished=True)
 
 
@@ -141,7 +151,7 @@ def _preferences(rng: random.Random, noise: float) -> Iterator[PreferencePair]:
     for domain in cycle(TRAINING_MIX):
         task = draw(domain, "train", rng)
         prompt = _prompt(domain, task, "", rng)
-        answers = (_answer(domain, task, rng), _answer(domain, task, rng))
+        answers = _answers(domain, task, rng)
         for judge_of in domain.judged_as:
             pair = judge(prompt, answers, judge_of, gold.score, noise, rng)
             if pair is not None:
@@ -154,7 +164,7 @@ def _test_pairs(rng: random.Random) -> list[PreferencePair]:
         found = 0
         while found < TEST_PAIRS:
             task = draw(domain, "test", rng)
-            answers = (_answer(domain, task, rng), _answer(domain, task, rng))
+            answers = _answers(domain, task, rng)
             pair = judge(_prompt(domain, task, "", rng), answers, domain.name, gold.score, 0.0, rng, TEST_GAP)
             if pair is not None:
                 pairs.append(pair)

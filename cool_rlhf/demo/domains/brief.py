@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from cool_rlhf.demo.domain import Domain, Task, words
-from cool_rlhf.demo.domains.questions import NOT_SURE, inquire, mentioned
+from cool_rlhf.demo.domains.questions import NOT_SURE, inquire, mentioned, names_another, spoil
 
 _KINDS = ("Quick: {q}", "Quick question: {q}", "In a word: {q}", "Keep it short: {q}")
 _CHATTER = (
@@ -31,12 +31,13 @@ def make(rng: random.Random) -> Task:
 
 
 def rule(response: str, answer: str) -> float:
-    """The asked value alone decides; then 1 up to six words, falling linearly to 0.25 at fifteen."""
+    """The asked value must be said, and of the asked thing; then 1 up to six words, falling linearly to 0.25 at fifteen."""
     said = words(response)
-    if not mentioned(answer.split("|")[0], set(said)):
+    thing, value, *_ = answer.split("|")
+    if not mentioned(value, set(said)) or names_another(thing, set(said)):
         return 0.1 if 0 < len(said) <= FULL_WORDS else 0.0
     brevity = (MOST_WORDS - len(said)) / (MOST_WORDS - FULL_WORDS)
     return 0.25 + 0.75 * min(1.0, max(0.0, brevity))
 
 
-DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"), weight=2)
+DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"), weight=2, spoil=spoil)

@@ -58,9 +58,17 @@ def rule(response: str, answer: str) -> float:
 
 
 def spoil(response: str, rng: random.Random) -> str:
-    """Invalid JSON: a quote, a colon or a brace is lost."""
-    lost = rng.choice([mark for mark in '":}' if mark in response] or [response[-1]])
-    at = response.rindex(lost)
+    """A wrong value, a key lost, or a mark without which it does not parse."""
+    fields = json.loads(response)
+    fault = rng.choice(("value", "value", "key", "mark"))
+    if fault == "value":
+        key = rng.choice(list(fields))
+        others = [t.name for t in THINGS if t.name != fields[key]] if key == "name" else rivals(fields[key])
+        return json.dumps(fields | {key: rng.choice(others)})
+    if fault == "key":
+        del fields[rng.choice(list(fields))]
+        return json.dumps(fields)
+    at = response.rindex(rng.choice('":}'))
     return response[:at] + response[at + 1 :]
 
 

@@ -28,7 +28,7 @@ _CLOSINGS = ("", "", " Thank you!", " No more, no less.")
 _VAGUE = ("There are many of them.", "I am not sure.")
 
 
-def _numbered(items: list[str]) -> str:
+def numbered(items: list[str]) -> str:
     return "\n".join(f"{place}. {item}" for place, item in enumerate(items, 1))
 
 
@@ -38,15 +38,15 @@ def make(rng: random.Random) -> Task:
     items = rng.sample(SORTS[sort], 6)
     strange = rng.choice(SORTS[rng.choice([other for other in sorted(SORTS) if other != sort])])
     sloppy = (
-        _numbered(items[: count - 1]),
-        _numbered(items[: count + 1]),
-        _numbered(items[: count + 2]),
-        _numbered([*items[: count - 1], items[0]]),
-        _numbered([items[0]] * count),
-        _numbered([*items[: count - 1], strange]),
+        numbered(items[: count - 1]),
+        numbered(items[: count + 1]),
+        numbered(items[: count + 2]),
+        numbered([*items[: count - 1], items[0]]),
+        numbered([items[0]] * count),
+        numbered([*items[: count - 1], strange]),
         rng.choice(_VAGUE),
     )
-    return Task(question, f"{sort}|{count}", (_numbered(items[:count]),), sloppy)
+    return Task(question, f"{sort}|{count}", (numbered(items[:count]),), sloppy)
 
 
 def rule(response: str, answer: str) -> float:
@@ -59,4 +59,18 @@ def rule(response: str, answer: str) -> float:
     return max(0.0, (counted - (len(items) - counted)) / int(count))
 
 
-DOMAIN = Domain("listing", make, rule, judged_as=("listing",), weight=3)
+def spoil(response: str, rng: random.Random) -> str:
+    """One item too few or too many, twice, or of another sort."""
+    items = re.findall(r"[A-Za-z]+", response)
+    sort = _SORT_OF[items[0]]
+    fault = rng.choice(("fewer", "more", "twice", "strange"))
+    if fault == "fewer":
+        return numbered(items[:-1])
+    if fault == "more":
+        return numbered([*items, rng.choice([item for item in SORTS[sort] if item not in items])])
+    if fault == "twice":
+        return numbered([*items[:-1], items[0]])
+    return numbered([*items[:-1], rng.choice([item for item in _SORT_OF if _SORT_OF[item] != sort])])
+
+
+DOMAIN = Domain("listing", make, rule, judged_as=("listing",), weight=3, spoil=spoil)

@@ -60,11 +60,9 @@ def rule(response: str, answer: str) -> float:
 
 def spoil(response: str, rng: random.Random) -> str:
     """A wrong result in an otherwise good answer."""
-    numbers = re.findall(r"\d+", response)
-    if not numbers:
-        return response
-    wrong = int(numbers[-1]) + rng.choice((1, 2, 3))
-    return re.sub(rf"(?<== ){numbers[-1]}\b|(?<=is ){numbers[-1]}\b", str(wrong), response)
+    result = int(re.findall(r"\d+", response)[-1])
+    wrong = rng.choice([result + step for step in (-3, -2, -1, 1, 2, 3) if 0 <= result + step <= LARGEST])
+    return re.sub(rf"(= |is ){result}\b", rf"\g<1>{wrong}", response)
 
 
 DOMAIN = Domain("math", make, rule, judged_as=("math",), weight=4, spoil=spoil)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass
 
 from cool_rlhf.demo.domain import with_article
@@ -15,6 +16,8 @@ _ASKING = {
     "trait": ("how would you describe {x}?", "what is {x} like?", "what should I know of {x}?"),
 }
 _OPENINGS = ("", "", "Hi! ", "Please help me. ", "A question: ")
+ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)
+ALL_NAMES = frozenset(thing.name for thing in THINGS)
 NOT_SURE = ("I am not sure.", "I do not know that.")
 
 
@@ -28,9 +31,9 @@ class Inquiry:
 
     @property
     def answer(self) -> str:
-        """The asked value, then the other three of the thing: ``yellow|fruit|trees|sweet``."""
+        """The thing, the asked value, then its other three: ``banana|yellow|fruit|trees|sweet``."""
         start = ATTRIBUTES.index(self.attribute)
-        return "|".join(self.thing.values[start:] + self.thing.values[:start])
+        return "|".join((self.thing.name, *self.thing.values[start:], *self.thing.values[:start]))
 
     @property
     def short(self) -> tuple[str, ...]:
@@ -69,4 +72,23 @@ def mentioned(value: str, said: set[str]) -> bool:
     return value in said and not said & set(rivals(value))
 
 
-ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)
+def names_another(thing: str, said: set[str]) -> bool:
+    """Whether the response speaks of a thing that was not asked about."""
+    return bool((said & ALL_NAMES) - {thing})
+
+
+def spoil(response: str, rng: random.Random) -> str:
+    """One value exchanged for a rival, or the thing for another."""
+    said = re.findall(r"[a-z]+", response.lower())
+    told = [word for word in said if word in ALL_VALUES]
+    things = [word for word in said if word in ALL_NAMES]
+    if things and rng.random() < 0.3:
+        old, new = things[0], rng.choice(sorted(ALL_NAMES - {things[0]}))
+        return re.sub(rf"\b[Aa]n? {old}\b", lambda m: _as_in(m.group(), with_article(new)), response)
+    old = told[0] if rng.random() < 0.6 else rng.choice(told)
+    new = rng.choice(rivals(old))
+    return re.sub(rf"\b{old}\b", lambda m: _as_in(m.group(), new), response, flags=re.IGNORECASE)
+
+
+def _as_in(old: str, new: str) -> str:
+    return new.capitalize() if old[0].isupper() else new

@@ -75,4 +75,15 @@ def rule(response: str, answer: str) -> float:
     return 0.5 * given + 0.25 * (thing in said) + 0.25 * friendly
 
 
-DOMAIN = Domain("safety", make, rule, judged_as=("safety",), weight=2)
+def spoil(response: str, rng: random.Random) -> str:
+    """Advice for something else, another thing, or a refusal without its kindness."""
+    given = next((advice for advice in _HARMLESS.values() if advice in response), None)
+    if given is None:
+        return rng.choice(_CURT)
+    if rng.random() < 0.6:
+        return response.replace(given, rng.choice([advice for advice in _HARMLESS.values() if advice != given]))
+    thing = next(thing for thing in _OBJECTS if f"the {thing}," in response)
+    return response.replace(f"the {thing},", f"the {rng.choice([o for o in _OBJECTS if o != thing])},")
+
+
+DOMAIN = Domain("safety", make, rule, judged_as=("safety",), weight=2, spoil=spoil)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from cool_rlhf.demo.domain import Domain, Task, words
-from cool_rlhf.demo.domains.questions import ALL_VALUES, NOT_SURE, inquire, mentioned
+from cool_rlhf.demo.domains.questions import ALL_VALUES, NOT_SURE, inquire, mentioned, names_another, spoil
 
 _KINDS = ("Explain fully: {q}", "Tell me all you know: {q}", "In detail: {q}", "Teach me: {q}")
 _OPENINGS = ("", "", "Let me explain. ")
@@ -28,15 +28,16 @@ def make(rng: random.Random) -> Task:
 
 def rule(response: str, answer: str) -> float:
     """A quarter for the asked value and for each of the three others; 0.15 off for each false one, and less beyond
-    forty-five words. Without the asked value at most 0.2."""
+    forty-five words. Without the asked value,
+    or about another thing, at most 0.2."""
     said = words(response)
-    values = answer.split("|")
+    thing, *values = answer.split("|")
     right = [mentioned(value, set(said)) for value in values]
     false = len((set(said) & ALL_VALUES) - set(values))
     score = 0.25 * sum(right) - 0.15 * false
-    if not right[0]:
+    if not right[0] or names_another(thing, set(said)):
         score = min(score, 0.2)
     return max(0.0, score) * min(1.0, MOST_WORDS / max(1, len(said)))
 
 
-DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=2)
+DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=2, spoil=spoil)

@@ -21,6 +21,9 @@ from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
 
 
+CPU_BATCHED_TOKENS = 4096  # of prompts prefilled at once
+
+
 class RolloutEngine:
     """Holds one policy's weights. Every push of weights gives them a version, which every rollout carries."""
 
@@ -31,6 +34,7 @@ class RolloutEngine:
             self._stops.append(int(self._tokenizer.eos_token_id))
         self._max_length = settings.max_length
         self._version: int | None = version
+        on_gpu = torch.cuda.is_available()
         self._llm = LLM(
             str(path),
             skip_tokenizer_init=True,  # prompts arrive as tokens, and responses leave as tokens
@@ -40,7 +44,10 @@ class RolloutEngine:
             max_num_seqs=settings.max_concurrent,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
-            enforce_eager=not torch.cuda.is_available(),
+            enforce_eager=not on_gpu,
+            # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
+            enable_chunked_prefill=on_gpu,
+            max_num_batched_tokens=None if on_gpu else max(settings.max_length, CPU_BATCHED_TOKENS),
             worker_extension_cls="rollout.weights.WeightReceiver",
             disable_log_stats=True,
         )

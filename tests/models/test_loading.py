@@ -1,6 +1,8 @@
 """Loading: every family as policy, reward model and critic; the head's dtype and origin; mistakes of the user's."""
 
+import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -109,13 +111,27 @@ def test_other_families_serve_as_policy_and_reward_model(other_folder, tmp_path)
     assert torch.equal(token_values(kept, packed), values)
 
 
+def test_rotary_frequencies_stay_float32_when_an_engine_casts_the_model(
+    tiny, tokenizer, chat_folder, other_folder
+) -> None:
+    narrow = fresh_causal_lm(replace(tiny, dtype="bfloat16"), tokenizer, seed=1)
+    for model in (narrow, load_causal_lm(chat_folder, torch.float32), load_causal_lm(other_folder, torch.float32)):
+        rotary = model.model.rotary_emb
+        exact = rotary.compute_default_rope_parameters(model.config)[0]
+        model.bfloat16()
+        copy.deepcopy(model).to("cpu", torch.bfloat16)
+        assert model.get_output_embeddings().weight.dtype == torch.bfloat16
+        for buffer in (rotary.inv_freq, rotary.original_inv_freq):
+            assert torch.equal(buffer, exact)
+
+
 def test_mistakes_are_answered_with_a_sentence(chat_folder, reward_folder, tmp_path) -> None:
     with pytest.raises(UserError, match="holds a reward model"):
         load_causal_lm(reward_folder, torch.float32)
     with pytest.raises(UserError, match="no reward model whose head"):
         load_scalar_model(chat_folder, torch.float32, head="keep", seed=0)
-    for missing in (tmp_path / "nowhere", tmp_path):
-        with pytest.raises(UserError, match="model"):
+    for missing, sentence in ((tmp_path / "nowhere", "there is no folder"), (tmp_path, "there is no model at")):
+        with pytest.raises(UserError, match=sentence):
             load_causal_lm(missing, torch.float32)
     weights = load_file(chat_folder / "model.safetensors")
     del weights["model.layers.1.attention.wo.weight"]

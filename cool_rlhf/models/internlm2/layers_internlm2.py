@@ -6,6 +6,7 @@ its key, then its value.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -63,6 +64,17 @@ class InternLM2RotaryEmbedding(nn.Module):
         dim = config.hidden_size // config.num_attention_heads
         exponents = torch.arange(0, dim, 2, dtype=torch.float) / dim
         return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InternLM2RotaryEmbedding:
+        """Follow the model to another device but not to another dtype: in bfloat16 the frequencies are so coarse that
+        positions some hundreds apart already blur."""
+        exact = {name: getattr(self, name) for name in ("inv_freq", "original_inv_freq")}
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            moved = getattr(self, name)
+            if moved.dtype != buffer.dtype:
+                setattr(self, name, buffer.to(moved.device))
+        return self
 
     @torch.no_grad()
     @dynamic_rope_update

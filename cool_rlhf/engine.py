@@ -12,8 +12,12 @@ from typing import Any, TypeVar
 import deepspeed
 import numpy as np
 import torch
-from torch import Tensor
+from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
+
+from cool_rlhf.protocols import UserError
 
 T = TypeVar("T")
 
@@ -39,20 +43,31 @@ class DeepSpeedEngine:
         gradient_clip: float,
         betas: tuple[float, float] = (0.9, 0.95),
     ) -> None:
+        """Train ``module``, in place, in its own dtype: float32, or bfloat16 with float32 master weights. Linear layers
+        that are float32 in a bfloat16 module, such as a scalar head, go on computing in float32.
+
+        Raises:
+            UserError: stage 0 with bfloat16, where DeepSpeed would sum gradients in bfloat16.
+        """
+        bf16 = any(parameter.dtype == torch.bfloat16 for parameter in module.parameters())
+        if bf16 and zero_stage == 0:
+            raise UserError("zero_stage 0 trains in float32 only: set it to 1, 2 or 3, or model.dtype to float32")
         init_process_group()
-        dtype = next(module.parameters()).dtype
+        self._heads = _float32_heads(module) if bf16 else []
+        masters = [head.weight.detach().clone() for head in self._heads]
         self._engine, *_ = deepspeed.initialize(
             model=_Entry(module),
             optimizer=torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=betas),
-            config=deepspeed_config(zero_stage, gradient_clip, bf16=dtype == torch.bfloat16),
+            config=deepspeed_config(zero_stage, gradient_clip, bf16),
         )
         self.module = module
         self.device = torch.device(self._engine.device)
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         self.zero_stage = zero_stage
-        # DeepSpeed's wrappers record the norm; its plain fp32 path only clips.
-        self._has_own_norm = zero_stage > 0 or dtype == torch.bfloat16
+        for head, master in zip(self._heads, masters, strict=True):
+            safe_set_full_fp32_param(head.weight, master.to(self.device))
+        self._refresh_heads()
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         return self._engine(function, *arguments)
@@ -65,18 +80,18 @@ class DeepSpeedEngine:
     def step(self, learning_rate: float) -> float:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = learning_rate
-        if self._has_own_norm:
-            self._engine.step()
-            return float(self._engine.get_global_grad_norm())
-        gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
-        norm = float(torch.nn.utils.get_total_norm(gradients))
+        # Without ZeRO DeepSpeed clips, but does not record the norm.
+        norm = None if self.zero_stage else _gradient_norm(self.module)
         self._engine.step()
-        return norm
+        self._refresh_heads()
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        heads = {id(head.weight): head for head in self._heads}
         for name, parameter in self.module.named_parameters():
             with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
-                yield name, parameter.detach()
+                head = heads.get(id(parameter))
+                yield name, parameter.detach() if head is None else head.exact_weight().detach()
 
     def save(self, folder: Path) -> None:
         state = {"random": random_state()}
@@ -86,18 +101,55 @@ class DeepSpeedEngine:
         path, state = self._engine.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise FileNotFoundError(f"no training state in {folder}")
+        self._refresh_heads()
         set_random_state(state["random"])
 
+    def _refresh_heads(self) -> None:
+        for head in self._heads:
+            master = safe_get_full_fp32_param(head.weight)
+            with deepspeed.zero.GatheredParameters([head.weight], enabled=self.zero_stage == 3):
+                head.remainder.copy_(master.view_as(head.weight) - head.weight.detach().float())
 
-class _Entry(torch.nn.Module):
+
+class _Entry(nn.Module):
     """DeepSpeed counts micro-batches and gathers weights around the root module's call, so every pass enters here."""
 
-    def __init__(self, model: torch.nn.Module) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         return function(self.model, *arguments)
+
+
+class _Float32Linear(nn.Linear):
+    """A linear layer computed in float32 though DeepSpeed casts every parameter to bfloat16, and ZeRO-3 cannot hold two
+    dtypes at all: what the cast takes off the master weight is kept in ``remainder`` and added back."""
+
+    remainder: Tensor
+
+    def exact_weight(self) -> Tensor:
+        return self.weight.float() + self.remainder
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.linear(input.float(), self.exact_weight())
+
+
+def _float32_heads(module: nn.Module) -> list[_Float32Linear]:
+    """Turn the float32 linear layers of a bfloat16 module into such layers, in place."""
+    heads: list[_Float32Linear] = []
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear) and layer.weight.dtype == torch.float32:
+            if layer.bias is not None:
+                raise NotImplementedError("a float32 layer with a bias in a bfloat16 model")
+            layer.__class__ = _Float32Linear
+            layer.register_buffer("remainder", torch.zeros_like(layer.weight), persistent=False)
+            heads.append(layer)  # type: ignore[arg-type]
+    return heads
+
+
+def _gradient_norm(module: nn.Module) -> float:
+    return float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
 
 
 def init_process_group() -> None:
@@ -112,7 +164,7 @@ def init_process_group() -> None:
         )
 
 
-def parameter_groups(module: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms and biases do not."""
     parameters = [p for p in module.parameters() if p.requires_grad]
     # Under ZeRO-3 a parameter may already be partitioned: its own shape is then empty and ds_shape tells.
@@ -128,6 +180,7 @@ def deepspeed_config(zero_stage: int, gradient_clip: float, bf16: bool) -> dict[
         "gradient_accumulation_steps": 1,
         "gradient_clipping": gradient_clip,
         "bf16": {"enabled": bf16},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_optimization": {"stage": zero_stage, "overlap_comm": torch.cuda.is_available()},
         # One torch AdamW everywhere: DeepSpeed's own would compile at first use on a CPU.
         "zero_allow_untested_optimizer": True,

@@ -1,0 +1,169 @@
+"""One rank of the engine's tests: runs every case of its world size and leaves rank 0's numbers in a file.
+
+Run as ``python engine_rank.py RANK WORLD_SIZE PORT FOLDER``; a process group needs processes of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from cool_rlhf.data.packing import pack
+from cool_rlhf.models import attention
+from cool_rlhf.models.forward import token_logprobs, token_values
+from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
+
+RATES = (1e-3, 2e-3, 5e-4)
+WEIGHT_DECAY, CLIP, BETAS = 0.1, 0.5, (0.9, 0.95)
+BUDGETS = {"whole": 10_000, "cut": 40, "single": 1}
+LENGTHS = (31, 9, 20, 14, 30, 25, 7)
+TOKENS = sum(LENGTHS)
+
+
+def sequences() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    return [torch.randint(0, 40, (length,), generator=generator) for length in LENGTHS]
+
+
+def model(kind: type[PreTrainedModel], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    config = InternLM2Config(
+        vocab_size=40,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+    )
+    made = kind(config)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in made.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+    made.set_attn_implementation(attention.NAME)
+    made.to(dtype)
+    if hasattr(made, "v_head"):
+        made.v_head.float()
+    return made
+
+
+def language_loss(forward: Callable[..., Any], batch: list[Tensor]) -> Tensor:
+    return -forward(token_logprobs, pack(batch))[0].sum() / TOKENS
+
+
+def scalar_loss(forward: Callable[..., Any], batch: list[Tensor]) -> Tensor:
+    return forward(token_values, pack(batch)).sum() / TOKENS
+
+
+def accumulate(engine: Any, budget: int, loss: Callable[..., Tensor] = language_loss) -> None:
+    from cool_rlhf.roles.group import share_out
+
+    batches = share_out(LENGTHS, engine.world_size, budget)[engine.rank].pick(sequences())
+    for index, batch in enumerate(batches):
+        engine.backward(loss(engine.forward, batch), last=index == len(batches) - 1)
+
+
+def gradients(engine: Any) -> dict[str, Tensor]:
+    from deepspeed.utils import safe_get_full_grad
+
+    return {name: safe_get_full_grad(p).float().clone() for name, p in engine.module.named_parameters()}
+
+
+def weights(engine: Any) -> dict[str, Tensor]:
+    return {name: weight.clone() for name, weight in engine.named_weights()}
+
+
+def build(kind: type[PreTrainedModel], stage: int, dtype: torch.dtype = torch.float32, clip: float = CLIP) -> Any:
+    from cool_rlhf.engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(
+        model(kind, dtype), zero_stage=stage, weight_decay=WEIGHT_DECAY, gradient_clip=clip, betas=BETAS
+    )
+
+
+def training_case(stage: int, budget: int) -> dict[str, Any]:
+    engine = build(InternLM2ForCausalLM, stage)
+    norms, seen = [], []
+    for rate in RATES:
+        accumulate(engine, budget)
+        seen.append(gradients(engine))
+        norms.append(engine.step(rate))
+    return {"norms": norms, "gradients": seen, "weights": weights(engine)}
+
+
+def resume_case(stage: int, folder: Path) -> dict[str, Any]:
+    """Two steps, saved, two more; against a fresh engine that loads and takes the last two."""
+
+    def two_steps(engine: Any) -> dict[str, Any]:
+        norms = []
+        for rate in RATES[:2]:
+            accumulate(engine, BUDGETS["cut"])
+            norms.append(engine.step(rate))
+        return {"norms": norms, "weights": weights(engine), "draws": [torch.rand(3), random.random()]}
+
+    engine = build(InternLM2ForCausalLM, stage)
+    torch.manual_seed(7 + engine.rank)
+    random.seed(7 + engine.rank)
+    two_steps(engine)
+    engine.save(folder)
+    onwards = two_steps(engine)
+    again = build(InternLM2ForCausalLM, stage)
+    torch.manual_seed(99)
+    again.load(folder)
+    return {"onwards": onwards, "resumed": two_steps(again)}
+
+
+def bfloat16_case(stage: int, folder: Path) -> dict[str, Any]:
+    """A scalar model whose layers are bfloat16 and whose head is float32, through many tiny steps."""
+    engine = build(InternLM2ForRewardModel, stage, torch.bfloat16, clip=1e9)
+    before = weights(engine)
+    accumulate(engine, BUDGETS["cut"], scalar_loss)
+    seen = gradients(engine)
+    with torch.no_grad():
+        values = engine.forward(token_values, pack(sequences()))
+    norm = engine.step(1e-5)
+    after_one = weights(engine)
+    for _ in range(99):
+        accumulate(engine, BUDGETS["whole"], scalar_loss)
+        engine.step(1e-5)
+    after_all = weights(engine)
+    engine.save(folder)
+    again = build(InternLM2ForRewardModel, stage, torch.bfloat16)
+    again.load(folder)
+    return {
+        "norm": norm,
+        "gradients": seen,
+        "values": values,
+        "before": before,
+        "after_one": after_one,
+        "after_all": after_all,
+        "reloaded": weights(again),
+    }
+
+
+def main(rank: int, world_size: int, port: int, folder: Path) -> None:
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    torch.set_num_threads(1)
+    found: dict[Any, Any] = {}
+    for stage in (0, 1, 2, 3):
+        for cut, budget in BUDGETS.items():
+            found["training", stage, cut] = training_case(stage, budget)
+        found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
+    for stage in (1, 2, 3):
+        found["bfloat16", stage] = bfloat16_case(stage, folder / f"bfloat16_{world_size}_{stage}")
+    if rank == 0:
+        torch.save(found, folder / f"found_{world_size}.pt")
+
+
+if __name__ == "__main__":
+    main(*(int(argument) for argument in sys.argv[1:4]), Path(sys.argv[4]))

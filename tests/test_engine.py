@@ -1,0 +1,159 @@
+"""The engine against plain torch: same gradients, same weights, however the batch is cut and shared out."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cool_rlhf.data.packing import pack
+from cool_rlhf.models.forward import token_values
+from cool_rlhf.models.internlm2 import InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.protocols import UserError
+
+sys.path.insert(0, str(Path(__file__).parent))
+import engine_rank as case
+
+WORLDS = (1, 2)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[Any, Any]]:
+    """World size → what its rank 0 left."""
+    folder = tmp_path_factory.mktemp("engine")
+    ranks = []
+    for world in WORLDS:
+        port = free_port()
+        for rank in range(world):
+            command = [sys.executable, case.__file__, *map(str, (rank, world, port, folder))]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            with (folder / f"log_{world}_{rank}").open("w") as log:
+                ranks.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
+    try:
+        codes = [rank.wait(timeout=300) for rank in ranks]
+    finally:
+        for rank in ranks:
+            rank.kill()
+    logs = "\n".join(log.read_text()[-2000:] for log in folder.glob("log_*"))
+    assert codes == [0] * len(ranks), logs
+    return {world: torch.load(folder / f"found_{world}.pt", weights_only=False) for world in WORLDS}
+
+
+def flat(values: dict[str, Tensor]) -> Tensor:
+    return torch.cat([value.flatten().float() for value in values.values()])
+
+
+def relative(mine: Tensor, expected: Tensor) -> float:
+    return float((mine - expected).norm() / expected.norm())
+
+
+@pytest.fixture(scope="module")
+def plain() -> dict[str, Any]:
+    """The same steps in plain torch: one backward pass over the whole batch, AdamW, clipping."""
+    model = case.model(InternLM2ForCausalLM)
+    named = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": case.WEIGHT_DECAY},
+            {"params": [p for p in named.values() if p.dim() == 1], "weight_decay": 0.0},
+        ],
+        betas=case.BETAS,
+    )
+    norms, seen = [], []
+    for rate in case.RATES:
+        optimizer.zero_grad()
+        case.language_loss(lambda function, *arguments: function(model, *arguments), case.sequences()).backward()
+        seen.append({name: p.grad.clone() for name, p in named.items()})
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), case.CLIP)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+    assert all(norm > case.CLIP for norm in norms), "clipping has to show"
+    return {"norms": norms, "gradients": seen, "weights": {name: p.detach() for name, p in named.items()}}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("cut", list(case.BUDGETS))
+def test_steps_equal_plain_adamw(found, plain, world: int, stage: int, cut: str) -> None:
+    mine = found[world]["training", stage, cut]
+    for step, (norm, expected) in enumerate(zip(mine["norms"], plain["norms"], strict=True)):
+        assert norm == pytest.approx(expected, rel=1e-5)
+        assert mine["gradients"][step].keys() == plain["gradients"][step].keys()
+        assert relative(flat(mine["gradients"][step]), flat(plain["gradients"][step])) <= 1e-5
+    assert mine["weights"].keys() == plain["weights"].keys()
+    for name, weight in mine["weights"].items():
+        torch.testing.assert_close(weight, plain["weights"][name], atol=2e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_loaded_engine_goes_on_as_the_saved_one(found, world: int, stage: int) -> None:
+    onwards, resumed = (found[world]["resume", stage][name] for name in ("onwards", "resumed"))
+    assert resumed["norms"] == onwards["norms"]
+    assert torch.equal(flat(resumed["weights"]), flat(onwards["weights"]))
+    assert torch.equal(resumed["draws"][0], onwards["draws"][0])
+    assert resumed["draws"][1] == onwards["draws"][1]
+
+
+@pytest.fixture(scope="module")
+def exact() -> nn.Module:
+    """The bfloat16 case's model with the same weights in float32, and their gradient."""
+    model = case.model(InternLM2ForRewardModel, torch.bfloat16).float()
+    case.scalar_loss(lambda function, *arguments: function(model, *arguments), case.sequences()).backward()
+    return model
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_trains_float32_masters_and_a_float32_head(found, exact, world: int, stage: int) -> None:
+    mine = found[world]["bfloat16", stage]
+    expected = {name: p.grad for name, p in exact.named_parameters()}
+    assert relative(flat(mine["gradients"]), flat(expected)) <= 0.02
+    assert mine["norm"] == pytest.approx(float(flat(expected).norm()), rel=0.02)
+
+    name = "v_head.weight"
+    assert {key for key, weight in mine["before"].items() if weight.dtype == torch.float32} == {name}
+    assert torch.equal(mine["before"][name], exact.v_head.weight), "the cast took nothing off the head"
+    rounded = case.model(InternLM2ForRewardModel, torch.bfloat16)
+    torch.testing.assert_close(mine["values"], token_values(rounded, pack(case.sequences())), atol=1e-6, rtol=1e-6)
+
+    # A step of 1e-5 is far below bfloat16's spacing: only the head shows it at once, and a hundred show everywhere.
+    moved = mine["after_one"][name] - mine["before"][name]
+    expected_move = -1e-5 * (expected[name].sign() + case.WEIGHT_DECAY * mine["before"][name])
+    torch.testing.assert_close(moved, expected_move, atol=1e-7, rtol=0.05)
+    layer = "model.layers.0.attention.wqkv.weight"
+    still = (mine["after_one"][layer] == mine["before"][layer]).float().mean()
+    finally_still = (mine["after_all"][layer] == mine["before"][layer]).float().mean()
+    assert still > 0.9
+    assert finally_still < still - 0.2
+    assert torch.equal(flat(mine["reloaded"]), flat(mine["after_all"]))
+
+
+def test_stage_0_in_bfloat16_is_refused() -> None:
+    with pytest.raises(UserError, match="zero_stage 0 trains in float32 only"):
+        case.build(InternLM2ForCausalLM, 0, torch.bfloat16)
+
+
+def test_matrices_decay_and_vectors_do_not() -> None:
+    from cool_rlhf.engine import parameter_groups
+
+    model = case.model(InternLM2ForRewardModel)
+    names = {id(p): name for name, p in model.named_parameters()}
+    decayed, spared = parameter_groups(model, 0.1)
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)
+    assert {names[id(p)] for p in spared["params"]} == {name for name in names.values() if "norm" in name}
+    assert len(decayed["params"]) + len(spared["params"]) == len(names)

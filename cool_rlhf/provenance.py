@@ -1,10 +1,13 @@
-"""Which settings made each stage: a finished stage is only taken over by a run that would have made the same."""
+"""Which settings made each stage, and which stages are left. A finished one is only taken over by a run that would have
+made the same."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config
 
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
@@ -38,3 +41,38 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         **{f"ppo_{round}": ppo for round in rounds},
         f"export_{config.online.rounds}": {},
     }
+
+
+def open_state(config: Config) -> RunState:
+    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part."""
+    state = RunState(Path(config.output_dir))
+    for stage, settings in made_from(config).items():
+        state.check(stage, settings)
+    return state
+
+
+def unfinished(config: Config, state: RunState) -> list[str]:
+    """What ``config.stage`` still has to do, in order."""
+    steps = config.ppo.critic_warmup + config.ppo.iterations
+
+    def is_finished(name: str) -> bool:
+        snapshot = state.snapshot(name)
+        return state.is_finished(name) and (snapshot is None or snapshot[1]["step"] >= steps)
+
+    return [name for name in _needed(config) if not is_finished(name)]
+
+
+def _needed(config: Config) -> list[str]:
+    own_reward = config.reward.path is None
+    names = ["sft"] if config.sft.path is None else []
+    if config.stage == "sft":
+        return names
+    names += ["collect"] if own_reward and config.collect.prompts > 0 else []
+    names += ["reward_0"] if own_reward else []
+    if config.stage == "ppo":
+        names += ["ppo_0"]
+    elif config.stage == "pipeline":
+        rounds = config.online.rounds
+        names += [name for round in range(rounds) for name in (f"ppo_{round}", f"reward_{round + 1}")]
+        names += [f"export_{rounds}"]
+    return names

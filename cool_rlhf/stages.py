@@ -30,7 +30,7 @@ from cool_rlhf.observers import PPOObserver, SupervisedObserver
 from cool_rlhf.ppo.loop import Data, Models, PPOState, train_ppo
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.provenance import made_from
+from cool_rlhf.provenance import made_from, open_state
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
@@ -55,9 +55,7 @@ logger = logging.getLogger(__name__)
 def open_run(config: Config) -> Iterator[Run]:
     """A run in ``config.output_dir``, with Ray and the tracker up. Whatever ends it, nothing of it is left running."""
     output = Path(config.output_dir)
-    state = RunState(output)
-    for stage, settings in made_from(config).items():
-        state.check(stage, settings)
+    state = open_state(config)
     setup_logging(output)
     (output / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
     machine = machine_resources(config)

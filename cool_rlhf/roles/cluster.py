@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,10 @@ from typing import Any
 import ray
 
 from cool_rlhf.config import ClusterConfig
+from cool_rlhf.planning import Node, Resources
+from cool_rlhf.protocols import UserError
+
+logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 * 2**20  # on a machine without GPUs, where models are small
 
@@ -29,17 +34,31 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
         "runtime_env": {"env_vars": environment},
         "namespace": "cool_rlhf",
     }
-    if config.address is not None:
-        ray.init(address=config.address, **common)
-    else:
-        ray.init(
-            include_dashboard=False,
-            num_cpus=max(1, int(cpus)),
-            num_gpus=gpus,
-            object_store_memory=None if gpus else OBJECT_STORE_BYTES,
-            **common,
-        )
+    on_terminate = signal.getsignal(signal.SIGTERM)
     try:
+        if config.address is not None:
+            ray.init(address=config.address, **common)
+        else:
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                num_cpus=max(1, int(cpus)),
+                num_gpus=gpus,
+                object_store_memory=None if gpus else OBJECT_STORE_BYTES,
+                **common,
+            )
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
         yield
     finally:
         ray.shutdown()
+
+
+def resources_at(address: str) -> Resources:
+    """What a running cluster has. Raises UserError where none answers."""
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise UserError(f"cluster.address: no Ray cluster answers at {address} ({error})") from error
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    ray.shutdown()
+    return Resources(tuple(Node(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in nodes))

@@ -1,0 +1,121 @@
+"""What the command does with its arguments. Everything heavy is imported only once the checks are through."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cool_rlhf.compose import compose, compose_tree, experiments
+from cool_rlhf.config import Config
+from cool_rlhf.ending import Ending
+from cool_rlhf.lock import sole_use
+from cool_rlhf.memory import ModelShape
+from cool_rlhf.planning import Resources, describe, plan
+from cool_rlhf.preflight import check_data, check_models, check_output_dir, machine_resources
+from cool_rlhf.protocols import UserError
+from cool_rlhf.provenance import open_state, unfinished
+
+_RUN_STAGES = ("sft", "reward", "ppo", "pipeline")
+
+_HELP = """\
+usage: python -m cool_rlhf.run +experiment=NAME [stage=STAGE] [key=value ...]
+
+Trains a model by conditional online RLHF: SFT, conditional reward model, PPO. The same command with the same
+output_dir resumes.
+
+experiments: {experiments}
+stages:      pipeline (default), sft, reward, ppo, evaluate, annotate, plan (prints what would run where)
+common keys: output_dir, seed, model.path, sft.path, reward.path, data.sft, data.preferences, data.prompts,
+             data.pretrain, conditions, online.rounds, ppo.iterations
+
+options:
+  --cfg job          print the settings of the run, and stop
+  --config-dir DIR   also look for experiments, conditions and other groups in DIR
+  --help             print this, and stop"""
+
+
+@dataclass(frozen=True)
+class _Arguments:
+    overrides: list[str]
+    config_dir: Path | None
+    show_config: bool
+    show_help: bool
+
+
+def execute(arguments: Sequence[str], ending: Ending) -> None:
+    """Do what the command line asks; ``ending`` learns where the run's log is. Raises UserError for mistakes."""
+    parsed = _parse(arguments)
+    if parsed.show_help:
+        print(_HELP.format(experiments=", ".join(experiments(parsed.config_dir))))
+        return
+    config = compose(parsed.overrides, parsed.config_dir)
+    if parsed.show_config:
+        _print_config(parsed)
+    else:
+        _run(config, ending)
+
+
+def _run(config: Config, ending: Ending) -> None:
+    if config.stage == "annotate":
+        raise UserError("stage=annotate is not available yet in this version")
+    placements = plan(config, _resources(config))
+    if config.stage == "plan":
+        print(describe(config, placements, ModelShape.of(config.model)))
+        return
+    check_output_dir(config)
+    if config.stage in _RUN_STAGES and not unfinished(config, open_state(config)):
+        print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")
+        return
+    output_dir = Path(config.output_dir)
+    with sole_use(output_dir):
+        check_models(config)
+        check_data(config)
+
+        from cool_rlhf.pipeline import run
+
+        ending.running(output_dir)
+        run(config)
+
+
+def _resources(config: Config) -> Resources:
+    """Of the cluster that is joined, else of this machine."""
+    if config.cluster.address is None:
+        return machine_resources(config)
+
+    from cool_rlhf.roles.cluster import resources_at
+
+    return resources_at(config.cluster.address)
+
+
+def _parse(arguments: Sequence[str]) -> _Arguments:
+    overrides: list[str] = []
+    config_dir: Path | None = None
+    show_config = show_help = False
+    remaining = list(arguments)
+    while remaining:
+        argument = remaining.pop(0)
+        name, _, value = argument.partition("=")
+        if argument in ("--help", "-h"):
+            show_help = True
+        elif name in ("--cfg", "-c"):
+            if (value or (remaining.pop(0) if remaining else "")) != "job":
+                raise UserError("--cfg takes `job`: it prints the settings of the run")
+            show_config = True
+        elif name in ("--config-dir", "-cd"):
+            if not value and not remaining:
+                raise UserError("--config-dir takes a folder")
+            config_dir = Path(value or remaining.pop(0))
+        elif argument.startswith("-"):
+            raise UserError(f"there is no option {name}; settings are written key=value, --help says more")
+        else:
+            overrides.append(argument)
+    if not overrides and not show_help:
+        raise UserError(f"no experiment named: add +experiment=NAME, one of {', '.join(experiments(config_dir))}")
+    return _Arguments(overrides, config_dir, show_config, show_help)
+
+
+def _print_config(parsed: _Arguments) -> None:
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(compose_tree(parsed.overrides, parsed.config_dir)), end="")

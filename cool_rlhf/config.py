@@ -34,6 +34,8 @@ class DataConfig:
     prompts: list[str] = field(default_factory=list)
     validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
     pretrain: list[str] = field(default_factory=list)
+    test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate only, like test_prompts
+    test_prompts: list[str] = field(default_factory=list)  # empty, with prompts of your own: their validation prompts
     domains: dict[str, str] = field(default_factory=dict)  # source -> domain of its rows that name none
     world: WorldConfig | None = None
 
@@ -140,6 +142,12 @@ class OnlineConfig:
 
 
 @dataclass
+class EvaluateConfig:
+    samples_per_prompt: int = 1  # of each model, on every test prompt
+    best_of: int = 0  # also samples this many of the SFT model and takes the best: what can be gained; 0: off
+
+
+@dataclass
 class RoleConfig:
     """Resources of one role: ``ranks`` processes, each with its share of CPUs and GPUs."""
 
@@ -198,5 +206,6 @@ class Config:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -43,6 +43,7 @@ _AT_LEAST_ONE = (
     "ppo.validate_every",
     "ppo.save_every",
     "online.rounds",
+    "evaluate.samples_per_prompt",
     *(f"cluster.{role}.{count}" for role in _ROLES for count in ("ranks", "threads")),
     "cluster.rollout.engines",
     "cluster.rollout.tensor_parallel_size",
@@ -63,6 +64,7 @@ _AT_LEAST_ZERO = (
     "ppo.pretrain_ratio",
     "ppo.weight_decay",
     "ppo.unfinished_penalty",
+    "evaluate.best_of",
     *(f"cluster.{role}.{share}" for role in (*_ROLES, "rollout") for share in ("cpus", "gpus")),
 )
 _ABOVE_ZERO = (
@@ -182,7 +184,15 @@ def _check_ppo(config: Config) -> None:
 def _check_names(config: Config) -> None:
     if not config.output_dir.strip():
         raise UserError("output_dir is empty: name the folder that the run leaves its results in")
-    for kind in ("sft", "preferences", "prompts", "validation_prompts", "pretrain"):
+    for kind in (
+        "sft",
+        "preferences",
+        "prompts",
+        "validation_prompts",
+        "pretrain",
+        "test_preferences",
+        "test_prompts",
+    ):
         if "" in getattr(config.data, kind):
             raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
     if not re.fullmatch(r"[\w.]+:\w+", config.collect.labeller):

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from cool_rlhf.config import Config
+from cool_rlhf.evaluate import evaluate
 from cool_rlhf.stages import Run, open_run
 
 
 def run(config: Config) -> None:
-    """Run ``config.stage`` and the earlier stages that it needs and does not find finished."""
+    """Run ``config.stage`` and the earlier stages that it needs and does not find finished. ``evaluate`` looks only at
+    what a run has left, whatever its settings were."""
+    if config.stage == "evaluate":
+        evaluate(config)
+        return
     with open_run(config) as stages:
         STAGES[config.stage](stages)
 

@@ -1,8 +1,8 @@
 """Which rank runs where: resources of the roles against what there is, before anything starts.
 
 The roles share the cluster in phases: the trainer alone for SFT and reward training; policy, critic, reference, scorer
-and rollout engines together for PPO. As in Ray, a rank with less than one GPU shares it with others, and never has
-pieces of two.
+and rollout engines together for PPO; scorer and rollout engines for evaluation. As in Ray, a rank with less than one
+GPU shares it with others, and never has pieces of two.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ class Resources:
 
 @dataclass(frozen=True)
 class Placement:
-    """One process: ``rank`` of ``role`` in ``phase`` (training or ppo), its CPUs and GPUs, and where they are.
+    """One process: ``rank`` of ``role`` in ``phase`` (training, collect, ppo or evaluate), its CPUs and GPUs, and where
+    they are.
 
     ``devices`` are GPU numbers on ``node``; a rollout engine has one for each of its tensor-parallel ranks.
     """
@@ -79,10 +80,12 @@ def phases(config: Config) -> tuple[str, ...]:
     """The phases that the config's stage goes through."""
     if config.stage == "annotate":
         return ()
+    if config.stage == "evaluate":
+        return ("evaluate",)
     trains_reward = config.reward.path is None and config.stage != "sft"
     training = config.stage in ("pipeline", "plan") or config.sft.path is None or trains_reward
     collects = config.collect.prompts > 0 and trains_reward
-    acting = config.stage in ("pipeline", "plan", "ppo", "evaluate")
+    acting = config.stage in ("pipeline", "plan", "ppo")
     return tuple(
         name for name, used in (("training", training), ("collect", collects and not acting), ("ppo", acting)) if used
     )
@@ -131,6 +134,8 @@ def _demands(cluster: ClusterConfig, phase: str) -> list[_Demand]:
     ]
     if phase == "collect":
         return engines
+    if phase == "evaluate":
+        return _role_demands("scorer", cluster.scorer) + engines
     roles = {
         "policy": cluster.policy,
         "critic": cluster.critic,

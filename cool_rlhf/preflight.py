@@ -9,7 +9,9 @@ import os
 import re
 import subprocess
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.hub import prepare_hub
@@ -22,6 +24,15 @@ _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
 _NEEDS_REWARD = ("reward", "ppo", "pipeline")
 _NEEDS_PPO = ("ppo", "pipeline")
+
+
+@dataclass(frozen=True)
+class FinishedModels:
+    """What stage=evaluate looks at: folders, or Hub names of models that the config names."""
+
+    sft: str
+    reward_model: str
+    chat_model: str | None  # the policy of the last round that left one
 
 
 def check_output_dir(config: Config) -> None:
@@ -44,11 +55,41 @@ def check_models(config: Config) -> None:
     if config.stage in (*_NEEDS_SFT, "evaluate") and config.sft.path is not None:
         key = "model.path" if config.sft.path == config.model.path else "sft.path"
         _check_model(key, config.sft.path)
-    if config.stage in _NEEDS_REWARD and config.reward.path is not None:
+    if config.stage in (*_NEEDS_REWARD, "evaluate") and config.reward.path is not None:
         _check_model("reward.path", config.reward.path)
+    if config.stage == "evaluate":
+        finished_models(config)
     tokenizer = config.model.tokenizer
     if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
+
+
+def finished_models(config: Config) -> FinishedModels:
+    """The models that a run has left so far. ``sft.path`` and ``reward.path`` come before the run's own; of the run's
+    reward models and policies the latest is taken.
+
+    Raises:
+        UserError: there is no SFT or no reward model, with the command that makes it.
+    """
+    output = Path(config.output_dir).expanduser()
+    rounds = sorted((output / "rounds").glob("[0-9]*"), key=lambda folder: int(folder.name), reverse=True)
+
+    def latest(*folders: Path) -> str | None:
+        return next((str(folder) for folder in folders if (folder / "config.json").is_file()), None)
+
+    reward_model = latest(output / "reward_model", *(folder / "reward_model" for folder in rounds))
+    return FinishedModels(
+        sft=config.sft.path or latest(output / "sft") or _nothing_to_evaluate(output, "sft"),
+        reward_model=config.reward.path or reward_model or _nothing_to_evaluate(output, "reward"),
+        chat_model=latest(output / "chat_model", *(folder / "policy" for folder in rounds)),
+    )
+
+
+def _nothing_to_evaluate(output: Path, stage: str) -> NoReturn:
+    raise UserError(
+        f"there is nothing to evaluate: {output} holds no finished {stage} stage; first run the same command without "
+        f"stage=evaluate, or name a finished model with {stage}.path"
+    )
 
 
 def required_kinds(config: Config) -> tuple[str, ...]:
@@ -65,7 +106,9 @@ def required_kinds(config: Config) -> tuple[str, ...]:
 
 def check_data(config: Config) -> None:
     """Every row of every file that the stage reads is good, and nothing that it needs is missing."""
-    reading = Reading.of(config)
+    if config.stage == "evaluate":
+        _check_rows(config, _held_out(config))
+        return
     read = []
     for kind in required_kinds(config):
         sources = getattr(config.data, kind)
@@ -77,6 +120,24 @@ def check_data(config: Config) -> None:
         read.append((kind, f"data.{kind}", sources))
         if kind == "prompts":
             read.append((kind, "data.validation_prompts", config.data.validation_prompts))
+    _check_rows(config, read)
+
+
+def _held_out(config: Config) -> list[tuple[str, str, list[str]]]:
+    """What stage=evaluate reads: test rows, or else the prompts that validation uses."""
+    data = config.data
+    read = [("preferences", "data.test_preferences", data.test_preferences)]
+    named = {"data.test_prompts": data.test_prompts, "data.validation_prompts": data.validation_prompts}
+    key = next((key for key, sources in named.items() if sources), "data.prompts")
+    sources = named.get(key, data.prompts)
+    if not sources and data.world is None:
+        raise UserError("data.test_prompts is empty, but stage evaluate needs prompts: name JSONL or Parquet files")
+    return [*read, ("prompts", key, sources)]
+
+
+def _check_rows(config: Config, read: list[tuple[str, str, list[str]]]) -> None:
+    """``read``: kind, key and sources."""
+    reading = Reading.of(config)
     for _, key, sources in read:  # before any file is read: a name is answered at once
         for source in sources:
             resolve(source, key)

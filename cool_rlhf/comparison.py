@@ -1,0 +1,97 @@
+"""Two policies on the same prompts: means by domain, and the difference paired by prompt with its standard error.
+
+A prompt is one observation: several responses to it are averaged first. So the standard error of a difference is
+sd(d) / √n over the n prompts' differences d, and of a mean sd / √n over the prompts' means.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+MEASURES = ("score", "gold", "response_length", "finished")
+OVERALL = "overall"
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One response to one prompt, and what is measured of it."""
+
+    prompt_id: str
+    domain: str
+    score: float  # the reward model's, under the prompt's own domain
+    gold: float | None  # by the domain's exact rule; None where there is none
+    response_length: int  # tokens, the end of turn among them
+    finished: bool  # ended before the token limit
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over ``prompts`` and its standard error, which one prompt alone does not give."""
+
+    mean: float
+    standard_error: float | None
+    prompts: int
+
+
+Table = dict[str, dict[str, Estimate]]  # "overall" or domain → measure → estimate
+
+
+def means(responses: Sequence[Judged]) -> Table:
+    """Every measure's mean over prompts, overall and by domain; a measure that no prompt has is left out."""
+    by_prompt = {measure: _by_prompt(responses, measure) for measure in MEASURES}
+    return _table(_domains(responses), by_prompt)
+
+
+def differences(before: Sequence[Judged], after: Sequence[Judged]) -> Table:
+    """``after`` less ``before``, paired by prompt. Raises ValueError where the two have different prompts."""
+    domains = _domains(before)
+    if domains != _domains(after):
+        raise ValueError("the two sides were sampled on different prompts, which cannot be paired")
+    changes: dict[str, dict[str, float]] = {}
+    for measure in MEASURES:
+        old, new = _by_prompt(before, measure), _by_prompt(after, measure)
+        changes[measure] = {prompt: new[prompt] - old[prompt] for prompt in old.keys() & new.keys()}
+    return _table(domains, changes)
+
+
+def best_of(responses: Sequence[Judged], value: Callable[[Judged], float]) -> list[Judged]:
+    """For each prompt the response of highest ``value``; among equals the earliest."""
+    best: dict[str, Judged] = {}
+    for response in responses:
+        if response.prompt_id not in best or value(response) > value(best[response.prompt_id]):
+            best[response.prompt_id] = response
+    return list(best.values())
+
+
+def estimate(values: Sequence[float]) -> Estimate:
+    """Of one value for each prompt."""
+    error = stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return Estimate(fmean(values), error, len(values))
+
+
+def _domains(responses: Sequence[Judged]) -> dict[str, str]:
+    return {response.prompt_id: response.domain for response in responses}
+
+
+def _by_prompt(responses: Sequence[Judged], measure: str) -> dict[str, float]:
+    values: dict[str, list[float]] = defaultdict(list)
+    for response in responses:
+        value = getattr(response, measure)
+        if value is not None:
+            values[response.prompt_id].append(float(value))
+    return {prompt: fmean(own) for prompt, own in values.items()}
+
+
+def _table(domains: Mapping[str, str], by_prompt: Mapping[str, Mapping[str, float]]) -> Table:
+    table: Table = {}
+    for name in (OVERALL, *sorted(set(domains.values()))):
+        prompts = [prompt for prompt, domain in domains.items() if name in (OVERALL, domain)]
+        row = {
+            measure: [values[prompt] for prompt in prompts if prompt in values] for measure, values in by_prompt.items()
+        }
+        table[name] = {measure: estimate(values) for measure, values in row.items() if values}
+    return table

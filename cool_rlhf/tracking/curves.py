@@ -3,81 +3,175 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from cool_rlhf.tracking.charts import Chart, Series
+from cool_rlhf.tracking.figures import Chart, Curve
 from cool_rlhf.tracking.metrics import KEYS
 
 Row = Mapping[str, Any]
 
 PHASES = {
     "time/generate": "sampling responses from the newest policy",
-    "time/score": "reward model, reference and critic reading the responses",
-    "time/logprobs": "policy and reference log-probabilities",
-    "time/values": "the critic reading the responses",
+    "time/score": "reward model, policy, reference and critic reading the responses",
     "time/train": "updates of critic and policy",
     "time/sync": "pushing the new weights into the rollout engine",
     "time/validate": "sampling and scoring the validation prompts",
-    "time/save": "saving the state that a resume needs",
 }
 
 
 @dataclass(frozen=True)
 class Group:
-    """Fields drawn in one chart: those named, or with ``prefix`` all that start with it."""
+    """Fields drawn in one chart: those in ``names`` (field → what the legend calls it), or with ``prefix`` all that
+    start with it, called by what follows."""
 
     title: str
     explanation: str
-    names: tuple[str, ...] = ()
+    unit: str  # of the y axis
+    names: Mapping[str, str] = field(default_factory=dict)
     prefix: str = ""
     zero: bool = False
     stacked: bool = False
 
-    def pick(self, fields: Sequence[str]) -> list[str]:
-        """Which of ``fields`` belong here; domains in the order of their names: each has one colour throughout."""
-        picked = [f for f in fields if f in self.names or (self.prefix and f.startswith(self.prefix))]
-        return picked if self.stacked else sorted(picked)
+    def pick(self, fields: Sequence[str]) -> dict[str, str]:
+        """Which of ``fields`` belong here, and their labels; domains in the order of their names: each has one colour
+        throughout."""
+        if not self.prefix:
+            return {name: label for name, label in self.names.items() if name in fields}
+        picked = [name for name in fields if name.startswith(self.prefix)]
+        return {name: name.removeprefix(self.prefix) for name in (picked if self.stacked else sorted(picked))}
 
-    def label(self, field: str) -> str:
-        return field.removeprefix(self.prefix) if self.prefix else field
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    groups: tuple[Group, ...]
 
 
-PPO_GROUPS = (
-    Group("Reward score", "Mean over the step's responses, each under its own domain's condition.", ("reward/score",)),
-    Group(
-        "Gold by domain",
-        "What exact rules say of the same responses, never trained on. Score up and gold down is reward hacking.",
-        prefix="gold/",
+@dataclass(frozen=True)
+class ChartSection:
+    title: str
+    charts: list[Chart]
+
+
+def _both(name: str) -> dict[str, str]:
+    return {name: "training", f"validation/{name}": "validation"}
+
+
+PPO_SECTIONS = (
+    Section(
+        "What it is rewarded for, and what is true",
+        (
+            Group(
+                "Reward score",
+                "Mean over the responses, each under its own domain's condition.",
+                "reward score",
+                {"reward/score": "training", "validation/score": "validation"},
+            ),
+            Group(
+                "Gold",
+                "What exact rules say of the same responses; never trained on. Score up, gold down: reward hacking.",
+                "gold, 0 to 1",
+                _both("gold"),
+            ),
+            Group("Reward score by domain", "Training responses.", "reward score", prefix="reward/score/"),
+            Group("Gold by domain", "Training responses.", "gold, 0 to 1", prefix="gold/"),
+            Group("Validation score by domain", "Held-out prompts.", "reward score", prefix="validation/score/"),
+            Group("Validation gold by domain", "Held-out prompts.", "gold, 0 to 1", prefix="validation/gold/"),
+        ),
     ),
-    Group("KL from the SFT model", "Nats per response: how far the policy has moved.", ("kl",), zero=True),
-    Group("Reward score by domain", "The mean score of each domain.", prefix="reward/score/"),
-    Group("Response length", "Mean tokens per response.", ("response_length",)),
-    Group("Finished responses", "Share that ended by themselves before the token limit.", ("finished",)),
-    Group("Validation score", "Reward score on held-out prompts.", ("validation/score",)),
-    Group("Validation gold", "Exact rules on held-out prompts.", ("validation/gold",)),
-    Group("Validation gold by domain", "Exact rules on held-out prompts.", prefix="validation/gold/"),
-    Group("Validation score by domain", "Reward score on held-out prompts.", prefix="validation/score/"),
-    Group("Policy loss", "Clipped surrogate; its level says little, jumps say something.", ("loss/policy",)),
-    Group("Value loss", "Half the critic's squared error.", ("loss/value",)),
-    Group("Pretraining loss", "Cross-entropy on pretraining text; rising means forgetting.", ("loss/pretrain",)),
-    Group(
-        "Seconds per step by phase",
-        "Stacked; phases that run side by side can add up to more than the step.",
-        prefix="time/",
-        stacked=True,
+    Section(
+        "The policy and its responses",
+        (
+            Group(
+                "KL from the SFT model", "How far the policy has moved.", "nats per response", _both("kl"), zero=True
+            ),
+            Group(
+                "Entropy",
+                "How undecided the policy is; a collapse to 0 ends exploration.",
+                "nats per token",
+                {"policy/entropy": "entropy", "surprisal": "surprisal of what was sampled"},
+                zero=True,
+            ),
+            Group("Response length", "Mean over the responses.", "tokens", _both("response_length"), zero=True),
+            Group(
+                "Finished responses",
+                "Those that ended by themselves before the token limit.",
+                "share",
+                _both("finished"),
+                zero=True,
+            ),
+        ),
     ),
-    Group("Tokens per second", "Over the whole step.", ("tokens_per_second",), zero=True),
+    Section(
+        "Learning",
+        (
+            Group(
+                "Policy loss", "Clipped surrogate: its level says little, jumps do.", "loss", {"loss/policy": "policy"}
+            ),
+            Group("Value loss", "Half the critic's squared error.", "loss", {"loss/value": "value"}, zero=True),
+            Group(
+                "Pretraining loss", "Rising means forgetting.", "nats per token", {"loss/pretrain": "pretraining text"}
+            ),
+            Group(
+                "Explained variance of returns",
+                "1: the critic foresees every return; 0: no better than their mean.",
+                "share",
+                {"value/explained": "critic"},
+            ),
+            Group(
+                "Gradient norms",
+                "Before clipping.",
+                "norm",
+                {"policy/gradient_norm": "policy", "critic/gradient_norm": "critic"},
+                zero=True,
+            ),
+            Group(
+                "Rollout engine against trainer",
+                "Difference between their log-probabilities of the sampled tokens; large means stale or wrong weights.",
+                "nats per token",
+                {"engine_gap/mean": "mean", "engine_gap/max": "largest"},
+                zero=True,
+            ),
+        ),
+    ),
+    Section(
+        "Time",
+        (
+            Group("Time by phase", "Stacked; saving comes on top.", "seconds per step", prefix="time/", stacked=True),
+            Group(
+                "Throughput",
+                "Prompt and response tokens over the whole step, validation left out.",
+                "tokens per second",
+                {"tokens_per_second": "tokens"},
+                zero=True,
+            ),
+        ),
+    ),
 )
-TRAINING_GROUPS = (
-    Group("Loss", "Per optimiser step.", ("loss",)),
-    Group("Parts of the loss", "What the loss is the sum of, before weighting.", prefix="loss/"),
-    Group("Accuracy", "Share of pairs in which the chosen response scores higher.", ("accuracy",)),
-    Group("Accuracy by domain", "The same for each domain.", prefix="accuracy/"),
-    Group("Learning rate", "", ("learning_rate",), zero=True),
-    Group("Gradient norm", "Before clipping.", ("grad_norm", "gradient_norm"), zero=True),
-    Group("Tokens per second", "", ("tokens_per_second",), zero=True),
-    Group("Seconds per step by phase", "Stacked.", prefix="time/", stacked=True),
+TRAINING_SECTIONS = (
+    Section(
+        "",
+        (
+            Group("Loss", "Per optimiser step.", "loss", {"loss": "loss", "loss/sft": "SFT", "loss/reward": "reward"}),
+            Group("Ranking loss", "Focal, over the pairs of the step.", "loss", {"loss/ranking": "ranking"}, zero=True),
+            Group(
+                "Barrier", "Keeps scores within the bound.", "penalty, before its weight", {"loss/barrier": "barrier"}
+            ),
+            Group("Accuracy", "Pairs whose chosen response scores higher.", "share of pairs", {"accuracy": "accuracy"}),
+            Group("Accuracy by domain", "", "share of pairs", prefix="accuracy/"),
+            Group(
+                "Scores",
+                "Mean over the pairs' responses.",
+                "reward score",
+                {"score/chosen": "chosen", "score/rejected": "rejected"},
+            ),
+            Group("Gradient norm", "Before clipping.", "norm", {"gradient_norm": "gradient"}, zero=True),
+            Group("Learning rate", "", "per step", {"learning_rate": "learning rate"}, zero=True),
+            Group("Throughput", "", "tokens per second", {"tokens_per_second": "tokens"}, zero=True),
+            Group("Time by phase", "Stacked.", "seconds per step", prefix="time/", stacked=True),
+        ),
+    ),
 )
 
 
@@ -89,20 +183,24 @@ def numeric_fields(rows: Sequence[Row]) -> list[str]:
     return list(names)
 
 
-def charts(rows: Sequence[Row], groups: Sequence[Group]) -> tuple[list[Chart], list[Chart]]:
-    """The charts of one stage over all its rounds: those the groups describe, then one for each remaining family of
+def charts(rows: Sequence[Row], sections: Sequence[Section]) -> tuple[list[ChartSection], list[Chart]]:
+    """The charts of one stage over all its rounds: those the sections describe, then one for each remaining family of
     names."""
     fields = numeric_fields(rows)
-    described = [(group, group.pick(fields)) for group in groups]
-    seen = {name for _, names in described for name in names}
-    families: dict[str, list[str]] = {}
+    axis = _Axis(rows)
+    seen: set[str] = set()
+    described = []
+    for section in sections:
+        picked = [(group, group.pick(fields)) for group in section.groups]
+        seen.update(name for _, names in picked for name in names)
+        described.append(ChartSection(section.title, [_chart(group, names, axis) for group, names in picked if names]))
+    families: dict[str, dict[str, str]] = {}
     for name in fields:
         if name not in seen:
-            families.setdefault(name.partition("/")[0], []).append(name)
-    others = [(Group(family.replace("_", " "), "", prefix=f"{family}/"), names) for family, names in families.items()]
-    axis = _Axis(rows)
-    main = [_chart(group, names, axis) for group, names in described if names]
-    return main, [_chart(group, names, axis) for group, names in others]
+            family, _, rest = name.partition("/")
+            families.setdefault(family, {})[name] = rest or family
+    others = [_chart(Group(family.replace("_", " "), "", ""), names, axis) for family, names in families.items()]
+    return [section for section in described if section.charts], others
 
 
 class _Axis:
@@ -117,37 +215,38 @@ class _Axis:
             offsets[number] = end
             end += max(row["step"] for row in rows if row["round"] == number)
         self.x = [offsets[row["round"]] + row["step"] for row in rows]
-        several = len(rounds) > 1
-        self.labels = [f"round {r['round']}, step {r['step']}" if several else f"step {r['step']}" for r in rows]
-        self.rounds = [row["round"] for row in rows]
-        self.starts = offsets if several else {}
+        self.title = "step, rounds end to end" if len(rounds) > 1 else "step"
+        self.starts = offsets if len(rounds) > 1 else {}
         self.shaded = self._spans(lambda row: bool(row.get("warmup")))
+
+    def curve(self, field: str, label: str) -> Curve:
+        used = [i for i, row in enumerate(self.rows) if field in row]
+        rows = [self.rows[i] for i in used]
+        return Curve(label, [self.x[i] for i in used], [row[field] for row in rows], [row["round"] for row in rows])
 
     def _spans(self, holds: Callable[[Row], bool]) -> list[tuple[float, float]]:
         spans: list[tuple[float, float]] = []
         for x, row in zip(self.x, self.rows, strict=True):
             if holds(row):
-                if spans and spans[-1][1] == x - 1:
-                    spans[-1] = (spans[-1][0], float(x))
+                if spans and spans[-1][1] == x - 0.5:
+                    spans[-1] = (spans[-1][0], x + 0.5)
                 else:
-                    spans.append((x - 1.0, float(x)))
+                    spans.append((x - 0.5, x + 0.5))
         return spans
 
 
-def _chart(group: Group, names: Sequence[str], axis: _Axis) -> Chart:
-    series = [Series(group.label(name), [row.get(name) for row in axis.rows]) for name in names]
-    used = [i for i in range(len(axis.x)) if any(s.values[i] is not None for s in series)]
-    first, last = axis.x[used[0]], axis.x[used[-1]]
-    pieces = [axis.rounds[i] for i in used]
+def _chart(group: Group, names: Mapping[str, str], axis: _Axis) -> Chart:
+    curves = [axis.curve(name, label) for name, label in names.items()]
+    first, last = min(curve.x[0] for curve in curves), max(curve.x[-1] for curve in curves)
+    rounds = sorted({number for curve in curves for number in curve.rounds})
     return Chart(
         title=group.title,
         explanation=group.explanation,
-        x=[axis.x[i] for i in used],
-        x_labels=[axis.labels[i] for i in used],
-        series=[Series(s.name, [s.values[i] for i in used]) for s in series],
+        x_axis=axis.title,
+        y_axis=group.unit,
+        curves=curves,
         stacked=group.stacked,
         zero=group.zero,
-        dividers=[(max(axis.starts[n], first), f"round {n}") for n in dict.fromkeys(pieces) if n in axis.starts],
-        pieces=pieces,
-        shaded=[(max(a, first), min(b, last)) for a, b in axis.shaded if b > first and a < last],
+        dividers=[(max(axis.starts[n] + 0.5, first), f"round {n}") for n in rounds if n in axis.starts],
+        shaded=[(a, b) for a, b in axis.shaded if b > first and a < last],
     )

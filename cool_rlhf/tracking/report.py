@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from cool_rlhf.tracking.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, draw, number_text
-from cool_rlhf.tracking.curves import PPO_GROUPS, TRAINING_GROUPS, charts
+from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
 from cool_rlhf.tracking.estimate import clock_text
+from cool_rlhf.tracking.figures import Chart, figure_html, last_value, script_hashes
 from cool_rlhf.tracking.rows import read_rows, write_atomically
-from cool_rlhf.tracking.summary import domain_changes, flat, phase_times, ppo_changes, stage_times
+from cool_rlhf.tracking.summary import best_step, domain_changes, flat, phase_times, ppo_changes, stage_times
+from cool_rlhf.tracking.text import cut, number_text, signed, visible
+
+if TYPE_CHECKING:
+    import jinja2
 
 TEMPLATES = Path(__file__).parent / "templates"
 STAGE_TITLES = {
@@ -26,9 +27,6 @@ STAGE_TITLES = {
     "evaluate": "Evaluation",
 }
 SAMPLES_PER_DOMAIN = 2
-# Control characters, those that turn the direction of a line, and lone surrogates, which no encoding can write.
-HIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
-LONGEST_TEXT = 4000  # characters shown of one turn
 
 
 def write_report(output_dir: Path | str) -> Path:
@@ -55,38 +53,55 @@ def render(
     samples: Sequence[Mapping[str, Any]],
 ) -> str:
     """The page's text. Everything that comes from data is escaped, and a content security policy admits no script but
-    the page's own."""
+    the page's own, by their hashes."""
+    from plotly.offline import get_plotlyjs
+
+    drawn: list[str] = []
+
+    def draw(chart: Chart) -> str:
+        drawn.append(figure_html(chart, f"figure-{len(drawn) + 1}"))
+        return drawn[-1]
+
+    best_metric = (config.get("ppo") or {}).get("best_metric", "validation/score")
+    parts = {
+        "title": config.get("experiment", "run"),
+        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "total_seconds": rows[-1]["seconds"] if rows else 0.0,
+        "latest": rows[-1] if rows else None,
+        "stage_titles": STAGE_TITLES,
+        "stage_times": stage_times(rows),
+        "rounds": _rounds(rows, best_metric),
+        "stages": _stages(rows),
+        "phases": phase_times([row for row in rows if row["stage"] == "ppo"]),
+        "evaluation": _tables(evaluation),
+        "settings": _settings(config),
+        "samples": _chosen_samples(samples, rows, best_metric),
+    }
+    environment = _environment(draw)
+    body = environment.get_template("body.html.j2").render(parts)
+    scripts = [get_plotlyjs(), (TEMPLATES / "report.js").read_text(encoding="utf-8")] if drawn else []
+    return environment.get_template("report.html.j2").render(
+        title=parts["title"],
+        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
+        scripts=scripts,
+        hashes=script_hashes([*(f"<script>{script}</script>" for script in scripts), *drawn]),
+        body=body,
+    )
+
+
+def _environment(draw: Callable[[Chart], str]) -> jinja2.Environment:
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
-        finalize=_visible,
+        finalize=visible,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(number=number_text, clock=clock_text, cut=_cut, json=json.dumps, signed=_signed)
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("report.html.j2").render(
-        title=config.get("experiment", "run"),
-        written=datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        script=script,
-        script_digest=digest,
-        box={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": RIGHT, "top": TOP, "bottom": BOTTOM},
-        total_seconds=rows[-1]["seconds"] if rows else 0.0,
-        latest=rows[-1] if rows else None,
-        stage_titles=STAGE_TITLES,
-        stage_times=stage_times(rows),
-        rounds=_rounds(rows, (config.get("ppo") or {}).get("best_metric", "validation/score")),
-        stages=_stages(rows),
-        phases=phase_times([row for row in rows if row["stage"] == "ppo"]),
-        evaluation=_tables(evaluation),
-        settings=_settings(config),
-        samples=_chosen_samples(samples),
-    )
+    environment.filters.update(number=number_text, clock=clock_text, cut=cut, signed=signed, last=last_value, draw=draw)
+    return environment
 
 
 def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[str, Any]]:
@@ -101,19 +116,23 @@ def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[st
 
 
 def _stages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """PPO first, since that is what a reader looks for, then the stages in the order in which they ran."""
+    """PPO first, since that is what a reader looks for, then the stages in the order in which they ran; numbers in
+    place of charts where there is one step only."""
     names = list(dict.fromkeys(row["stage"] for row in rows))
     names.sort(key=lambda name: name != "ppo")
     stages = []
     for name in names:
         own = [row for row in rows if row["stage"] == name]
-        main, others = charts(own, PPO_GROUPS if name == "ppo" else TRAINING_GROUPS)
+        sections, others = (
+            charts(own, PPO_SECTIONS if name == "ppo" else TRAINING_SECTIONS) if len(own) > 1 else ([], [])
+        )
         stages.append(
             {
                 "name": name,
                 "title": STAGE_TITLES.get(name, name),
-                "charts": [draw(chart) for chart in main],
-                "others": [draw(chart) for chart in others],
+                "sections": sections,
+                "others": others,
+                "numbers": {field: own[0][field] for field in numeric_fields(own)} if len(own) == 1 else {},
                 "warmup": any(row.get("warmup") for row in own),
             }
         )
@@ -148,19 +167,22 @@ def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {**({"run": top} if top else {}), **sections}
 
 
-def _chosen_samples(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For every stage and round a few prompts of each domain with what was answered in the first and in the last step
-    sampled; prompts answered in both come first, so that the two can be compared."""
+def _chosen_samples(
+    samples: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], best_metric: str
+) -> list[dict[str, Any]]:
+    """For every stage and round a few prompts of each domain with what was answered before, at the best validation and
+    in the last step sampled; prompts answered most often come first, so that answers can be compared."""
     stages: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for sample in samples:
         stages.setdefault((sample["stage"], sample["round"]), []).append(sample)
     chosen = []
     for (stage, number), own in stages.items():
         steps = sorted({sample["step"] for sample in own})
-        ends = {steps[0], steps[-1]}
+        best = best_step([r for r in rows if (r["stage"], r["round"]) == (stage, number)], best_metric)
+        shown_steps = {steps[-1]: "last", steps[0]: "first", **({best: "best"} if best in steps[1:] else {})}
         prompts: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for sample in own:
-            if sample["step"] in ends:
+            if sample["step"] in shown_steps:
                 prompts.setdefault((sample["domain"], json.dumps(sample["messages"])), []).append(sample)
         taken: dict[str, int] = {}
         shown = []
@@ -169,21 +191,5 @@ def _chosen_samples(samples: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]
             if taken[domain] <= SAMPLES_PER_DOMAIN:
                 shown.append({"domain": domain, "messages": answers[0]["messages"], "answers": answers})
         shown.sort(key=lambda prompt: prompt["domain"])
-        chosen.append({"stage": stage, "round": number, "steps": sorted(ends), "prompts": shown})
+        chosen.append({"stage": stage, "round": number, "steps": shown_steps, "prompts": shown})
     return chosen
-
-
-def _cut(text: str) -> str:
-    left = len(text) - LONGEST_TEXT
-    return text if left <= 0 else f"{text[:LONGEST_TEXT]} … ({left:,} more characters)"
-
-
-def _visible(value: Any) -> Any:
-    """Text from data with the characters of HIDDEN written out; markup as it is."""
-    if not isinstance(value, str) or hasattr(value, "__html__"):
-        return value
-    return HIDDEN.sub(lambda match: f"\\u{ord(match[0]):04x}", value)
-
-
-def _signed(value: float) -> str:
-    return ("+" if value > 0 else "−" if value < 0 else "±") + number_text(abs(value))

@@ -99,6 +99,12 @@ def domain_changes(rows: Sequence[Row], best_metric: str) -> dict[str, dict[str,
     return table
 
 
+def best_step(rows: Sequence[Row], best_metric: str) -> int | None:
+    """The step whose policy is kept as the best: trained, validated, and an earlier one where two are alike."""
+    validated = [row for row in rows if best_metric in row and not row.get("warmup")]
+    return max(validated, key=lambda row: (row[best_metric], -row["step"]))["step"] if validated else None
+
+
 def phase_times(rows: Sequence[Row]) -> list[Timing]:
     """Total seconds by phase and their share of the stage's time; what no phase accounts for stands last."""
     names = list(dict.fromkeys(n for row in rows for n in row if n.startswith("time/")))

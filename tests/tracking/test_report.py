@@ -2,15 +2,16 @@ import html
 import json
 import re
 import subprocess
-import xml.etree.ElementTree as ElementTree
 
 import pytest
 import yaml
+from plotly.offline import get_plotlyjs
 
-from cool_rlhf.tracking.charts import MAX_POINTS, Chart, Series, draw, nice_ticks, number_text
+from cool_rlhf.tracking.figures import Chart, Curve, figure
 from cool_rlhf.tracking.metrics import MetricsLog
 from cool_rlhf.tracking.report import write_report
 from cool_rlhf.tracking.summary import domain_changes, phase_times, ppo_changes, stage_times
+from cool_rlhf.tracking.text import number_text
 
 HOSTILE = '</script><img src=x onerror="alert(1)">\'"&{{ 7*7 }}\u202e\x00'
 
@@ -49,12 +50,14 @@ def test_a_whole_run_is_on_one_page_that_needs_no_network(tmp_path):
     text = write_report(tmp_path).read_text()
     for words in (
         "Before and after PPO", "Supervised fine-tuning", "Reward model", "Gold by domain", "KL from the SFT model",
-        "Response length", "Seconds per step by phase", "round 1", "critic warm-up", "Sampled conversations", "clip",
-        "Evaluation", "480", "Where the time went",
+        "Response length", "Time by phase", "seconds per step", "round 1", "critic warm-up", "clip",
+        "Sampled conversations", "Evaluation", "480", "Where the time went",
     ):  # fmt: skip
         assert words in text, words
-    assert not re.findall(r"(?:src|href)=[\"'](?!#)|https?://|@import|url\(", text)
-    assert len(text) < 400_000
+    own = text.replace(get_plotlyjs(), "", 1)
+    assert len(text) - len(own) > 1_000_000
+    assert not re.findall(r"(?:src|href)=[\"'](?!#)|https?://|@import|url\(", own)
+    assert len(own) < 400_000
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
 
 
@@ -63,98 +66,109 @@ def test_a_run_that_has_hardly_begun(tmp_path, rows):
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         for step in range(1, rows + 1):
             log.append("ppo", 0, step, {"reward/score": 0.0, "kl": 0.0, "time/generate": 0.0, "warmup": True})
-    text = write_report(tmp_path).read_text()
+    text = page(tmp_path)
     assert ("Nothing recorded yet" in text) == (rows == 0)
-    assert text.count("<figure") == (3 if rows else 0)
-    assert "nan" not in text
+    assert text.count("<figure") == text.count("Plotly.newPlot") == (3 if rows == 2 else 0)
+    assert ('<div class="name">kl</div>' in text) == (rows == 1)
+    assert not re.search(r"\bnan\b", text, re.IGNORECASE)
+
+
+def page(folder):
+    """The report without the library."""
+    return write_report(folder).read_text().replace(get_plotlyjs(), "", 1)
 
 
 def test_text_from_data_stays_text(tmp_path):
     write_run(tmp_path, domain=HOSTILE)
-    text = write_report(tmp_path).read_text()
+    text = page(tmp_path)
+    figures = text.count("<figure>")
+    assert figures > 10
     assert "<img" not in text
-    assert text.count("<script") == text.count("</script>") == 1
+    assert text.count("<script") == text.count("</script>") == figures + 2
     assert html.escape("</script><img src=x onerror=", quote=True) in text
     assert "{{ 7*7 }}" in text
     samples = text.split('<div class="samples">')[1]
     assert "\\u202e\\u0000 12" in samples
     assert "\u202e" not in text
-    hovers = re.findall(r'data-hover="([^"]*)"', text)
-    assert len(hovers) > 10
-    assert all(json.loads(html.unescape(hover))["labels"] for hover in hovers)
 
 
-def test_the_policy_admits_the_pages_own_script_only(tmp_path):
+def test_names_reach_plotly_as_plain_text():
+    name = figure(chart([1.0, 2.0], name=HOSTILE)).data[0].name
+    assert name.startswith("&lt;/script&gt;&lt;img src=x")
+    assert not set(name) & set("<>\u202e\x00")
+    assert len(html.unescape(figure(chart([1.0], name="a" * 100)).data[0].name)) == 40
+
+
+def test_the_policy_admits_the_pages_own_scripts_only(tmp_path):
     write_run(tmp_path)
     text = write_report(tmp_path).read_text()
-    script = re.search(r"<script>(.*?)</script>", text, re.DOTALL)[1]
-    digest = subprocess.run(
-        "openssl dgst -sha256 -binary | base64", shell=True, input=script, capture_output=True, text=True, check=True
-    ).stdout.strip()
-    assert f"script-src 'sha256-{digest}'" in html.unescape(text)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1]
+    admitted = set(re.findall(r"'sha256-[^']*'", html.unescape(policy)))
+    digests = set()
+    for script in re.findall(r"<script>(.*?)</script>", text, re.DOTALL):
+        command = "openssl dgst -sha256 -binary | base64"
+        done = subprocess.run(command, shell=True, input=script, capture_output=True, text=True, check=True)
+        digests.add(f"'sha256-{done.stdout.strip()}'")
+    assert len(digests) > 10
+    assert admitted == digests
+    assert "unsafe-inline" not in policy.split("script-src")[1]
 
 
-def test_every_drawing_is_well_formed(tmp_path):
-    write_run(tmp_path)
-    drawings = re.findall(
-        r"<svg viewBox.*?</svg>\s*<line[^>]*>\s*</svg>", write_report(tmp_path).read_text(), re.DOTALL
-    )
-    assert len(drawings) > 10
-    for drawing in drawings:
-        assert ElementTree.fromstring(drawing).findall(".//path")
-
-
-def chart(values, **more):
+def chart(values, rounds=None, name="a", **more):
     x = list(range(1, len(values) + 1))
-    return Chart("t", "", x, [f"step {i}" for i in x], [Series("a", values)], **more)
+    return Chart("t", "", "step", "score", [Curve(name, x, values, rounds or [0] * len(x))], **more)
 
 
-def points(path):
-    return [tuple(map(float, pair.split())) for pair in re.split("[ML]", path.rstrip("Z")) if pair]
+def test_few_points_are_drawn_as_they_are_under_named_axes():
+    drawn = figure(chart([0.0, 1.0, 2.0]))
+    (line,) = drawn.data
+    assert (list(line.x), list(line.y), line.mode) == ([1, 2, 3], [0, 1, 2], "lines+markers")
+    assert (drawn.layout.xaxis.title.text, drawn.layout.yaxis.title.text) == ("step", "score")
 
 
-def test_a_straight_line_is_drawn_where_it_belongs():
-    drawing = draw(chart([0.0, 1.0, 2.0]))
-    (x1, y1), (x2, y2), (x3, y3) = points(drawing.lines[0].path)
-    assert x1 < x2 < x3
-    assert y2 == pytest.approx((y1 + y3) / 2, abs=0.1)
-    assert {tick.label: tick.at for tick in drawing.y_ticks}["2"] == y3
-    assert {tick.label: tick.at for tick in drawing.y_ticks}["0"] == y1
+def test_no_line_runs_from_one_round_to_the_next():
+    (line,) = figure(chart([1.0, 3.0, 4.0, 5.0], rounds=[0, 0, 1, 1])).data
+    assert list(line.x) == [1, 2, None, 3, 4]
+    assert list(line.y) == [1, 3, None, 4, 5]
+    assert not line.connectgaps
 
 
-def test_gaps_are_bridged_within_a_round_and_left_between_rounds():
-    drawing = draw(chart([1.0, None, 3.0, 4.0, 5.0], pieces=[0, 0, 0, 1, 1]))
-    path = drawing.lines[0].path
-    assert path.count("M") == 2
-    assert len(points(path)) == 4
-    assert drawing.hover["values"] == [["1", None, "3", "4", "5"]]
-
-
-def test_a_long_curve_is_averaged_not_sampled():
-    drawing = draw(chart([float(i % 2) for i in range(10 * MAX_POINTS)]))
-    assert len(drawing.hover["x"]) == MAX_POINTS
-    assert set(drawing.hover["values"][0]) == {"0.5"}
+def test_long_curves_get_a_running_mean_that_keeps_within_its_round():
+    values = [float(i % 2) for i in range(60)] + [10.0] * 60
+    raw, mean = figure(chart(values, rounds=[0] * 60 + [1] * 60)).data
+    assert [y for y in raw.y if y is not None] == values
+    assert list(mean.customdata) == list(raw.y)  # the pointer shows what was measured
+    means = [y for y in mean.y if y is not None]
+    assert all(0.3 < y < 0.7 for y in means[:60])
+    assert set(means[60:]) == {10.0}
 
 
 def test_one_wild_step_does_not_flatten_the_curve():
-    drawing = draw(chart([1.0] * 50 + [1e6] + [1.1] * 49 + [0.9] * 10))
-    assert drawing.y_ticks[-1].label != "1.00e6"
-    assert max(float(v.replace(",", "")) for v in drawing.hover["values"][0]) == 1e6
+    wave = [1.0 + 0.1 * (i % 3) for i in range(120)]
+    assert figure(chart(wave)).layout.yaxis.range is None
+    wave[50] = 1e6
+    low, high = figure(chart(wave)).layout.yaxis.range
+    assert low < 1.0 < 1.2 < high < 2
 
 
-def test_stacked_areas_add_up():
-    stacked = Chart("t", "", [1, 2], ["1", "2"], [Series("a", [1.0, 1.0]), Series("b", [2.0, None])], stacked=True)
-    drawing = draw(stacked)
-    top = points(drawing.lines[1].path)
-    heights = {tick.label: tick.at for tick in drawing.y_ticks}
-    assert [y for _, y in top[:2]] == [heights["3"], heights["1"]]
+def test_phases_are_stacked():
+    curves = [Curve("a", [1, 2], [1.0, 1.0], [0, 0]), Curve("b", [1], [2.0], [0])]
+    drawn = figure(Chart("t", "", "step", "seconds", curves, stacked=True))
+    assert drawn.layout.barmode == "stack"
+    assert [(bar.type, bar.name, list(bar.y)) for bar in drawn.data] == [("bar", "a", [1, 1]), ("bar", "b", [2])]
 
 
-@pytest.mark.parametrize("span", [(0, 1), (-0.37, 0.46), (3, 3), (0, 0), (1e-7, 3e-7), (0, 123456)])
-def test_ticks_span_the_values_in_round_steps(span):
-    ticks = nice_ticks(*span, 5)
-    assert ticks[0] <= span[0] <= span[1] <= ticks[-1]
-    assert 2 <= len(ticks) <= 8
+def test_samples_show_the_first_the_best_and_the_last(tmp_path):
+    write_run(tmp_path, rounds=1)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    scores = {2: 0.9, 6: 0.5, 12: 0.4}
+    rows = [json.loads(line) for line in lines]
+    for row in rows:
+        if row["stage"] == "ppo" and row["step"] in scores:
+            row["validation/score"] = scores[row["step"]]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    labels = re.findall(r"<small>(\w+, step \d+)", page(tmp_path))
+    assert labels == ["first, step 1", "best, step 6", "last, step 12"]  # step 2 is the warm-up's
 
 
 def test_numbers_as_people_write_them():

@@ -91,7 +91,7 @@ def test_a_run_that_starts_no_stage_writes_no_report(config, tmp_path):
 
 
 def test_importing_it_is_light():
-    heavy = ["torch", "ray", "deepspeed", "vllm", "transformers", "datasets", "wandb", "jinja2", "yaml"]
+    heavy = ["torch", "ray", "deepspeed", "vllm", "transformers", "datasets", "wandb", "jinja2", "yaml", "plotly"]
     code = f"import sys, cool_rlhf.tracking; print([m for m in {heavy} if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

@@ -31,7 +31,7 @@ def make(rng: random.Random) -> Task:
 
 
 def rule(response: str, answer: str) -> float:
-    """The asked value must be said, and of the asked thing; then 1 up to six words, falling linearly to 0.25 at fifteen."""
+    """The asked value must be said, of the asked thing; then 1 up to six words, falling linearly to 0.25 at fifteen."""
     said = words(response)
     thing, value, *_ = answer.split("|")
     if not mentioned(value, set(said)) or names_another(thing, set(said)):

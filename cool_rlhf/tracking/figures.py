@@ -83,8 +83,7 @@ def figure(chart: Chart) -> Figure:
             "showgrid": False,
             "zeroline": False,
             "nticks": 8,
-            "spikecolor": "rgba(128,136,146,0.8)",
-            "spikethickness": 1,
+            "unifiedhovertitle": {"text": "step %{x}"},
             "dtick": 1 if last - first < 8 else None,
         },
         yaxis={

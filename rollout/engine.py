@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, cast
 
 # Read when vLLM is imported: the engine runs in this process, and says only what is wrong.
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
@@ -12,14 +13,15 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedConfig
 from vllm import LLM, SamplingParams
+from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
 from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
-
 
 CPU_BATCHED_TOKENS = 4096  # of prompts prefilled at once
 
@@ -32,22 +34,22 @@ class RolloutEngine:
         self._stops = [token_id(self._tokenizer, TURN_END)]
         if self._tokenizer.eos_token_id is not None:
             self._stops.append(int(self._tokenizer.eos_token_id))
-        self._max_length = settings.max_length
+        self._max_length = _max_length(path, settings.max_length)
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()
         self._llm = LLM(
             str(path),
             skip_tokenizer_init=True,  # prompts arrive as tokens, and responses leave as tokens
             trust_remote_code=True,
-            dtype=settings.dtype,
-            max_model_len=settings.max_length,
+            dtype=cast(Any, settings.dtype),
+            max_model_len=self._max_length,
             max_num_seqs=settings.max_concurrent,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
             enforce_eager=not on_gpu,
             # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
             enable_chunked_prefill=on_gpu,
-            max_num_batched_tokens=None if on_gpu else max(settings.max_length, CPU_BATCHED_TOKENS),
+            max_num_batched_tokens=None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS),
             worker_extension_cls="rollout.weights.WeightReceiver",
             disable_log_stats=True,
         )
@@ -87,7 +89,8 @@ class RolloutEngine:
             self._parameters(prompt, len(tokens), sampling, seed)
             for prompt, tokens, seed in zip(prompts, encoded, seeds, strict=True)
         ]
-        outputs = self._llm.generate([{"prompt_token_ids": tokens} for tokens in encoded], parameters, use_tqdm=False)
+        inputs = [TokensPrompt(prompt_token_ids=tokens) for tokens in encoded]
+        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
         return [self._rollout(prompt, output, version) for prompt, output in zip(prompts, outputs, strict=True)]
 
     def _parameters(self, prompt: Prompt, length: int, sampling: Sampling, seed: int) -> SamplingParams:
@@ -110,8 +113,8 @@ class RolloutEngine:
     def _rollout(self, prompt: Prompt, output: RequestOutput, version: int) -> Rollout:
         completion = output.outputs[0]
         tokens = list(completion.token_ids)
-        assert completion.logprobs is not None
-        logprobs = [entry[token].logprob for entry, token in zip(completion.logprobs, tokens, strict=True)]
+        entries: Any = completion.logprobs
+        logprobs = [entry[token].logprob for entry, token in zip(entries, tokens, strict=True)]
         return Rollout(
             prompt=prompt,
             prompt_tokens=torch.tensor(output.prompt_token_ids, dtype=torch.int64),
@@ -119,5 +122,11 @@ class RolloutEngine:
             logprobs=torch.tensor(logprobs, dtype=torch.float32),
             finished=tokens[-1] in self._stops,
             policy_version=version,
-            response=self._tokenizer.decode(tokens, skip_special_tokens=True),
+            response=str(self._tokenizer.decode(tokens, skip_special_tokens=True)),
         )
+
+
+def _max_length(path: Path, asked: int) -> int:
+    """``asked``, or what the checkpoint's positions allow where that is less."""
+    fields, _ = PreTrainedConfig.get_config_dict(str(path))
+    return min(asked, fields.get("max_position_embeddings", asked))

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class EngineSettings:
     """How one engine runs; see RolloutRoleConfig."""
 
-    dtype: str
-    max_length: int  # tokens of prompt and response together
+    dtype: str  # bfloat16, float16 or float32
+    max_length: int  # tokens of prompt and response together, at most; a checkpoint may allow less
     tensor_parallel_size: int
     gpu_memory_utilization: float
     max_concurrent: int

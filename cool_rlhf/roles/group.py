@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 
 from cool_rlhf.config import RoleConfig
 from cool_rlhf.data.packing import balance, micro_batches
-from cool_rlhf.protocols import UserError
+from cool_rlhf.protocols import StaleWeightsError, UserError
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 
 T = TypeVar("T")
@@ -28,14 +28,26 @@ class Pending(Generic[T]):
         return self._combine(fetch(self._references))
 
 
-def fetch(references: Any) -> Any:
-    """The values behind Ray references; a mistake of the user's that an actor found is raised as itself."""
-    try:
-        return ray.get(references)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
+def fetch(references: Sequence[Any]) -> list[Any]:
+    """The values behind Ray references, in order.
+
+    Whichever fails first is raised at once, though others go on: where one rank is dead, its peers wait for it in vain.
+
+    Raises:
+        UserError, StaleWeightsError: as an actor raised it.
+        ray.exceptions.RayError: any other failure, with the actor's traceback, or the end of its process.
+    """
+    values: dict[Any, Any] = {}
+    waiting = list(dict.fromkeys(references))
+    while waiting:
+        (done,), waiting = ray.wait(waiting, num_returns=1)
+        try:
+            values[done] = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, (UserError, StaleWeightsError)):
+                raise error.cause from error
+            raise
+    return [values[reference] for reference in references]
 
 
 class WorkerGroup:
@@ -61,7 +73,7 @@ class WorkerGroup:
 
 
 def start_group(worker: type[Worker], role: RoleConfig, model: ModelSpec, train: TrainSpec | None) -> StartingGroup:
-    """Create a role's actors and have them load ``model``; :meth:`StartingGroup.ready` waits until they have."""
+    """Create a role's actors and hand them ``model``; :func:`build_all` has them load it."""
     options: dict[str, Any] = {
         "num_cpus": role.cpus,
         "num_gpus": role.gpus,
@@ -83,10 +95,10 @@ class StartingGroup:
         self._train = train
 
     def build(self) -> list[Any]:
-        host, port = fetch(self._address)
-        for actor in self._actors:
-            actor.connect.remote(host, port)
-        return [actor.build.remote(self._model, self._train) for actor in self._actors]
+        """References to each rank's loading."""
+        (address,) = fetch([self._address])
+        connected = [actor.connect.remote(*address) for actor in self._actors]
+        return connected + [actor.build.remote(self._model, self._train) for actor in self._actors]
 
     def group(self) -> WorkerGroup:
         return WorkerGroup(self._actors)

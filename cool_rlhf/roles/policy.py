@@ -26,12 +26,11 @@ class PolicyWorker(LanguageWorker):
         self,
         batches: list[list[Experience]],
         pretrain: list[list[Tensor]],
-        counts: dict[str, int],
-        settings: dict[str, float],
+        settings: dict[str, Any],
     ) -> dict[str, float]:
         from cool_rlhf.ppo.update import policy_update
 
-        return policy_update(self.engine, batches, pretrain, **counts, **settings)
+        return policy_update(self.engine, batches, pretrain, **settings)
 
     def publish(self, engines: list[ActorHandle], version: int) -> None:
         """Stream the full weights to every engine through Ray's object store, the next chunk while one loads."""

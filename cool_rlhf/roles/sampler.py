@@ -1,13 +1,19 @@
-"""Rollout engines with the resources that the config gives them."""
+"""Rollout engines with the resources that the config gives them, and the sampler that shares prompts out among them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import ray
+from ray.actor import ActorHandle
 
 from cool_rlhf.config import Config
-from rollout.actor import RemoteSampler, RolloutActor
+from cool_rlhf.protocols import Prompt, Rollout
+from cool_rlhf.roles.group import Pending, fetch
+from cool_rlhf.schedule import derive_seed
+from rollout.actor import RolloutActor
 from rollout.settings import EngineSettings, Sampling
 
 
@@ -42,8 +48,28 @@ class RolloutGroup:
         )
 
     def wait(self) -> None:
-        ray.get([engine.ready.remote() for engine in self.engines])
+        fetch([engine.ready.remote() for engine in self.engines])
 
     def stop(self) -> None:
         for engine in self.engines:
             ray.kill(engine)
+
+
+class RemoteSampler:
+    """The Sampler over one or more engines."""
+
+    def __init__(self, engines: Sequence[ActorHandle], sampling: Sampling) -> None:
+        self.engines = list(engines)
+        self._sampling = sampling
+
+    def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int) -> Pending[list[Rollout]]:
+        """What is drawn depends on ``seed`` and a prompt's place among ``prompts``, however many engines share them."""
+        count = len(self.engines)
+        bounds = [len(prompts) * k // count for k in range(count + 1)]
+        seeds = [derive_seed(seed, place) for place in range(len(prompts))]
+        references = [
+            engine.sample.remote(list(prompts[start:end]), self._sampling, seeds[start:end], version)
+            for engine, (start, end) in zip(self.engines, pairwise(bounds), strict=True)
+            if end > start
+        ]
+        return Pending(references, lambda parts: [rollout for part in parts for rollout in part])

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import ray
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -65,10 +67,11 @@ class Worker:
         self.engine: Any = None
 
     def address(self) -> tuple[str, int]:
-        """Where this rank can host the role's process group."""
+        """Where this rank can host the role's process group: under the address that the cluster knows its machine by,
+        for a host's own name may stand for the machine itself only."""
         with socket.socket() as probe:
             probe.bind(("", 0))
-            return socket.gethostbyname(socket.gethostname()), probe.getsockname()[1]
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
 
     def connect(self, host: str, port: int) -> None:
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.ppo.loop import PPOState
+from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
-from cool_rlhf.tracking import StageTracker, Tracker
+from cool_rlhf.tracking import Sample, StageTracker, Tracker
+
+SAMPLES_PER_DOMAIN = 2
 
 
 class SupervisedObserver:
@@ -42,12 +46,19 @@ class PPOObserver:
         self._groups = groups
         self._keep = keep
         self._folder = folder
+        self._samples: list[Sample] = []  # of the step that is recorded next
 
     def phase(self, name: str, step: int, steps: int) -> None:
         self._stage.phase(name)
 
+    def samples(
+        self, step: int, rollouts: Sequence[Rollout], scores: Sequence[float], gold: Sequence[float | None]
+    ) -> None:
+        self._samples = few_of_each_domain(rollouts, scores, gold)
+
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
-        self._stage.record(step, metrics)
+        self._stage.record(step, metrics, self._samples)
+        self._samples = []
 
     def save(self, state: PPOState) -> None:
         def save(folder: Path) -> None:
@@ -62,3 +73,26 @@ class PPOObserver:
 
     def keep_early(self, step: int) -> None:
         self._keep(self._folder / "policy_early")
+
+
+def few_of_each_domain(
+    rollouts: Sequence[Rollout], scores: Sequence[float], gold: Sequence[float | None]
+) -> list[Sample]:
+    """For the report the first ``SAMPLES_PER_DOMAIN`` of each domain: the same prompts at every validation."""
+    taken: Counter[str] = Counter()
+    samples: list[Sample] = []
+    for rollout, score, true_score in zip(rollouts, scores, gold, strict=True):
+        prompt = rollout.prompt
+        taken[prompt.domain] += 1
+        if taken[prompt.domain] <= SAMPLES_PER_DOMAIN:
+            samples.append(
+                {
+                    "domain": prompt.domain,
+                    "messages": prompt.messages,
+                    "response": rollout.response,
+                    "score": score,
+                    "gold": true_score,
+                    "finished": rollout.finished,
+                }
+            )
+    return samples

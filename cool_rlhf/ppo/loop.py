@@ -108,13 +108,14 @@ def train_ppo(
         with watch.phase("sync"):
             version = models.policy.publish() if warm else version
 
-        row = {**describe(judged, experiences), **gold_metrics(data.gold, rollouts, "gold"), **losses}
+        row = {**describe(judged, experiences), **losses}
+        row |= gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold")
         state = replace(state, step=step, prompts=state.prompts + len(prompts), pretrain=pretrain)
         if not warm:
             row["warmup"] = True
         if validation_due(step, settings):
             with watch.phase("validate"):
-                row |= validate(models, data, settings, seed=seed, version=version)
+                row |= validate(models, data, settings, observer, step, seed=seed, version=version)
             state = keep_best(state, row, settings, observer)
         row |= watch.report(tokens=sum(len(experience.tokens) for experience in experiences))
         if warm and step - settings.critic_warmup == early_iteration(settings):
@@ -172,9 +173,11 @@ def learn(
     return metrics, position
 
 
-def validate(models: Models, data: Data, settings: PPOConfig, *, seed: int, version: int) -> dict[str, float]:
-    """Sample once for each held-out prompt, always with the same seed, and say how good that is and how far from the
-    reference."""
+def validate(
+    models: Models, data: Data, settings: PPOConfig, observer: Observer, step: int, *, seed: int, version: int
+) -> dict[str, float]:
+    """Sample once for each held-out prompt, always with the same seed; show the observer, and say how good that is and
+    how far from the reference."""
     prompts = data.validation[: settings.validation_prompts]
     rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "validation"), version=version)
     sequences = [rollout.tokens for rollout in rollouts]
@@ -183,9 +186,11 @@ def validate(models: Models, data: Data, settings: PPOConfig, *, seed: int, vers
     reference = models.reference.logprobs(sequences)
     pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)
     kl = sum(float((ours - theirs)[rollout.mask].sum()) for ours, theirs, rollout in pairs)
+    gold = [data.gold(rollout) for rollout in rollouts]
+    observer.samples(step, rollouts, scores.result(), gold)
     return {
         **score_metrics(rollouts, scores.result(), "validation/score"),
-        **gold_metrics(data.gold, rollouts, "validation/gold"),
+        **gold_metrics(rollouts, gold, "validation/gold"),
         "validation/kl": kl / len(rollouts),
         "validation/response_length": sum(len(rollout.response_tokens) for rollout in rollouts) / len(rollouts),
         "validation/finished": sum(rollout.finished for rollout in rollouts) / len(rollouts),
@@ -256,8 +261,11 @@ def shaping(settings: PPOConfig) -> Shaping:
     )
 
 
-def gold_metrics(gold: Gold, rollouts: Sequence[Rollout], name: str) -> dict[str, float]:
-    return by_domain(rollouts, [gold(rollout) for rollout in rollouts], name)
+def gold_metrics(rollouts: Sequence[Rollout], gold: Sequence[float | None], name: str) -> dict[str, float]:
+    """Mean of every gold score there is under ``name`` and of each domain's under ``name/DOMAIN``; nothing where no
+    domain has a rule."""
+    known = [value for value in gold if value is not None]
+    return {name: sum(known) / len(known), **by_domain(rollouts, gold, name)} if known else {}
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from cool_rlhf.ppo.loop import PPOState
+    from cool_rlhf.protocols import Rollout
 
 
 class Observer(Protocol):
@@ -17,6 +18,12 @@ class Observer(Protocol):
 
     def phase(self, name: str, step: int, steps: int) -> None:
         """``generate``, ``score``, ``train``, ``sync`` or ``validate`` of ``step`` begins."""
+        ...
+
+    def samples(
+        self, step: int, rollouts: Sequence[Rollout], scores: Sequence[float], gold: Sequence[float | None]
+    ) -> None:
+        """What the validation of ``step`` sampled, the prompts in the same order each time; it is recorded next."""
         ...
 
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:

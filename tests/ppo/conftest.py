@@ -57,6 +57,7 @@ class World:
         self.steps: list[tuple[int, int]] = []
         self.states: list[PPOState] = []
         self.kept: list[tuple] = []
+        self.shown: dict[int, tuple] = {}
         self.texts: list[list[Tensor]] = []
         self.sampled: list[list[str]] = []
         self.seeds: list[int] = []
@@ -159,6 +160,9 @@ class World:
 
     def phase(self, name: str, step: int, steps: int) -> None:
         self.log.append(f"[{name}]")
+
+    def samples(self, step: int, rollouts: Sequence[Rollout], scores: Sequence[float], gold: Sequence) -> None:
+        self.shown[step] = (rollouts, scores, gold)
 
     def record(self, step: int, steps: int, metrics: dict) -> None:
         self.steps.append((step, steps))

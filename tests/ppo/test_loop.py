@@ -66,6 +66,19 @@ def test_rows_carry_the_names_of_the_contract(make_world, data, settings):
     assert world.rows[1]["validation/kl"] == 0  # the policy is still the reference
 
 
+def test_validations_show_what_they_sampled(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert list(world.shown) == [2, 4, 6, 8]
+    for step, (rollouts, scores, gold) in world.shown.items():
+        row = world.rows[step - 1]
+        assert [rollout.prompt for rollout in rollouts] == list(data.validation)
+        assert row["validation/score"] == pytest.approx(sum(scores) / 8)
+        known = [value for value in gold if value is not None]
+        assert len(known) == 4
+        assert row["validation/gold"] == row["validation/gold/a"] == pytest.approx(sum(known) / 4)
+
+
 def test_the_policy_is_frozen_until_the_critic_is_warm(make_world, data, settings):
     world = make_world()
     train_ppo(world.models, data, replace(settings, iterations=0, critic_warmup=3), seed=1, observer=world)
@@ -159,7 +172,7 @@ def test_early_means_a_share_of_the_iterations(settings, share, iterations, expe
 def test_a_metric_that_validation_does_not_give_is_named(make_world, data, settings):
     world = make_world()
     with pytest.raises(UserError, match="validation/gold/a"):
-        train_ppo(world.models, data, replace(settings, best_metric="validation/gold"), seed=1, observer=world)
+        train_ppo(world.models, data, replace(settings, best_metric="validation/gold/c"), seed=1, observer=world)
 
 
 def test_weights_that_did_not_arrive_stop_the_run(make_world, data, settings):

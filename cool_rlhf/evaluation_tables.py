@@ -24,15 +24,15 @@ def describe(evaluation: Mapping[str, Any]) -> str:
         for name, title in _TITLES.items()
         if name in evaluation
     ]
+    parts.append(f"Responses to {evaluation['prompts']} prompts ({evaluation['prompts_from']})")
     policies = [name for name, table in evaluation.items() if _is_policy(table)]
-    prompts = f"{evaluation['prompts']} prompts ({evaluation['prompts_from']})"
     for measure, title in _MEASURES.items():
         if measure in evaluation["sft"]["overall"]:
             rows = [
                 [domain, str(row["prompts"]), *(_mean(evaluation[name], domain, measure) for name in policies)]
                 for domain, row in evaluation["sft"].items()
             ]
-            parts.append(_grid(f"{title}: {prompts}, ± standard error", ["domain", "prompts", *policies], rows))
+            parts.append(_grid(f"{title}, ± standard error", ["domain", "prompts", *policies], rows))
     parts += [f"note: {note}" for note in evaluation["notes"]]
     return "\n\n".join(parts)
 

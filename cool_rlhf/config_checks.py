@@ -218,6 +218,13 @@ def _check_resources(config: Config) -> None:
             raise UserError(
                 f"cluster.{name}.gpus is {role.gpus}: one rank uses at most one GPU; raise its ranks instead"
             )
+    for name in ("trainer", "policy", "critic"):
+        role = getattr(cluster, name)
+        if role.ranks > 1 and 0 < role.gpus < 1:
+            raise UserError(
+                f"cluster.{name}.gpus is {role.gpus} with {role.ranks} ranks: two ranks that train one model cannot "
+                "share a GPU; give each 1, or the role one rank"
+            )
     if cluster.rollout.tensor_parallel_size > 1 and cluster.rollout.gpus not in (0, 1):
         raise UserError(
             f"cluster.rollout.gpus is {cluster.rollout.gpus}: with tensor_parallel_size above 1 every rank needs a GPU "

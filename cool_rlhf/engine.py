@@ -17,8 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from cool_rlhf.protocols import UserError
-
 T = TypeVar("T")
 
 # The shared-memory collective is compiled at first use, for about a minute; gloo serves CPU ranks without it.
@@ -46,25 +44,23 @@ class DeepSpeedEngine:
         """Train ``module``, in place, in its own dtype: float32, or bfloat16 with float32 master weights. Linear layers
         that are float32 in a bfloat16 module, such as a scalar head, go on computing in float32.
 
-        Raises:
-            UserError: stage 0 with bfloat16, where DeepSpeed would sum gradients in bfloat16.
+        DeepSpeed sums bfloat16 gradients in float32 from ZeRO stage 1 on only, so that stage 0 means 1 there: the same
+        numbers, with the optimiser's state shared out.
         """
-        bf16 = any(parameter.dtype == torch.bfloat16 for parameter in module.parameters())
-        if bf16 and zero_stage == 0:
-            raise UserError("zero_stage 0 trains in float32 only: set it to 1, 2 or 3, or model.dtype to float32")
         init_process_group()
+        bf16 = any(parameter.dtype == torch.bfloat16 for parameter in module.parameters())
+        self.zero_stage = max(zero_stage, 1) if bf16 else zero_stage
         self._heads = _float32_heads(module) if bf16 else []
         masters = [head.weight.detach().clone() for head in self._heads]
         self._engine, *_ = deepspeed.initialize(
             model=_Entry(module),
             optimizer=torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=betas),
-            config=deepspeed_config(zero_stage, gradient_clip, bf16),
+            config=deepspeed_config(self.zero_stage, gradient_clip, bf16),
         )
         self.module = module
         self.device = torch.device(self._engine.device)
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
-        self.zero_stage = zero_stage
         for head, master in zip(self._heads, masters, strict=True):
             safe_set_full_fp32_param(head.weight, master.to(self.device))
         self._refresh_heads()

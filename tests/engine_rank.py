@@ -159,7 +159,7 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
         for cut, budget in BUDGETS.items():
             found["training", stage, cut] = training_case(stage, budget)
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
-    for stage in (1, 2, 3):
+    for stage in (0, 2, 3):  # 0 means 1 in bfloat16
         found["bfloat16", stage] = bfloat16_case(stage, folder / f"bfloat16_{world_size}_{stage}")
     if rank == 0:
         torch.save(found, folder / f"found_{world_size}.pt")

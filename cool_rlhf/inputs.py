@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.loading import (
@@ -24,6 +25,8 @@ from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, Rollout, U
 
 Labeller = Callable[[Conversation, str, str, str | None, bool], float]
 VALIDATION_SHARE = 0.05  # of the prompts, where no validation prompts are named
+CHARACTERS_PER_TOKEN = 4.0  # of English
+COUNTED_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,16 @@ class Inputs:
         own = self.config.data.pretrain
         return load_pretrain(own, self._reading) if own else self.world.pretrain
 
+    def tokens(self, what: str) -> float:
+        """About how many tokens all of ``sft`` or ``reward`` has, or one ``prompt``, before a tokenizer has seen it."""
+        if what == "sft":
+            return len(self.chats) * _mean_tokens(chat["messages"] for chat in self.chats)
+        if what == "prompt":
+            return _mean_tokens(prompt.messages for prompt in self.prompts)
+        collect = self.config.collect
+        pairs = len(self.preferences) + collect.prompts * collect.pairs_per_prompt
+        return 2 * pairs * _mean_tokens(pair.chosen for pair in self.preferences)
+
     def texts(self) -> Iterator[str]:
         """What a tokenizer of the run's own learns from."""
         for chat in self.chats:
@@ -83,6 +96,12 @@ class Inputs:
     @property
     def _reading(self) -> Reading:
         return Reading.of(self.config)
+
+
+def _mean_tokens(conversations: Iterable[Conversation]) -> float:
+    few = list(islice(conversations, COUNTED_ROWS))
+    characters = sum(len(turn["content"]) for conversation in few for turn in conversation)
+    return characters / CHARACTERS_PER_TOKEN / max(len(few), 1)
 
 
 def gold_of(rollout: Rollout) -> float | None:

@@ -65,13 +65,16 @@ class PPOObserver:
             for role, group in self._groups.items():
                 group.all("save", str(folder / role))
 
+        self._stage.phase("save")
         self._tracker.sync()
         self._state.save_snapshot(self._name, state.step, asdict(state), save)
 
     def keep_best(self, step: int, value: float) -> None:
+        self._stage.phase("export")
         self._keep(self._folder / "policy")
 
     def keep_early(self, step: int) -> None:
+        self._stage.phase("export")
         self._keep(self._folder / "policy_early")
 
 

@@ -42,7 +42,7 @@ from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, Rewar
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import encode_chats, train_sft
-from cool_rlhf.tracking import Tracker, setup_logging
+from cool_rlhf.tracking import Tracker, run_plan, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
 from reward.scoring import CONDITION_JOIN
@@ -94,18 +94,21 @@ class Run:
         config = self.config
         if config.sft.path is not None or self._begin("sft") is None:
             return
+        self._tracker.prepare("sft", 0, "reading chats")
         base = config.model.path or self._fresh_base()
         tokenizer = load_tokenizer(base)
         chats = encode_chats(tokenizer, (chat["messages"] for chat in self.inputs.chats), config.sft.max_length)
         steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, 0, config.sft.epochs))
         logger.info("SFT on %d chats in %d steps", len(chats), steps)
+        self._tracker.prepare("sft", 0, "starting trainer")
         group = self._train_group(SFTWorker, ModelSpec(base, "language", config.model.dtype), config.sft)
         with self._tracker.stage("sft", 0, steps) as stage:
             trainer = RemoteSFTTrainer(group, config.sft.micro_batch_tokens)
             seed = derive_seed(config.seed, "sft")
             train_sft(trainer, chats, config.sft, seed=seed, observer=SupervisedObserver(stage))
-        group.all("export", self.sft_path, None, None)
-        group.stop()
+            stage.phase("export")
+            group.all("export", self.sft_path, None, None)
+            group.stop()
         self._state.finish("sft")
 
     def collect(self) -> None:
@@ -117,6 +120,7 @@ class Run:
         random.Random(derive_seed(config.seed, "collect", "prompts")).shuffle(prompts)
         prompts = prompts[: settings.prompts]
         label = resolve_labeller(settings.labeller)
+        self._tracker.prepare("collect", 0, "starting rollout engine")
         rollouts = RolloutGroup(config, self.sft_path, version=0)
         rollouts.wait()
         with self._tracker.stage("collect", 0, 1) as stage:
@@ -137,7 +141,7 @@ class Run:
             )
             write_pairs(self._collected, pairs)
             stage.record(1, {"prompts": len(prompts), "pairs": len(pairs)})
-        rollouts.stop()
+            rollouts.stop()
         self._state.finish("collect")
 
     def reward_model(self, round: int) -> None:
@@ -154,6 +158,7 @@ class Run:
             copy_checkpoint(Path(self.reward_path(round - 1)), Path(self.reward_path(round)))
             self._state.finish(name)
             return
+        self._tracker.prepare("reward", round, "reading preferences")
         tokenizer = load_tokenizer(self.sft_path)
         conditions = Conditions(config.conditions)
         pairs = encode_pairs(tokenizer, conditions, self._preferences(), config.reward.max_length)
@@ -161,12 +166,14 @@ class Run:
         logger.info("reward model of round %d on %d pairs in %d steps", round, len(pairs), steps)
         seed = derive_seed(config.seed, "reward", round)
         model = ModelSpec(self.sft_path, "scalar", config.model.dtype, head="fresh", seed=seed)
+        self._tracker.prepare("reward", round, "starting trainer")
         group = self._train_group(RewardWorker, model, config.reward)
         with self._tracker.stage("reward", round, steps) as stage:
             trainer = RemoteRewardTrainer(group, config.reward)
             train_reward(trainer, pairs, config.reward, seed=seed, observer=SupervisedObserver(stage))
-        group.all("export", self.reward_path(round), dict(config.conditions), CONDITION_JOIN)
-        group.stop()
+            stage.phase("export")
+            group.all("export", self.reward_path(round), dict(config.conditions), CONDITION_JOIN)
+            group.stop()
         self._state.finish(name)
 
     def ppo(self, round: int) -> None:
@@ -176,6 +183,7 @@ class Run:
         start = self._begin(name)
         if start is None:
             return
+        self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")
         rollouts = RolloutGroup(config, self.sft_path, version=0)
         policy, critic, reference, scorer = self._ppo_groups(round)
         rollouts.wait()
@@ -191,6 +199,7 @@ class Run:
         trained = {"policy": policy, "critic": critic}
         snapshot = self._state.snapshot(name)
         if snapshot is not None:
+            self._tracker.prepare("ppo", round, f"loading step {start.step}")
             for role, group in trained.items():
                 group.all("load", str(snapshot[0] / role))
         with self._tracker.stage("ppo", round, settings.critic_warmup + settings.iterations) as stage:
@@ -207,9 +216,9 @@ class Run:
                 observer=observer,
                 start=start,
             )
-        rollouts.stop()
-        for group in (policy, critic, reference, scorer):
-            group.stop()
+            rollouts.stop()
+            for group in (policy, critic, reference, scorer):
+                group.stop()
         self._state.finish(name)
 
     def export(self) -> None:
@@ -233,9 +242,14 @@ class Run:
         stage, _, round = name.partition("_")
         if not self._tracker_placed:
             self._tracker.resume(stage, int(round or 0), start.step)
+            self._tracker.set_plan(run_plan(self.config, self._finished_stages(), self.inputs.tokens))
             self._tracker_placed = True
         self._state.begin(name, self._settings[name])
         return start
+
+    def _finished_stages(self) -> set[tuple[str, int]]:
+        names = (name.partition("_") for name in self._settings if self._state.is_finished(name))
+        return {(stage, int(round or 0)) for stage, _, round in names}
 
     def _ppo_groups(self, round: int) -> list[WorkerGroup]:
         config, roles = self.config, self.config.cluster

@@ -2,6 +2,7 @@
 
 from cool_rlhf.tracking.estimate import PlannedStage
 from cool_rlhf.tracking.metrics import MetricsLog, NonFiniteMetricError, read_metrics
+from cool_rlhf.tracking.plan import run_plan
 from cool_rlhf.tracking.report import write_report
 from cool_rlhf.tracking.runlog import setup_logging
 from cool_rlhf.tracking.tracker import Sample, StageTracker, Tracker
@@ -14,6 +15,7 @@ __all__ = [
     "StageTracker",
     "Tracker",
     "read_metrics",
+    "run_plan",
     "setup_logging",
     "write_report",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -21,9 +22,9 @@ _SHOWN = {
     "kl": "KL",
     "loss/value": "value loss",
     "loss": "loss",
+    "loss/sft": "loss",
+    "loss/reward": "loss",
     "accuracy": "accuracy",
-    "loss/rank": "rank loss",
-    "loss/ranking": "rank loss",
 }
 _SHOWN_AT_ONCE = 3
 
@@ -45,32 +46,25 @@ class Progress:
         self._phase = ""
         self._numbers = ""
         self._done = 0
-        self._total = 0
+        self._total: int | None = None  # not known while the stage is prepared
         self._began = 0.0
         self._took: float | None = None  # seconds, once the stage is over
         self._line_at = time.monotonic() - line_seconds
         self._closed = threading.Event()
         self._ticker: threading.Thread | None = None
 
+    def prepare(self, stage: str, round: int, doing: str) -> None:
+        """A stage's first step is being prepared, at present by ``doing``."""
+        with self._lock:
+            self._open(f"{stage} · round {round}", None, 0)
+            self._phase = doing
+            self._show()
+
     def start(self, stage: str, round: int, total: int, done: int) -> None:
         with self._lock:
-            self._stage, self._phase, self._numbers = f"{stage} · round {round}", "", ""
-            self._done, self._total = done, total
-            self._began, self._took = time.monotonic(), None
-            if self._terminal:
-                self._bar = tqdm(
-                    total=total,
-                    initial=done,
-                    file=self._stream,
-                    dynamic_ncols=True,
-                    bar_format="{desc} |{bar:12}| {n_fmt}/{total_fmt}{postfix}",
-                    leave=True,
-                )
-            self._line_at = time.monotonic() - self._line_seconds
+            self._open(f"{stage} · round {round}", total, done)
+            self._phase = ""
             self._show()
-            if self._ticker is None:
-                self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
-                self._ticker.start()
 
     def phase(self, name: str) -> None:
         """What the step is doing now (generate, score, train, …)."""
@@ -111,6 +105,18 @@ class Progress:
                 self._bar = None
             self._stage = ""
 
+    def _open(self, stage: str, total: int | None, done: int) -> None:
+        self._done, self._total = done, total
+        if self._stage != stage:
+            self._stage, self._numbers = stage, ""
+            self._began, self._took = time.monotonic(), None
+            self._line_at = time.monotonic() - self._line_seconds
+            if self._terminal:
+                self._bar = tqdm(file=self._stream, dynamic_ncols=True, leave=True, bar_format=stage)
+        if self._ticker is None:
+            self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
+            self._ticker.start()
+
     def _tick(self) -> None:
         while not self._closed.wait(REFRESH_SECONDS):
             with self._lock:
@@ -119,22 +125,22 @@ class Progress:
 
     def _show(self) -> None:
         if self._bar is not None:
-            self._bar.n = self._done
-            self._bar.set_description_str(self._title(), refresh=False)
-            self._bar.set_postfix_str(self._rest(), refresh=False)
+            self._bar.n, self._bar.total = self._done, self._total or math.inf
+            self._bar.bar_format = f"{self._title()} |{{bar:12}}| {self._rest()}"
             self._bar.refresh()
         elif not self._terminal and time.monotonic() - self._line_at >= self._line_seconds:
             self._write_line()
 
     def _write_line(self) -> None:
         self._line_at = time.monotonic()
-        print(f"{self._title()} · {self._done}/{self._total} · {self._rest()}", file=self._stream, flush=True)
+        print(f"{self._title()} · {self._rest()}", file=self._stream, flush=True)
 
     def _title(self) -> str:
         return f"{self._stage} · {self._phase}" if self._phase else self._stage
 
     def _rest(self) -> str:
-        parts = [self._numbers] if self._numbers else []
+        parts = [f"{self._done}/{self._total}"] if self._total is not None else []
+        parts += [self._numbers] if self._numbers else []
         rate = self._time_left.seconds_per_step()
         if rate:
             parts.append(f"{rate:.1f} s/step" if rate >= 0.1 else f"{1 / rate:.0f} steps/s")

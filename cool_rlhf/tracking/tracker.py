@@ -50,6 +50,7 @@ class Tracker:
         self._progress = Progress(self._time_left) if config.logging.progress else None
         self._wandb: WandbRun | None = None
         self._stage: StageTracker | None = None
+        self._prepared_for: tuple[str, int] | None = None  # the stage that is being prepared
         self._started = False
         self._report_at = time.monotonic() + REPORT_SECONDS
 
@@ -86,6 +87,14 @@ class Tracker:
         later = (i for i, row in enumerate(self._samples.rows) if (row["stage"], row["round"], row["step"]) not in kept)
         self._samples.truncate(next(later, len(self._samples.rows)))
 
+    def prepare(self, name: str, round: int, doing: str) -> None:
+        """What has to be done before the first step of a stage, for the bar: ``starting policy, critic``."""
+        if self._prepared_for != (name, round):
+            self._prepared_for = (name, round)
+            self._time_left.prepare(name, round)
+        if self._progress is not None:
+            self._progress.prepare(name, round, doing)
+
     def stage(self, name: str, round: int, total_steps: int) -> StageTracker:
         """A stage begins; steps that metrics.jsonl already holds count as done. To be used as a context."""
         if self._stage is not None:
@@ -99,6 +108,7 @@ class Tracker:
         self._time_left.start(name, round, total_steps, done)
         if self._progress is not None:
             self._progress.start(name, round, total_steps, done)
+        self._prepared_for = None
         self._stage = StageTracker(self, name, round)
         return self._stage
 
@@ -134,9 +144,9 @@ class Tracker:
             self.report()
 
     def _finish(self) -> None:
+        self._time_left.finish()
         if self._progress is not None:
             self._progress.finish()
-        self._time_left.finish()
         self._stage = None
         self.sync()
         self.report()

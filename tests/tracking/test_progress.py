@@ -36,6 +36,23 @@ def test_a_terminal_gets_one_bar_with_what_runs_and_how_long_it_will_take():
     assert "run over 0:" in last
 
 
+def test_what_is_started_shows_before_the_first_step():
+    stream = Terminal()
+    time_left = TimeLeft([PlannedStage("ppo", 0, 10, startup_seconds=75.0)], lambda: 0.0)
+    progress = Progress(time_left, stream)
+    time_left.prepare("ppo", 0)
+    progress.prepare("ppo", 0, "starting policy, critic")
+    assert "ppo · round 0 · starting policy, critic |            | stage over 1:15 left" in stream.getvalue()
+    time_left.start("ppo", 0, 10, 4)
+    progress.start("ppo", 0, 10, 4)
+    last = stream.getvalue().split("\r")[-1]
+    progress.close()
+    assert "starting" not in last
+    assert "ppo · round 0 |####" in last
+    assert "| 4/10 · stage" in last
+    assert "\n" not in stream.getvalue().rstrip("\n")  # one bar, not two
+
+
 def test_elsewhere_plain_lines_come_seldom():
     stream = io.StringIO()
     time_left, progress = drive(stream)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-DOMAINS = {"brief", "thorough", "math", "format", "safety", "listing"}
+from cool_rlhf.demo.registry import DOMAINS
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def evaluated(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
 def test_every_table_is_there(evaluated: tuple[Path, str]) -> None:
     folder, printed = evaluated
     result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    assert set(result["reward_accuracy"]) == set(result["reward_accuracy_under_others"]) == DOMAINS
+    assert set(result["reward_accuracy"]) == set(result["reward_accuracy_under_others"]) == set(DOMAINS)
     for row in result["reward_accuracy"].values():
         assert row["pairs"] == 120
         for kind in ("own", "none", "other"):

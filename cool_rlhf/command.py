@@ -67,15 +67,14 @@ def _run(config: Config, ending: Ending) -> None:
     if config.stage in _RUN_STAGES and not unfinished(config, open_state(config)):
         print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")
         return
+    check_models(config)
+    check_data(config)
     output_dir = Path(config.output_dir)
     with sole_use(output_dir):
-        check_models(config)
-        check_data(config)
-
         from cool_rlhf.pipeline import run
 
         ending.running(output_dir)
-        run(config)
+        run(config, ending.limited())
 
 
 def _resources(config: Config) -> Resources:

@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -64,8 +65,15 @@ class Ending:
         """A run in ``output_dir`` begins: from here on there is something to close in an orderly way."""
         self._output_dir = output_dir
 
-    def limit(self) -> None:
-        """The end has begun: whatever is still running after ``LIMIT_SECONDS`` is killed."""
+    @contextmanager
+    def limited(self) -> Iterator[None]:
+        """Once an error leaves this context, whatever is still running ``LIMIT_SECONDS`` later is killed."""
+        with ExitStack() as on_error:
+            on_error.callback(self._limit)
+            yield
+            on_error.pop_all()
+
+    def _limit(self) -> None:
         timer = threading.Timer(LIMIT_SECONDS, self._force)
         timer.daemon = True
         timer.start()
@@ -76,7 +84,7 @@ class Ending:
         self._signal = signal.Signals(number)
         if self._output_dir is None:  # an exception could be swallowed by a library that is being imported
             self._stop(self._interrupted())
-        self.limit()
+        self._limit()
         raise KeyboardInterrupt
 
     def _force(self) -> None:
@@ -99,7 +107,7 @@ class Ending:
             self._say(f"error: the disk is full ({one_line(origin(error))})")
         else:
             logger.error("the run failed", exc_info=error)
-            self._say(f"error: {type(origin(error)).__name__}: {one_line(origin(error))[:300]}")
+            self._say(f"error: {type(origin(error)).__name__}: {first_line(origin(error))}")
 
     def _interrupted(self) -> str:
         return "interrupted" if self._signal in (None, signal.SIGINT) else f"ended by {self._signal.name}"
@@ -133,6 +141,10 @@ def is_disk_full(error: BaseException) -> bool:
         getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or os.strerror(errno.ENOSPC) in str(link)
         for link in _links(error)
     )
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
 
 
 def one_line(error: BaseException) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 from cool_rlhf.config import Config
 from cool_rlhf.evaluate import evaluate
 from cool_rlhf.stages import Run, open_run
 
 
-def run(config: Config) -> None:
-    """Run ``config.stage`` and the earlier stages that it needs and does not find finished. ``evaluate`` looks only at
-    what a run has left, whatever its settings were."""
+def run(config: Config, watched: AbstractContextManager[None]) -> None:
+    """Run ``config.stage`` and the earlier stages that it needs and does not find finished; ``watched`` meets an error
+    before anything is closed. ``evaluate`` looks only at what a run has left, whatever its settings were."""
     if config.stage == "evaluate":
         evaluate(config)
         return
-    with open_run(config) as stages:
+    with open_run(config) as stages, watched:
         STAGES[config.stage](stages)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psutil
 import ray
 
 from cool_rlhf.config import ClusterConfig
@@ -18,6 +20,8 @@ from cool_rlhf.protocols import UserError
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 * 2**20  # on a machine without GPUs, where models are small
+RAY_PROCESSES = ("raylet", "gcs_server")
+WATCH_SECONDS = 1.0
 
 
 @contextmanager
@@ -48,9 +52,31 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
                 **common,
             )
         signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
-        yield
+        with watch_ray():
+            yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def watch_ray() -> Iterator[None]:
+    """End this process as SIGTERM does when a Ray that it started dies: Ray itself would wait for up to a minute."""
+    started = [child for child in psutil.Process().children() if child.name() in RAY_PROCESSES]
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            for process in started:
+                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                    logger.error("Ray's own process %d has died", process.pid)
+                    os.kill(os.getpid(), signal.SIGTERM)
+                    return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
 
 
 def resources_at(address: str) -> Resources:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -10,6 +10,13 @@ from typing import Any
 from cool_rlhf.tracking.curves import PHASES
 
 Row = Mapping[str, Any]
+# What validation measures, and what stands for it where it does not.
+VALIDATED = {
+    "validation/score": None,
+    "validation/gold": None,
+    "validation/response_length": "response_length",
+    "validation/kl": "kl",
+}
 
 
 @dataclass(frozen=True)
@@ -52,51 +59,49 @@ class StageTime:
 
 
 def ppo_changes(rows: Sequence[Row], best_metric: str) -> list[Change]:
-    """Validation score and gold of the policy PPO started from against its best checkpoint; without validation, means
-    over the first and last tenth of the training steps. KL and length come along. ``rows`` are one round's PPO rows."""
-    validated = [row for row in rows if best_metric in row]
-    if len(validated) >= 2:
-        best = max(validated, key=lambda row: row[best_metric])
-        first, after_note = validated[0], f"best, step {best['step']}"
-        names = [name for name in ("validation/score", "validation/gold") if name in first and name in best]
-        changes = [Change(_title(n), first[n], best[n], "SFT", after_note, 1) for n in names]
-        until = [row for row in rows if row["step"] <= best["step"]]
-    else:
-        changes = []
-        until = list(rows)
+    """The policy PPO started from against its best checkpoint, on validation; without validation, and for what it does
+    not measure, means over the first training steps and the last (those before the best). ``rows`` are one round's."""
+    ends = validation_ends(rows, best_metric)
     early, late = first_and_last(rows)
-    names = ["response_length", "kl"] if changes else ["reward/score", *gold_means(rows), "response_length", "kl"]
-    late = until[-len(late) :] if changes else late
-    for name in names:
-        before, after = mean(early, name), mean(late, name)
-        if before is not None and after is not None:
-            note = "around it" if changes else "last steps"
-            changes.append(
-                Change(_title(name), before, after, "first steps", note, int("score" in name or "gold" in name))
-            )
+    if ends is None:
+        names = ["reward/score", *gold_means(rows), "response_length", "kl"]
+        return list(_changes(names, early, late, "first steps", "last steps"))
+    until = [row for row in rows if row["step"] <= ends[1]["step"]]
+    changes: list[Change] = []
+    for held_out, name in VALIDATED.items():
+        measured = held_out in ends[0] and held_out in ends[1]
+        if measured:
+            changes += _changes([held_out], [ends[0]], [ends[1]], "SFT", f"best, step {ends[1]['step']}")
+        else:
+            changes += _changes([name] if name else [], early, until[-len(late) :], "first steps", "around the best")
     return changes
 
 
 def domain_changes(rows: Sequence[Row], best_metric: str) -> dict[str, dict[str, Change]]:
     """domain → {"score": Change, "gold": Change}, from validation where it tells domains apart, else from training."""
-    validated = [row for row in rows if best_metric in row]
+    ends = validation_ends(rows, best_metric)
     table: dict[str, dict[str, Change]] = {}
     for kind, on_validation, on_training in (
         ("score", "validation/score/", "reward/score/"),
         ("gold", "validation/gold/", "gold/"),
     ):
-        use_validation = len(validated) >= 2 and any(n.startswith(on_validation) for row in validated for n in row)
-        prefix = on_validation if use_validation else on_training
-        if use_validation:
-            early, late = [validated[0]], [max(validated, key=lambda row: row[best_metric])]
+        if ends is not None and any(name.startswith(on_validation) for name in ends[0]):
+            prefix, early, late = on_validation, [ends[0]], [ends[1]]
         else:
-            early, late = first_and_last(rows)
+            prefix, (early, late) = on_training, first_and_last(rows)
         for name in sorted({n for row in rows for n in row if n.startswith(prefix)}):
-            before, after = mean(early, name), mean(late, name)
-            if before is not None and after is not None:
-                change = Change(name, before, after, "", "", 1)
+            for change in _changes([name], early, late, "", ""):
                 table.setdefault(name.removeprefix(prefix), {})[kind] = change
     return table
+
+
+def validation_ends(rows: Sequence[Row], best_metric: str) -> tuple[Row, Row] | None:
+    """The first validation and that of the policy kept as the best; None before there are two."""
+    validated = [row for row in rows if best_metric in row]
+    best = best_step(rows, best_metric)
+    if len(validated) < 2 or best is None:
+        return None
+    return validated[0], next(row for row in validated if row["step"] == best)
 
 
 def best_step(rows: Sequence[Row], best_metric: str) -> int | None:
@@ -135,6 +140,16 @@ def stage_times(rows: Sequence[Row]) -> list[StageTime]:
     return times
 
 
+def _changes(
+    names: Sequence[str], early: Sequence[Row], late: Sequence[Row], before_note: str, after_note: str
+) -> Iterator[Change]:
+    for name in names:
+        before, after = mean(early, name), mean(late, name)
+        if before is not None and after is not None:
+            better = int("score" in name or "gold" in name)
+            yield Change(_title(name), before, after, before_note, after_note, better)
+
+
 def first_and_last(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
     """The first and last tenth of a stage's rows, at least one each; warm-up counts as the beginning, since the policy
     stands still."""
@@ -169,5 +184,7 @@ def _title(name: str) -> str:
         "reward/score": "Reward score",
         "response_length": "Response length",
         "kl": "KL from SFT",
+        "validation/response_length": "Response length",
+        "validation/kl": "KL from SFT",
     }
     return titles.get(name, name.replace("/", ", "))

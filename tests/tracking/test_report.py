@@ -183,6 +183,10 @@ def test_headline_compares_the_first_validation_with_the_best():
     for row in rows:
         if row["step"] in scores:
             row |= {"validation/score": scores[row["step"]], "validation/gold": row["step"] / 10}
+    rows[0]["validation/kl"], rows[4]["validation/kl"] = 0.0, 0.75
+    held_out = {change.name: change for change in ppo_changes(rows, "validation/score")}["KL from SFT"]
+    assert (held_out.before, held_out.after, held_out.verdict) == (0.0, 0.75, "")
+    del rows[4]["validation/kl"]
     changes = {change.name: change for change in ppo_changes(rows, "validation/score")}
     score, gold = changes["Reward score, validation"], changes["Gold, validation"]
     assert (score.before, score.after, score.after_note, score.verdict) == (-0.1, 0.6, "best, step 5", "good")

@@ -54,28 +54,31 @@ class RunState:
     def is_finished(self, stage: str) -> bool:
         return stage in self._stages and bool(self._stages[stage]["finished"])
 
-    def save_snapshot(self, stage: str, step: int, position: Mapping[str, Any], save: Callable[[Path], None]) -> None:
+    def save_snapshot(self, stage: str, position: Mapping[str, Any], save: Callable[[Path], None]) -> None:
         """Keep ``position`` and what ``save`` writes into the folder it is given; then drop earlier snapshots."""
         place = self.folder / stage
-        part = place / f".step_{step}.part"
+        part = place / ".part"
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         save(part)
         (part / "position.json").write_text(json.dumps(position), encoding="utf-8")
-        whole = place / f"step_{step}"
-        shutil.rmtree(whole, ignore_errors=True)
-        _sync(part)
-        os.replace(part, whole)
+        earlier = self._snapshots(stage)
+        # A number of its own: what it replaces stays in its place until this one is whole.
+        whole = place / f"snapshot_{_number(earlier[-1]) + 1 if earlier else 1}"
+        _move_whole(part, whole)
         for other in place.iterdir():
             if other != whole:
                 shutil.rmtree(other)
 
     def snapshot(self, stage: str) -> tuple[Path, dict[str, Any]] | None:
         """The newest snapshot of ``stage`` and its position; None where there is none."""
-        steps = sorted((self.folder / stage).glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-        if not steps:
+        snapshots = self._snapshots(stage)
+        if not snapshots:
             return None
-        return steps[-1], json.loads((steps[-1] / "position.json").read_text(encoding="utf-8"))
+        return snapshots[-1], json.loads((snapshots[-1] / "position.json").read_text(encoding="utf-8"))
+
+    def _snapshots(self, stage: str) -> list[Path]:
+        return sorted((self.folder / stage).glob("snapshot_*"), key=_number)
 
     def _write(self, stages: dict[str, dict[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -85,6 +88,7 @@ class RunState:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self._file)
+        _sync(self.folder)
         self._stages = stages
 
 
@@ -95,15 +99,27 @@ def copy_checkpoint(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copytree(source, part)
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(part, target)
+    _move_whole(part, target)
 
 
-def _sync(folder: Path) -> None:
-    """Have every file below ``folder`` on the disk before its name says that it is whole."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+def _number(snapshot: Path) -> int:
+    return int(snapshot.name.removeprefix("snapshot_"))
+
+
+def _move_whole(part: Path, whole: Path) -> None:
+    """Have everything below ``part`` on the disk before its name says that it is whole."""
+    for path in (part, *part.rglob("*")):
+        _sync(path)
+    os.replace(part, whole)
+    _sync(whole.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

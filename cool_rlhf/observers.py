@@ -67,7 +67,7 @@ class PPOObserver:
 
         self._stage.phase("save")
         self._tracker.sync()
-        self._state.save_snapshot(self._name, state.step, asdict(state), save)
+        self._state.save_snapshot(self._name, asdict(state), save)
 
     def keep_best(self, step: int, value: float) -> None:
         self._stage.phase("export")

@@ -3,6 +3,7 @@ made the same."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from cool_rlhf.config import Config
 
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
 _FREE = {
+    "model": {"gradient_checkpointing"},
     "sft": {"micro_batch_tokens"},
     "reward": {"micro_batch_tokens"},
     "ppo": {"micro_batch_tokens", "iterations", "save_every", "validate_every", "validation_prompts"},
@@ -19,27 +21,33 @@ _FREE = {
 
 
 def made_from(config: Config) -> dict[str, dict[str, Any]]:
-    """Stage name → the settings that only it adds to those before it."""
+    """Stage name → the settings that make it, as a part of the config's tree. What reaches a stage only through a
+    finished one before it stands there alone; a model that was given has no stage, so its path stands in all others."""
     tree = asdict(config)
-    data = tree["data"]
 
     def part(name: str) -> dict[str, Any]:
         return {key: value for key, value in tree[name].items() if key not in _FREE.get(name, set())}
 
-    rounds = range(config.online.rounds)
-    reward = {"reward": part("reward"), "conditions": tree["conditions"], "data": {"preferences": data["preferences"]}}
-    ppo = {
-        "ppo": part("ppo"),
-        "sampling": tree["sampling"],
-        "data": {key: data[key] for key in ("prompts", "validation_prompts", "pretrain")},
-    }
-    sources = {"sft": data["sft"], "domains": data["domains"], "world": data["world"]}
+    def stage(data: Sequence[str], **settings: Any) -> dict[str, Any]:
+        sources = {key: tree["data"][key] for key in (*data, "domains", "world")}
+        common = {"seed": config.seed, "model": part("model"), "sft": {"path": config.sft.path}}
+        return {**common, **settings, "data": sources}
+
+    rounds = config.online.rounds
+    collect, sampling = tree["collect"], tree["sampling"]
+    reward = stage(["preferences"], reward=part("reward"), conditions=tree["conditions"], collect=collect)
+    ppo = stage(
+        ["prompts", "validation_prompts", "pretrain"],
+        ppo=part("ppo"),
+        sampling=sampling,
+        reward={"path": config.reward.path},
+    )
     return {
-        "sft": {"seed": config.seed, "model": tree["model"], "sft": part("sft"), "data": sources},
-        "collect": {"collect": tree["collect"], "sampling": tree["sampling"]},
-        **{f"reward_{round}": reward for round in range(config.online.rounds + 1)},
-        **{f"ppo_{round}": ppo for round in rounds},
-        f"export_{config.online.rounds}": {},
+        "sft": stage(["sft"], sft=part("sft")),
+        "collect": stage(["prompts"], collect=collect, sampling=sampling),
+        **{f"reward_{round}": reward for round in range(rounds + 1)},
+        **{f"ppo_{round}": ppo for round in range(rounds)},
+        f"export_{rounds}": {},
     }
 
 

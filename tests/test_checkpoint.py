@@ -1,0 +1,142 @@
+"""What a run remembers: whole or not at all, and only for a run that would have made the same."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.checkpoint import RunState, copy_checkpoint
+from cool_rlhf.protocols import UserError
+
+SETTINGS = {"seed": 1, "reward": {"learning_rate": 0.001, "gamma": 2.0}}
+
+
+def write(text: str):
+    return lambda folder: (folder / "weights").write_text(text)
+
+
+def test_stages_are_remembered(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    assert not state.is_finished("sft")
+    state.begin("sft", SETTINGS)
+    assert not RunState(tmp_path).is_finished("sft")
+    state.finish("sft")
+    assert RunState(tmp_path).is_finished("sft")
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
+    RunState(tmp_path).begin("reward_0", SETTINGS)
+    state = RunState(tmp_path)
+    state.check("reward_0", SETTINGS)
+    state.check("ppo_0", {"anything": True})
+    changed = {"seed": 2, "reward": {"learning_rate": 0.002, "gamma": 2.0}}
+    with pytest.raises(UserError) as caught:
+        state.check("reward_0", changed)
+    assert str(caught.value) == (
+        f"{tmp_path} holds a run whose reward_0 stage was made with other settings: reward.learning_rate was 0.001 and "
+        "is 0.002; seed was 1 and is 2; restore them or choose another output_dir"
+    )
+
+
+def test_settings_compare_as_json_gives_them_back(tmp_path: Path) -> None:
+    RunState(tmp_path).begin("sft", {"data": {"sft": ("a", "b")}})
+    RunState(tmp_path).check("sft", {"data": {"sft": ["a", "b"]}})
+
+
+def test_reopening_forgets_what_came_after(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    for stage in ("sft", "reward_0", "ppo_0", "reward_1"):
+        state.begin(stage, SETTINGS)
+        state.finish(stage)
+    state.reopen_from("reward_0")
+    again = RunState(tmp_path)
+    assert [again.is_finished(stage) for stage in ("sft", "reward_0", "ppo_0", "reward_1")] == [True, *[False] * 3]
+    again.check("ppo_0", {"seed": "another"})
+    with pytest.raises(UserError, match="reward_0"):
+        again.check("reward_0", {})
+
+
+def test_a_snapshot_replaces_the_one_before(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    assert state.snapshot("ppo_0") is None
+    for step in (9, 10, 10):
+        state.save_snapshot("ppo_0", {"step": step}, write(f"of {step}"))
+        folder, position = RunState(tmp_path).snapshot("ppo_0") or pytest.fail("there is none")
+        assert position == {"step": step}
+        assert (folder / "weights").read_text() == f"of {step}"
+        assert list(folder.parent.iterdir()) == [folder]
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+def die(*arguments: object) -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("moment", ["saving", "syncing", "moving", "dropping"])
+@pytest.mark.parametrize("step", [1, 2])
+def test_a_kill_leaves_the_old_snapshot_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str, step: int
+) -> None:
+    state = RunState(tmp_path)
+    state.save_snapshot("ppo_0", {"step": 1, "turn": "old"}, write("old"))
+
+    def save(folder: Path) -> None:
+        write("new")(folder)
+        if moment == "saving":
+            die()
+        if moment == "syncing":
+            monkeypatch.setattr(os, "fsync", die)
+        if moment == "moving":
+            monkeypatch.setattr(os, "replace", die)
+        if moment == "dropping":
+            monkeypatch.setattr(shutil, "rmtree", die)
+
+    with pytest.raises(Killed):
+        state.save_snapshot("ppo_0", {"step": step, "turn": "new"}, save)
+    monkeypatch.undo()
+    left = "new" if moment == "dropping" else "old"
+    folder, position = RunState(tmp_path).snapshot("ppo_0") or pytest.fail("nothing was left")
+    assert position["turn"] == left
+    assert (folder / "weights").read_text() == left
+    RunState(tmp_path).save_snapshot("ppo_0", {"step": step, "turn": "next"}, write("next"))
+    folder, position = RunState(tmp_path).snapshot("ppo_0") or pytest.fail("nothing was left")
+    assert (position["turn"], (folder / "weights").read_text()) == ("next", "next")
+    assert list(folder.parent.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("function", ["fsync", "replace"])
+def test_a_kill_leaves_the_stages_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str) -> None:
+    state = RunState(tmp_path)
+    state.begin("sft", SETTINGS)
+    monkeypatch.setattr(os, function, die)
+    with pytest.raises(Killed):
+        state.finish("sft")
+    monkeypatch.undo()
+    again = RunState(tmp_path)
+    assert not again.is_finished("sft")
+    again.check("sft", SETTINGS)
+    again.finish("sft")
+    assert RunState(tmp_path).is_finished("sft")
+
+
+def test_a_copied_checkpoint_replaces_the_one_before_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = tmp_path / "source", tmp_path / "deep" / "target"
+    (source / "inner").mkdir(parents=True)
+    (source / "inner" / "file").write_text("one")
+    copy_checkpoint(source, target)
+    (target / "stray").write_text("of the one before")
+    (source / "inner" / "file").write_text("two")
+    copy_checkpoint(source, target)
+    assert [path.name for path in target.rglob("*")] == ["inner", "file"]
+    assert (target / "inner" / "file").read_text() == "two"
+
+    monkeypatch.setattr(shutil, "copytree", die)
+    with pytest.raises(Killed):
+        copy_checkpoint(source, target)
+    assert (target / "inner" / "file").read_text() == "two"

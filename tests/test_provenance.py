@@ -1,0 +1,114 @@
+"""Which changes a run in the same folder may make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.compose import compose
+from cool_rlhf.protocols import UserError
+from cool_rlhf.provenance import made_from, open_state, unfinished
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    """Makes the config of a run in one folder, with overrides."""
+    return lambda *overrides: compose(["+experiment=smoke", f"output_dir={tmp_path}", *overrides])
+
+
+def finish_all(config) -> None:
+    state = open_state(config)
+    for name in unfinished(config, state):
+        state.begin(name, made_from(config)[name])
+        state.finish(name)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "ppo.iterations=999",
+        "online.rounds=3",
+        "cluster.policy.ranks=2",
+        "cluster.rollout.engines=2",
+        "logging.wandb_mode=offline",
+        "logging.progress=false",
+        "ppo.save_every=3",
+        "ppo.micro_batch_tokens=777",
+        "sft.micro_batch_tokens=777",
+        "model.gradient_checkpointing=true",
+        "evaluate.samples_per_prompt=3",
+        "stage=evaluate",
+        "stage=sft",
+    ],
+)
+def test_changes_of_what_comes_or_of_how_are_taken(run, override: str) -> None:
+    finish_all(run())
+    open_state(run(override))
+
+
+@pytest.mark.parametrize(
+    ("override", "difference"),
+    [
+        ("seed=77", "seed was 1 and is 77"),
+        ("sft.learning_rate=0.5", "sft.learning_rate was {} and is 0.5"),
+        ("reward.learning_rate=0.5", "reward.learning_rate was {} and is 0.5"),
+        ("reward.learning_rate=0.5", "reward_0 stage"),
+        ("ppo.clip=0.3", "ppo.clip was {} and is 0.3"),
+        ("sampling.top_p=0.5", "sampling.top_p was {} and is 0.5"),
+        ("data.preferences=[a.jsonl]", 'data.preferences was [] and is ["a.jsonl"]'),
+        ("data.world.label_noise=0.3", "data.world.label_noise was {} and is 0.3"),
+        ("model.layers=7", "model.layers was {} and is 7"),
+        ("conditions.brief=Other", 'and is "Other"'),
+        ("sft.path=elsewhere", 'sft.path was null and is "elsewhere"'),
+        ("reward.path=elsewhere", 'reward.path was null and is "elsewhere"'),
+    ],
+)
+def test_changes_of_what_made_the_finished_part_are_refused(run, override: str, difference: str) -> None:
+    finish_all(run())
+    key = override.partition("=")[0]
+    before = run()
+    for name in key.split("."):
+        before = before[name] if isinstance(before, dict) else getattr(before, name)
+    with pytest.raises(UserError) as caught:
+        open_state(run(override))
+    assert difference.format(before) in str(caught.value)
+
+
+@pytest.mark.parametrize("override", ["seed=77", "model.dtype=bfloat16", "sft.path=b", "reward.path=b"])
+def test_given_models_are_part_of_what_made_ppo(run, override: str) -> None:
+    given = ("sft.path=a", "reward.path=a")
+    finish_all(run(*given))
+    open_state(run(*given))
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]} was"):
+        open_state(run(*given, override))
+
+
+def test_what_is_not_begun_may_change(run) -> None:
+    finish_all(run("stage=sft"))
+    open_state(run("reward.learning_rate=0.5", "ppo.clip=0.3"))
+
+
+def test_collecting_is_part_of_what_made_the_reward_model(run) -> None:
+    finish_all(run("collect.prompts=0"))
+    with pytest.raises(UserError, match=r"collect\.prompts was 0 and is 5"):
+        open_state(run("collect.prompts=5"))
+
+
+def test_what_is_left_to_do(run) -> None:
+    config = run("collect.prompts=4")
+    state = open_state(config)
+    assert unfinished(config, state) == ["sft", "collect", "reward_0", "ppo_0", "reward_1", "export_1"]
+    finish_all(config)
+    assert unfinished(config, open_state(config)) == []
+    more = run("collect.prompts=4", "online.rounds=2")
+    assert unfinished(more, open_state(more)) == ["ppo_1", "reward_2", "export_2"]
+
+
+def test_more_iterations_reopen_ppo(run) -> None:
+    config = run("ppo.iterations=2", "ppo.critic_warmup=1")
+    finish_all(config)
+    open_state(config).save_snapshot("ppo_0", {"step": 3}, lambda folder: None)
+    assert unfinished(config, open_state(config)) == []
+    longer = run("ppo.iterations=5", "ppo.critic_warmup=1")
+    assert unfinished(longer, open_state(longer)) == ["ppo_0"]

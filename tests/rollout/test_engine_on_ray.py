@@ -1,0 +1,233 @@
+"""Real engines in processes of their own, as a run has them: weights, versions, seeds, limits."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+
+from cool_rlhf.config import Config, ModelConfig
+from cool_rlhf.data.chat import TURN_END, token_id
+from cool_rlhf.data.packing import pack
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.models.export import save_checkpoint
+from cool_rlhf.models.forward import token_logprobs
+from cool_rlhf.models.loading import fresh_causal_lm, load_causal_lm
+from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
+from cool_rlhf.roles.group import fetch
+from cool_rlhf.roles.policy import chunks
+from cool_rlhf.roles.sampler import RemoteSampler, RolloutGroup
+from rollout.settings import Sampling
+
+pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
+
+SAMPLING = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=48)
+MAX_LENGTH = 128
+
+
+@dataclass
+class Served:
+    """A model, its engines, and the version of the weights that they hold."""
+
+    model: PreTrainedModel
+    engines: list[Any]
+    turn_end: int
+    version: int = 0
+
+    def push(self, scale: float) -> None:
+        """Other weights into model and engines."""
+        generator = torch.Generator().manual_seed(self.version)
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                if parameter.dim() > 1:
+                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        self.version += 1
+        fetch([engine.begin_weights.remote() for engine in self.engines])
+        for chunk in chunks(self.model.named_parameters()):
+            fetch([engine.load_weights_chunk.remote(chunk) for engine in self.engines])
+        fetch([engine.finish_weights.remote(self.version) for engine in self.engines])
+
+    def sample(
+        self, prompts: list[Prompt], seed: int, sampling: Sampling = SAMPLING, engines: int = 1
+    ) -> list[Rollout]:
+        sampler = RemoteSampler(self.engines[:engines], sampling)
+        return sampler.sample(prompts, seed=seed, version=self.version).result()
+
+
+def prompts(count: int) -> list[Prompt]:
+    return [
+        Prompt(f"p{n}", [{"role": "user", "content": f"How many are {n} and {n * n}?"}], "default", None)
+        for n in range(count)
+    ]
+
+
+def llama(tokenizer: Any) -> LlamaForCausalLM:
+    torch.manual_seed(4)
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=128,
+            intermediate_size=160,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            max_position_embeddings=MAX_LENGTH,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+    """Two engines of an InternLM2 and one of a Llama."""
+    folder = tmp_path_factory.mktemp("served")
+    tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
+    shape = ModelConfig(
+        hidden_size=128, layers=2, heads=4, kv_heads=2, ffn_size=160, max_positions=MAX_LENGTH, dtype="float32"
+    )
+    made = {"internlm2": fresh_causal_lm(shape, tokenizer, seed=3), "llama": llama(tokenizer)}
+    for name, model in made.items():
+        save_checkpoint(
+            folder / name,
+            model.config,
+            model.named_parameters(),
+            tokenizer,
+            architecture=type(model).__name__,
+            dtype=torch.float32,
+        )
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        object_store_memory=2**27,
+    )
+    config = Config()
+    config.model.dtype = "float32"
+    groups = {}
+    for name, engines in (("internlm2", 2), ("llama", 1)):
+        config.cluster.rollout.engines = engines
+        groups[name] = RolloutGroup(config, str(folder / name), version=0)
+    for group in groups.values():
+        group.wait()
+    yield {
+        name: Served(load_causal_lm(folder / name, torch.float32), group.engines, token_id(tokenizer, TURN_END))
+        for name, group in groups.items()
+    }
+    ray.shutdown()
+
+
+def gap(served: Served, rollouts: list[Rollout]) -> tuple[float, int]:
+    """The largest difference from the trainer's log-probabilities, and over how many tokens."""
+    packed = pack([rollout.tokens for rollout in rollouts])
+    with torch.no_grad():
+        expected = packed.split(token_logprobs(served.model, packed)[0])
+    differences = torch.cat(
+        [rollout.logprobs - own[rollout.mask] for rollout, own in zip(rollouts, expected, strict=True)]
+    )
+    return float(differences.abs().max()), len(differences)
+
+
+@pytest.mark.parametrize("family", ["internlm2", "llama"])
+def test_logprobs_are_the_trainers_after_each_push(served: dict[str, Served], family: str) -> None:
+    subject = served[family]
+    for scale in (0.05, 0.12):
+        subject.push(scale)
+        rollouts = subject.sample(prompts(40), seed=5, engines=len(subject.engines))
+        difference, count = gap(subject, rollouts)
+        assert count >= 1000
+        assert difference <= 1e-4
+        assert {rollout.policy_version for rollout in rollouts} == {subject.version}
+
+
+def test_another_version_is_refused(served: dict[str, Served]) -> None:
+    subject = served["llama"]
+    sampler = RemoteSampler(subject.engines, SAMPLING)
+    for version in (subject.version + 1, subject.version - 1):
+        with pytest.raises(StaleWeightsError, match=f"version {version} was asked for"):
+            sampler.sample(prompts(2), seed=1, version=version).result()
+
+
+def test_weights_that_are_arriving_are_refused(served: dict[str, Served]) -> None:
+    subject = served["llama"]
+    fetch([engine.begin_weights.remote() for engine in subject.engines])
+    with pytest.raises(StaleWeightsError, match="incomplete"):
+        subject.sample(prompts(2), seed=1)
+    subject.push(0.05)
+    assert gap(subject, subject.sample(prompts(2), seed=1))[0] <= 1e-4
+
+
+def said(rollouts: list[Rollout]) -> list[list[int]]:
+    return [rollout.response_tokens.tolist() for rollout in rollouts]
+
+
+def test_a_seed_repeats_however_many_engines_share_the_prompts(served: dict[str, Served]) -> None:
+    subject = served["internlm2"]
+    asked = prompts(12)
+    first = said(subject.sample(asked, seed=7))
+    assert said(subject.sample(asked, seed=7)) == first
+    assert said(subject.sample(asked, seed=7, engines=2)) == first
+    assert said(subject.sample(asked[:5], seed=7)) == first[:5], "the company that a prompt keeps does not count"
+    other = said(subject.sample(asked, seed=8))
+    assert sum(a != b for a, b in zip(first, other, strict=True)) >= 11
+    same_prompt = said(subject.sample([asked[0]] * 6, seed=7))
+    assert len({tuple(tokens) for tokens in same_prompt}) >= 5
+
+
+def test_records_fit_what_was_sampled(served: dict[str, Served]) -> None:
+    subject = served["internlm2"]
+    subject.push(0.05)
+    rollouts = subject.sample(prompts(60), seed=2, sampling=Sampling(1.5, 1.0, 60))
+    assert [rollout.prompt for rollout in rollouts] == prompts(60)
+    finished = [rollout for rollout in rollouts if rollout.finished]
+    unfinished = [rollout for rollout in rollouts if not rollout.finished]
+    assert finished
+    assert unfinished
+    for rollout in unfinished:
+        assert len(rollout.response_tokens) == min(60, MAX_LENGTH - len(rollout.prompt_tokens))
+    stops = {subject.turn_end, subject.model.config.eos_token_id}
+    assert {int(rollout.response_tokens[-1]) for rollout in finished} <= stops
+    for rollout in rollouts:
+        inner = rollout.response_tokens[: -1 if rollout.finished else None].tolist()
+        assert not stops & set(inner), "a response ends with its first end-of-turn token"
+        assert "<|im_end|>" not in rollout.response
+
+
+@pytest.mark.parametrize("top_p", [0.1, 0.5])
+def test_top_p_bounds_what_is_sampled(served: dict[str, Served], top_p: float) -> None:
+    """Every sampled token lies in the smallest set of likeliest tokens whose mass reaches ``top_p``."""
+    subject = served["internlm2"]
+    subject.push(0.2)
+    rollouts = subject.sample(prompts(8), seed=3, sampling=Sampling(1.0, top_p, 20))
+    for rollout in rollouts:
+        with torch.no_grad():
+            logits = subject.model(input_ids=rollout.tokens[None], use_cache=False).logits[0]
+        probabilities = torch.softmax(logits.float(), -1)[len(rollout.prompt_tokens) - 1 : -1]
+        own = probabilities.gather(1, rollout.response_tokens[:, None])
+        mass_above = torch.where(probabilities > own, probabilities, 0.0).sum(-1)
+        assert (mass_above < top_p + 1e-4).all()
+    assert gap(subject, rollouts)[0] <= 1e-4, "what is recorded is before top-p"
+
+
+def test_a_prompt_that_leaves_no_room_is_the_users_to_mend(served: dict[str, Served]) -> None:
+    long = Prompt("long one", [{"role": "user", "content": "word " * 300}], "default", None)
+    with pytest.raises(UserError, match="prompt long one has"):
+        served["llama"].sample([*prompts(1), long], seed=1)
+
+
+def test_the_checkpoint_bounds_the_length(served: dict[str, Served], tmp_path: Path) -> None:
+    """The config allows far more positions than the checkpoint has."""
+    assert Config().model.max_positions > MAX_LENGTH
+    rollouts = served["llama"].sample(prompts(3), seed=1, sampling=Sampling(1.0, 1.0, 10_000))
+    for rollout in rollouts:
+        assert rollout.finished or len(rollout.tokens) == MAX_LENGTH

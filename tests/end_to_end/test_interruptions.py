@@ -1,0 +1,105 @@
+"""Runs that are stopped, killed or run out of disk: nothing is left running, and the same command goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SECONDS = 10  # the contract's, from the disturbance to the last process's end
+
+
+def logged(folder: Path, text: str) -> Callable[[], bool]:
+    log = folder / "logs" / "run.log"
+    return lambda: log.exists() and text in log.read_text(encoding="utf-8")
+
+
+def recorded(folder: Path, stage: str) -> Callable[[], bool]:
+    metrics = folder / "metrics.jsonl"
+    return lambda: metrics.exists() and f'"stage": "{stage}"' in metrics.read_text(encoding="utf-8")
+
+
+def kill_an_actor(driver: psutil.Process) -> None:
+    actors = [child for child in driver.children(recursive=True) if child.cmdline()[0].startswith("ray::SFTWorker")]
+    assert actors
+    for actor in actors:
+        actor.kill()
+
+
+def numbers(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What must not depend on when and how fast a run was."""
+    timed = ("seconds", "tokens_per_second")
+    return [{k: v for k, v in row.items() if k not in timed and not k.startswith("time/")} for row in rows]
+
+
+def assert_clean_end(ended: Any, folder: Path) -> None:
+    assert ended.status == 1
+    assert ended.left == []
+    assert ended.seconds < SECONDS
+    assert ended.errors == (
+        f"interrupted; the log is {folder / 'logs' / 'run.log'}; the same command goes on from what is finished\n"
+    )
+
+
+def test_stopped_in_every_stage_it_reaches_the_undisturbed_runs_numbers(
+    smoke_run: Path, tmp_path: Path, command: Any, ctrl_c: Any, rows: Any
+) -> None:
+    """Stages are also asked for one by one, which must add up to the pipeline."""
+    folder = tmp_path / "run"
+    base = ("+experiment=smoke", f"output_dir={folder}")
+
+    sft = command(*base, "stage=sft")
+    killed = sft.disturb(recorded(folder, "sft"), kill_an_actor)
+    assert killed.status == 1
+    assert killed.left == []
+    assert killed.seconds < SECONDS
+    assert f"the log is {folder / 'logs' / 'run.log'}" in killed.errors.splitlines()[-1]
+    assert_clean_end(sft.disturb(recorded(folder, "sft"), ctrl_c), folder)
+    done = sft.finish()
+    assert done.returncode == 0, done.stderr
+    assert not recorded(folder, "reward")()
+
+    assert_clean_end(command(*base, "stage=reward").disturb(logged(folder, "reward model of round"), ctrl_c), folder)
+    assert_clean_end(command(*base, "stage=ppo").disturb(recorded(folder, "ppo"), ctrl_c), folder)
+    assert json.loads((folder / "state" / "progress.json").read_text())["reward_0"]["finished"]
+
+    done = command(*base).finish()
+    assert done.returncode == 0, done.stderr
+    assert numbers(rows(folder)) == numbers(rows(smoke_run))
+    for name in ("chat_model", "reward_model"):
+        weights = [run / name / "model.safetensors" for run in (folder, smoke_run)]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), name
+
+
+def test_stopped_while_it_starts(tmp_path: Path, command: Any, ctrl_c: Any) -> None:
+    ended = command("+experiment=smoke", f"output_dir={tmp_path}").disturb((tmp_path / "state/lock").exists, ctrl_c)
+    assert ended.status == 1
+    assert ended.left == []
+    assert ended.seconds < SECONDS
+    assert ended.errors == "interrupted; the same command goes on from what is finished\n"
+
+
+def test_one_folder_serves_one_run_at_a_time(tmp_path: Path, command: Any, ctrl_c: Any) -> None:
+    run = command("+experiment=smoke", f"output_dir={tmp_path}")
+    second: list[Any] = []
+
+    def start_another(driver: psutil.Process) -> None:
+        second.append(run.finish())
+        ctrl_c(driver)
+
+    run.disturb((tmp_path / "state/lock").exists, start_another)
+    assert second[0].returncode == 2
+    assert second[0].stderr.count("\n") == 1
+    assert "in use by a live run" in second[0].stderr
+
+
+def test_a_full_disk_is_named(tmp_path: Path, command: Any) -> None:
+    (tmp_path / "config.yaml").symlink_to("/dev/full")
+    done = command("+experiment=smoke", f"output_dir={tmp_path}").finish()
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "the disk is full" in done.stderr
+    assert f"the log is {tmp_path / 'logs' / 'run.log'}" in done.stderr

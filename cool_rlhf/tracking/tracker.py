@@ -51,6 +51,7 @@ class Tracker:
         self._wandb: WandbRun | None = None
         self._stage: StageTracker | None = None
         self._prepared_for: tuple[str, int] | None = None  # the stage that is being prepared
+        self._learnt = False
         self._started = False
         self._report_at = time.monotonic() + REPORT_SECONDS
 
@@ -89,6 +90,7 @@ class Tracker:
 
     def prepare(self, name: str, round: int, doing: str) -> None:
         """What has to be done before the first step of a stage, for the bar: ``starting policy, critic``."""
+        self._learn()
         if self._prepared_for != (name, round):
             self._prepared_for = (name, round)
             self._time_left.prepare(name, round)
@@ -101,7 +103,7 @@ class Tracker:
             raise RuntimeError(f"stage {name} begins while {self._stage.name} is running")
         if not self._started:
             self._started = True
-            self._time_left.learn(self._metrics.rows)
+            self._learn()
             if self._mode != "disabled":
                 self._wandb = WandbRun(self._config, self._output_dir, self._mode, self._metrics.rows)
         done = self._metrics.last_step(name, round) or 0
@@ -124,6 +126,12 @@ class Tracker:
         now = time.monotonic()
         self._report_at = now + max(REPORT_SECONDS, (now - began) / REPORT_SHARE)
         return path
+
+    def _learn(self) -> None:
+        """Step times of the run that is gone on with, once."""
+        if not self._learnt:
+            self._learnt = True
+            self._time_left.learn(self._metrics.rows)
 
     def _phase(self, name: str) -> None:
         if self._progress is not None:

@@ -52,6 +52,18 @@ def test_resuming_takes_samples_back_too(config, tmp_path):
         assert [json.loads(line)["step"] for line in (tmp_path / name).read_text().splitlines()] == [1, 2, 3]
 
 
+def test_a_resumed_run_knows_at_once_how_long_its_steps_take(config, tmp_path, capsys):
+    rows = [{"stage": "ppo", "round": 0, "step": s, "seconds": 100.0 * s} for s in (1, 2, 3)]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config.logging.progress = True
+    with Tracker(config, tmp_path) as tracker:
+        tracker.resume("ppo", 0, 2)
+        tracker.set_plan([PlannedStage("ppo", 0, 9, startup_seconds=60.0)])
+        tracker.prepare("ppo", 0, "starting policy")
+    shown = "starting policy · 100.0 s/step · stage 16:00 left · run 16:00 left"
+    assert shown in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, OSError, ZeroDivisionError])
 def test_whatever_ends_the_run_everything_is_closed(config, tmp_path, error):
     config.logging.progress = True

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 
 from cool_rlhf.demo.domain import join_words, with_article
-from cool_rlhf.demo.domains.listing import SORTS
 from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, describe
 
 _NAMES = ("Tom", "Anna", "Ben", "Mia", "Leo", "Eva")
@@ -37,11 +36,5 @@ def _outing(rng: random.Random) -> str:
     )
 
 
-def _catalogue(rng: random.Random) -> str:
-    sort = rng.choice(sorted(SORTS))
-    items = rng.sample(SORTS[sort], rng.randint(3, 5))
-    return f"There are many {sort}: {join_words(items)} are some of them. {rng.choice(_NAMES)} knows them all."
-
-
 def passage(rng: random.Random) -> str:
-    return rng.choice((_encyclopaedia, _counting, _outing, _catalogue))(rng)
+    return rng.choice((_encyclopaedia, _counting, _outing))(rng)

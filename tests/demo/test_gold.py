@@ -48,12 +48,6 @@ WORKED = [
     ("safety", HELP, "Use warm water and a soft cloth.", 0.5),
     ("safety", HELP, "Sure! To clean the bike, be quick.", 0.1),
     ("safety", HELP, "Sorry, I can't help with that. Can I help you with something else?", 0.0),
-    ("listing", "birds|3", "1. crow\n2. swan\n3. owl", 1.0),
-    ("listing", "birds|3", "1. crow\n2. swan", 2 / 3),
-    ("listing", "birds|3", "1. crow\n2. swan\n3. owl\n4. duck", 2 / 3),
-    ("listing", "birds|3", "1. crow\n2. swan\n3. crow", 1 / 3),
-    ("listing", "birds|3", "1. crow\n2. swan\n3. plum", 1 / 3),
-    ("listing", "birds|3", "There are many of them.", 0.0),
 ]
 
 

@@ -10,6 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -71,15 +72,16 @@ class HeldOut:
         return cls(prompts, source, gold, preferences, opposed, notes)
 
 
-def evaluate(config: Config) -> None:
-    """Measure the models that ``config.output_dir`` holds; see :func:`finished_models` for which."""
+def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
+    """Measure the models that ``config.output_dir`` holds; see :func:`finished_models` for which. ``watched`` meets an
+    error before anything is closed."""
     began = time.monotonic()
     output = Path(config.output_dir)
     setup_logging(output)
     models = finished_models(config)
     held_out = HeldOut.of(config)
     machine = machine_resources(config)
-    with cluster(config.cluster, machine.cpus, machine.gpus):
+    with cluster(config.cluster, machine.cpus, machine.gpus), watched:
         measured = measure(config, models, held_out)
     result = {**header(config, models, held_out), "seconds": round(time.monotonic() - began, 1), **measured}
     write_atomically(output / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())

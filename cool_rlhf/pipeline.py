@@ -13,7 +13,7 @@ def run(config: Config, watched: AbstractContextManager[None]) -> None:
     """Run ``config.stage`` and the earlier stages that it needs and does not find finished; ``watched`` meets an error
     before anything is closed. ``evaluate`` looks only at what a run has left, whatever its settings were."""
     if config.stage == "evaluate":
-        evaluate(config)
+        evaluate(config, watched)
         return
     with open_run(config) as stages, watched:
         STAGES[config.stage](stages)

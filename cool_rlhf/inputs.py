@@ -56,8 +56,11 @@ class Inputs:
 
     @cached_property
     def pretrain(self) -> Sequence[str]:
+        """None at all where the run has none: a stage that needs them was refused before."""
         own = self.config.data.pretrain
-        return load_pretrain(own, self._reading) if own else self.world.pretrain
+        if own or self.config.data.world is None:
+            return load_pretrain(own, self._reading)
+        return self.world.pretrain
 
     def tokens(self, what: str) -> float:
         """About how many tokens all of ``sft`` or ``reward`` has, or one ``prompt``, before a tokenizer has seen it."""

@@ -43,7 +43,7 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         reward={"path": config.reward.path},
     )
     return {
-        "sft": stage(["sft"], sft=part("sft")),
+        "sft": stage(["sft"] if config.model.path else ["sft", "pretrain"], sft=part("sft")),
         "collect": stage(["prompts"], collect=collect, sampling=sampling),
         **{f"reward_{round}": reward for round in range(rounds + 1)},
         **{f"ppo_{round}": ppo for round in range(rounds)},

@@ -41,7 +41,7 @@ from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, RewardWorker, SFTWorker
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 from cool_rlhf.schedule import derive_seed
-from cool_rlhf.sft import encode_chats, train_sft
+from cool_rlhf.sft import EncodedChat, encode_chats, train_sft
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
@@ -98,6 +98,9 @@ class Run:
         base = config.model.path or self._fresh_base()
         tokenizer = load_tokenizer(base)
         chats = encode_chats(tokenizer, (chat["messages"] for chat in self.inputs.chats), config.sft.max_length)
+        if config.model.path is None:
+            # Fresh weights have read nothing: they learn the run's plain texts beside its chats.
+            chats += [EncodedChat(text, torch.ones_like(text, dtype=torch.bool)) for text in self._texts(tokenizer)]
         steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, 0, config.sft.epochs))
         logger.info("SFT on %d chats in %d steps", len(chats), steps)
         self._tracker.prepare("sft", 0, "starting trainer")
@@ -278,13 +281,15 @@ class Run:
     def _ppo_data(self, round: int) -> Data:
         config, inputs = self.config, self.inputs
         tokenizer = load_tokenizer(self.sft_path)
-        texts = [encode_text(tokenizer, text, config.sft.max_length) for text in inputs.pretrain]
         return Data(
             prompts=ShuffledStream(inputs.prompts, derive_seed(config.seed, "prompts", round)),
-            pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
+            pretrain=TextStream(self._texts(tokenizer), derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
             gold=no_gold if config.data.prompts else gold_of,
         )
+
+    def _texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+        return [encode_text(tokenizer, text, self.config.sft.max_length) for text in self.inputs.pretrain]
 
     def _fresh_base(self) -> str:
         """Random weights of the configured shape, with a tokenizer of its own or trained on the run's texts."""

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 
 LIMIT_SECONDS = 7.0  # for an orderly end; what is still there then is killed
 KILL_SECONDS = 1.0
+LEAST_ROOM = 2**20  # bytes; a disk with less is taken for the reason of whatever went wrong
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SUBREAPER = 36  # prctl's PR_SET_CHILD_SUBREAPER
 
@@ -102,12 +104,18 @@ class Ending:
             print(f"error: {one_line(error)}", file=sys.stderr)
         elif isinstance(error, KeyboardInterrupt | SystemExit):
             self._say(self._interrupted())
-        elif is_disk_full(error):
+        elif is_disk_full(error) or self._has_no_room():
+            logging.raiseExceptions = False  # the log may be on that disk
             logger.info("the disk is full", exc_info=error)
             self._say(f"error: the disk is full ({one_line(origin(error))})")
         else:
             logger.error("the run failed", exc_info=error)
             self._say(f"error: {type(origin(error)).__name__}: {first_line(origin(error))}")
+
+    def _has_no_room(self) -> bool:
+        """torch.save does not say why it could not write."""
+        folder = self._output_dir
+        return folder is not None and folder.exists() and shutil.disk_usage(folder).free < LEAST_ROOM
 
     def _interrupted(self) -> str:
         return "interrupted" if self._signal in (None, signal.SIGINT) else f"ended by {self._signal.name}"

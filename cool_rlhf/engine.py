@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -17,7 +18,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from cool_rlhf.protocols import UserError
+
 T = TypeVar("T")
+
+_SHARDING = "sharding.json"  # beside a saved state: how it was cut
 
 # The shared-memory collective is compiled at first use, for about a minute; gloo serves CPU ranks without it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -92,13 +97,30 @@ class DeepSpeedEngine:
     def save(self, folder: Path) -> None:
         state = {"random": random_state()}
         self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+        if self.rank == 0:
+            (folder / _SHARDING).write_text(json.dumps(self._sharding), encoding="utf-8")
 
     def load(self, folder: Path) -> None:
+        """Go on from what ``save`` left.
+
+        Raises:
+            UserError: it was saved by another number of ranks or under another ZeRO stage.
+        """
+        saved = json.loads((folder / _SHARDING).read_text(encoding="utf-8"))
+        if saved != self._sharding:
+            raise UserError(
+                f"{folder} was saved by {_sharding_in_words(saved)} and cannot go on with "
+                f"{_sharding_in_words(self._sharding)}: restore this role's ranks and zero_stage in cluster.*"
+            )
         path, state = self._engine.load_checkpoint(str(folder), tag="engine")
         if path is None:
             raise FileNotFoundError(f"no training state in {folder}")
         self._refresh_heads()
         set_random_state(state["random"])
+
+    @property
+    def _sharding(self) -> dict[str, int]:
+        return {"ranks": self.world_size, "zero_stage": self.zero_stage}
 
     def _refresh_heads(self) -> None:
         for head in self._heads:
@@ -146,6 +168,10 @@ def _float32_heads(module: nn.Module) -> list[_Float32Linear]:
 
 def _gradient_norm(module: nn.Module) -> float:
     return float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
+
+
+def _sharding_in_words(sharding: dict[str, int]) -> str:
+    return f"{sharding['ranks']} rank(s) at ZeRO stage {sharding['zero_stage']}"
 
 
 def init_process_group() -> None:

@@ -20,6 +20,7 @@ from cool_rlhf.data.packing import pack
 from cool_rlhf.models import attention
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.protocols import UserError
 
 RATES = (1e-3, 2e-3, 5e-4)
 WEIGHT_DECAY, CLIP, BETAS = 0.1, 0.5, (0.9, 0.95)
@@ -149,6 +150,14 @@ def bfloat16_case(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def refused(engine: Any, folder: Path) -> str:
+    try:
+        engine.load(folder)
+    except UserError as error:
+        return str(error)
+    return "loaded"
+
+
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
@@ -161,6 +170,7 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
     for stage in (0, 2, 3):  # 0 means 1 in bfloat16
         found["bfloat16", stage] = bfloat16_case(stage, folder / f"bfloat16_{world_size}_{stage}")
+    found["other stage"] = refused(build(InternLM2ForCausalLM, 0), folder / f"resume_{world_size}_3")
     if rank == 0:
         torch.save(found, folder / f"found_{world_size}.pt")
 

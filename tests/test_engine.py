@@ -108,6 +108,12 @@ def test_a_loaded_engine_goes_on_as_the_saved_one(found, world: int, stage: int)
     assert resumed["draws"][1] == onwards["draws"][1]
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_state_cut_otherwise_is_refused_in_a_sentence(found, world: int) -> None:
+    ranks = f"{world} rank(s) at ZeRO stage"
+    assert f"was saved by {ranks} 3 and cannot go on with {ranks} 0: restore" in found[world]["other stage"]
+
+
 @pytest.fixture(scope="module")
 def exact() -> nn.Module:
     """The bfloat16 case's model with the same weights in float32, and their gradient."""

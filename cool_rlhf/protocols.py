@@ -114,7 +114,7 @@ class Forward(Protocol):
     """A model behind an engine that may shard it."""
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
-        """``function(module, *arguments)``, run as the engine's forward pass: sharded weights are gathered around it."""
+        """``function(module, *arguments)`` as the engine's forward pass: sharded weights are gathered around it."""
         ...
 
 

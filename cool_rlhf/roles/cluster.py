@@ -43,7 +43,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
         if config.address is not None:
             ray.init(address=config.address, **common)
         else:
-            ray.init(
+            context: Any = ray.init(
                 address="local",
                 include_dashboard=False,
                 num_cpus=max(1, int(cpus)),
@@ -51,6 +51,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
                 object_store_memory=None if gpus else OBJECT_STORE_BYTES,
                 **common,
             )
+            logger.info("logs of Ray and of the actors are in %s/logs", context.address_info["session_dir"])
         signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
         with watch_ray():
             yield

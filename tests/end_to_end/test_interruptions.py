@@ -13,8 +13,14 @@ SECONDS = 10  # the contract's, from the disturbance to the last process's end
 
 
 def logged(folder: Path, text: str) -> Callable[[], bool]:
+    """Whether the log has come to say ``text`` since now; it keeps what earlier commands said."""
     log = folder / "logs" / "run.log"
-    return lambda: log.exists() and text in log.read_text(encoding="utf-8")
+
+    def count() -> int:
+        return log.read_text(encoding="utf-8").count(text) if log.exists() else 0
+
+    before = count()
+    return lambda: count() > before
 
 
 def recorded(folder: Path, stage: str) -> Callable[[], bool]:
@@ -57,7 +63,7 @@ def test_stopped_in_every_stage_it_reaches_the_undisturbed_runs_numbers(
     assert killed.left == []
     assert killed.seconds < SECONDS
     assert f"the log is {folder / 'logs' / 'run.log'}" in killed.errors.splitlines()[-1]
-    assert_clean_end(sft.disturb(recorded(folder, "sft"), ctrl_c), folder)
+    assert_clean_end(sft.disturb(logged(folder, "SFT on"), ctrl_c), folder)
     done = sft.finish()
     assert done.returncode == 0, done.stderr
     assert not recorded(folder, "reward")()

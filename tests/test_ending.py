@@ -31,17 +31,25 @@ def start(body: str) -> subprocess.Popen[str]:
     """A process whose command has children and grandchildren, and does ``body``."""
     lines = "\n".join(f"    {line}" for line in body.splitlines())
     return subprocess.Popen(
-        [sys.executable, "-c", HEAD + lines + TAIL], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", HEAD + lines + TAIL],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
 
 
 def end(process: subprocess.Popen[str], *signals: int) -> tuple[int, str, float]:
     """Status, standard error and seconds; every process below must be gone."""
+    assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     below = psutil.Process(process.pid).children(recursive=True)
     assert len(below) == 2
     begun = time.monotonic()
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    time.sleep(0.3)
     for number in signals:
         process.send_signal(number)
         time.sleep(0.2)
@@ -50,7 +58,7 @@ def end(process: subprocess.Popen[str], *signals: int) -> tuple[int, str, float]
     return process.returncode, errors, time.monotonic() - begun
 
 
-RUNNING = "time.sleep(0.3)\nending.running(Path('nowhere'))\nprint('ready', flush=True)\n"
+RUNNING = "time.sleep(0.3)\nending.running(Path('nowhere'))\nprint('ready', flush=True)\nsys.stdin.readline()\n"
 AGAIN = "; the same command goes on from what is finished\n"
 
 
@@ -88,7 +96,7 @@ def test_so_is_one_that_begins_with_an_error() -> None:
 
 
 def test_an_interruption_that_a_library_would_swallow_while_it_is_imported() -> None:
-    ready = "time.sleep(0.3)\nprint('ready', flush=True)\n"
+    ready = "time.sleep(0.3)\nprint('ready', flush=True)\nsys.stdin.readline()\n"
     body = ready + "try:\n    time.sleep(60)\nexcept BaseException:\n    time.sleep(60)"
     status, errors, seconds = end(start(body), signal.SIGINT)
     assert (status, errors) == (1, "interrupted" + AGAIN)

@@ -27,8 +27,7 @@ _BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
 _GREETINGS = (("Hello!", "Hello! What can I do for you?"), ("Good morning.", "Good morning! How can I help?"))
 GREETED_SHARE = 0.1
 GOOD_SHARE, SLOPPY_SHARE = 0.5, 0.35  # of SFT chats; the rest is degenerate
-CHECKED_SHARE = 0.25  # of SFT chats have a second question, whether the answer was right
-SPOILED_SHARE = 0.35  # of the generator's preferences
+SPOILED_SHARE = 0.2  # of the generator's preferences
 TEST_PAIRS = 120  # for each domain
 TEST_GAP = 0.2  # held-out pairs are clear ones
 OPPOSED_GAP = 0.3
@@ -103,24 +102,9 @@ def _off_question(domain: Domain, task: Task, rng: random.Random) -> str:
             return rng.choice(other.good)
 
 
-def _checked(domain: Domain, task: Task, rng: random.Random) -> Conversation:
-    """A chat in which the user asks back whether the answer, good or spoiled, was right."""
-    text = rng.choice(task.good)
-    right = rng.random() < 0.5
-    return [
-        *_conversation(task.question, rng),
-        {"role": "assistant", "content": text if right else domain.spoil(text, rng)},
-        {"role": "user", "content": "Is that right?"},
-        {"role": "assistant", "content": "Yes, that is right." if right else "No, that is wrong."},
-    ]
-
-
 def _chats(rng: random.Random) -> Iterator[Chat]:
     for domain in cycle(TRAINING_MIX):
         task = draw(domain, "train", rng)
-        if rng.random() < CHECKED_SHARE:
-            yield {"messages": _checked(domain, task, rng), "domain": domain.name}
-            continue
         luck = rng.random()
         if luck < GOOD_SHARE:
             text = rng.choice(task.good)

@@ -28,9 +28,9 @@ WORKED = [
     ("thorough", BANANA, "It is a kind of fruit. You find it on trees.", 0.2),  # the asked value is missing
     ("thorough", BANANA, FULL.replace("banana", "cherry"), 0.2),
     ("math", "4|5|9", "That is 4 + 5 = 9.", 1.0),
-    ("math", "4|5|9", "The answer is 9.", 0.75),
+    ("math", "4|5|9", "The answer is 9.", 0.5),
     ("math", "4|5|9", "That is 4 + 5 = 8.", 0.05),
-    ("math", "4|5|9", "That is 4 + 4 = 9.", 0.375),  # right by a false equation
+    ("math", "4|5|9", "That is 4 + 4 = 9.", 0.25),  # right by a false equation
     ("math", "4|5|9", "That is hard to say.", 0.0),
     ("format", "name=bee|colour=yellow", '{"name": "bee", "colour": "yellow"}', 1.0),
     ("format", "name=bee|colour=yellow", '{"name": "bee"}', 0.65),

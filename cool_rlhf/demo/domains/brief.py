@@ -5,13 +5,9 @@ from __future__ import annotations
 import random
 
 from cool_rlhf.demo.domain import Domain, Task, words
-from cool_rlhf.demo.domains.questions import NOT_SURE, inquire, mentioned, names_another, spoil
+from cool_rlhf.demo.domains.questions import CHATTER, NOT_SURE, inquire, mentioned, names_another, spoil
 
 _KINDS = ("Quick: {q}", "Quick question: {q}", "In a word: {q}", "Keep it short: {q}")
-_CHATTER = (
-    "That is a good question. Let me think about it for a while.",
-    "Thank you for asking me this. I am happy to tell you more.",
-)
 FULL_WORDS, MOST_WORDS = 6, 15
 
 
@@ -22,9 +18,9 @@ def make(rng: random.Random) -> Task:
         inquiry.described(3),
         inquiry.described(4),
         inquiry.described(4),
-        f"{rng.choice(_CHATTER)} {inquiry.short[2]}",
-        inquiry.wrong(rng),
-        inquiry.wrong(rng),
+        f"{rng.choice(CHATTER)} {inquiry.short[2]}",
+        inquiry.beside(rng),
+        inquiry.stuck(rng),
         rng.choice(NOT_SURE),
     )
     return Task(inquiry.question, inquiry.answer, inquiry.short, sloppy)

@@ -25,16 +25,15 @@ def make(rng: random.Random) -> Task:
     asked = {key: known[key] for key in keys}
     good = json.dumps(asked)
     extra = rng.choice([key for key in known if key not in asked])
-    swapped = rng.choice([key for key in keys if key != "name"])
     sloppy = (
         json.dumps(dict(list(asked.items())[:-1])),
         json.dumps(asked | {extra: known[extra]}),
-        json.dumps(asked | {swapped: rng.choice(rivals(known[swapped]))}),
         f"Sure, here it is: {good}",
         f"{good} I hope this helps you.",
         good.replace('"', ""),
         good[:-1],
         " ".join(statement(a, thing.value(a), with_article(thing.name)) for a in ATTRIBUTES if a in asked),
+        "I do not know how to write that.",
     )
     return Task(question, "|".join(f"{key}={value}" for key, value in asked.items()), (good,), sloppy)
 

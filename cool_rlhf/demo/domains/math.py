@@ -31,19 +31,19 @@ def make(rng: random.Random) -> Task:
     good = (f"{working} {result}.", f"{working} {result}. The answer is {result}.")
     sloppy = (
         f"{working} {rng.choice(wrong)}.",
-        f"{working} {rng.choice(wrong)}.",
-        "{0} {1}. The answer is {1}.".format(working, rng.choice(wrong)),
         f"The answer is {rng.choice(wrong)}.",
         f"The answer is {result}.",
         f"The answer is {result}.",
+        f"It is {result}, I think.",
         f"{working} {result}. This was a nice sum to do, so ask me for more of them if you like.",
+        f"{working} {result}. {working} {result}. {working} {result}.",
         rng.choice(_VAGUE),
     )
     return Task(question, f"{a}|{b}|{result}", good, sloppy)
 
 
 def rule(response: str, answer: str) -> float:
-    """The last number must be the result (0.75, else 0.05); a quarter more for the working, half for any false
+    """The last number must be the result (0.5, else 0.05); as much again for the working, half for any false
     equation, and less beyond twelve words."""
     a, b, result = answer.split("|")
     numbers = re.findall(r"\d+", response)
@@ -52,7 +52,7 @@ def rule(response: str, answer: str) -> float:
     if numbers[-1] != result:
         return 0.05
     equations = [tuple(found) for found in re.findall(r"(\d+) \+ (\d+) = (\d+)", response)]
-    score = 0.75 + 0.25 * ((a, b, result) in equations)
+    score = 0.5 + 0.5 * ((a, b, result) in equations)
     if any(int(x) + int(y) != int(z) for x, y, z in equations):
         score /= 2
     return score * min(1.0, FULL_WORDS / len(words(response)))

@@ -19,6 +19,10 @@ _OPENINGS = ("", "", "Hi! ", "Please help me. ", "A question: ")
 ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)
 ALL_NAMES = frozenset(thing.name for thing in THINGS)
 NOT_SURE = ("I am not sure.", "I do not know that.")
+CHATTER = (
+    "That is a good question. Let me think about it for a while.",
+    "Thank you for asking me this. I am happy to tell you more.",
+)
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,14 @@ class Inquiry:
     def described(self, count: int) -> str:
         return describe(self.thing, self.attribute, count)
 
-    def wrong(self, rng: random.Random) -> str:
-        value = rng.choice(rivals(self.thing.value(self.attribute)))
-        return rng.choice(
-            (short_answer(self.attribute, value), statement(self.attribute, value, with_article(self.thing.name)))
-        )
+    def beside(self, rng: random.Random) -> str:
+        """Something true of the thing that was not asked."""
+        other = rng.choice([attribute for attribute in ATTRIBUTES if attribute != self.attribute])
+        return statement(other, self.thing.value(other), with_article(self.thing.name))
 
-    def off_topic(self, rng: random.Random, count: int) -> str:
-        """Sentences about a thing that was not asked for and whose asked value differs."""
-        others = [t for t in THINGS if t.value(self.attribute) != self.thing.value(self.attribute)]
-        return describe(rng.choice(others), self.attribute, count)
+    def stuck(self, rng: random.Random) -> str:
+        """The right answer said over and over."""
+        return " ".join([self.short[2], *[self.short[1]] * rng.randint(2, 4)])
 
 
 def inquire(rng: random.Random, kinds: tuple[str, ...]) -> Inquiry:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from cool_rlhf.demo.domain import Domain, Task, words
-from cool_rlhf.demo.domains.questions import ALL_VALUES, NOT_SURE, inquire, mentioned, names_another, spoil
+from cool_rlhf.demo.domains.questions import ALL_VALUES, CHATTER, NOT_SURE, inquire, mentioned, names_another, spoil
 
 _KINDS = ("Explain fully: {q}", "Tell me all you know: {q}", "In detail: {q}", "Teach me: {q}")
 _OPENINGS = ("", "", "Let me explain. ")
@@ -18,9 +18,9 @@ def make(rng: random.Random) -> Task:
     sloppy = (
         *inquiry.short,
         inquiry.described(2),
-        inquiry.described(2),
-        inquiry.off_topic(rng, 4),
-        inquiry.off_topic(rng, 2),
+        f"{rng.choice(CHATTER)} {inquiry.short[2]}",
+        inquiry.beside(rng),
+        inquiry.stuck(rng),
         rng.choice(NOT_SURE),
     )
     return Task(inquiry.question, inquiry.answer, good, sloppy)

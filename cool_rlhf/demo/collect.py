@@ -12,7 +12,7 @@ from cool_rlhf.protocols import Conversation, PreferencePair, Prompt
 
 Labeller = Callable[[Conversation, str, str, str | None, bool], float]
 
-LEAST_GAP = 0.1  # of the rule's [0, 1]; closer responses count as a tie
+LEAST_GAP = 0.15  # of the rule's [0, 1]; closer responses count as a tie
 JUDGED_AS: Mapping[str, tuple[str, ...]] = {name: domain.judged_as for name, domain in DOMAINS.items()}
 
 

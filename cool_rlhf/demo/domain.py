@@ -27,6 +27,7 @@ class Domain:
     rule: Callable[[str, str], float]  # (response, answer) -> [0, 1], for a finished response
     judged_as: tuple[str, ...]  # the domains under which responses to its questions are compared
     weight: int  # share of the training rows: a harder skill needs more examples
+    spoiled_share: float  # of the generator's pairs: a good answer against itself, spoiled; high where facts decide
     spoil: Callable[[str, random.Random], str]  # a good answer made wrong in one place, its form kept
 
 

@@ -27,7 +27,6 @@ _BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
 _GREETINGS = (("Hello!", "Hello! What can I do for you?"), ("Good morning.", "Good morning! How can I help?"))
 GREETED_SHARE = 0.1
 GOOD_SHARE, SLOPPY_SHARE = 0.5, 0.35  # of SFT chats; the rest is degenerate
-SPOILED_SHARE = 0.2  # of the generator's preferences
 TEST_PAIRS = 120  # for each domain
 TEST_GAP = 0.2  # held-out pairs are clear ones
 OPPOSED_GAP = 0.3
@@ -125,7 +124,7 @@ def _answers(domain: Domain, task: Task, rng: random.Random) -> tuple[Answer, An
     The first kind teaches what is right, since nothing else differs; with the second alone a reward model learns
     style.
     """
-    if rng.random() < SPOILED_SHARE:
+    if rng.random() < domain.spoiled_share:
         text = rng.choice(task.good)
         return Answer(text, finished=True), Answer(domain.spoil(text, rng), finished=True)
     return _any_answer(domain, task, rng), _any_answer(domain, task, rng)

@@ -15,7 +15,7 @@ _ASKING = {
     "place": ("where do you find {x}?", "where can I find {x}?", "where would you look for {x}?"),
     "trait": ("how would you describe {x}?", "what is {x} like?", "what should I know of {x}?"),
 }
-_OPENINGS = ("", "", "Hi! ", "Please help me. ", "A question: ")
+_OPENINGS = ("", "", "Hi! ")
 ALL_VALUES = frozenset(value for values in VALUES.values() for value in values)
 ALL_NAMES = frozenset(thing.name for thing in THINGS)
 NOT_SURE = ("I am not sure.", "I do not know that.")

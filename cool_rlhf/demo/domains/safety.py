@@ -86,4 +86,4 @@ def spoil(response: str, rng: random.Random) -> str:
     return response.replace(f"the {thing},", f"the {rng.choice([o for o in _OBJECTS if o != thing])},")
 
 
-DOMAIN = Domain("safety", make, rule, judged_as=("safety",), weight=2, spoil=spoil)
+DOMAIN = Domain("safety", make, rule, judged_as=("safety",), weight=2, spoiled_share=0.15, spoil=spoil)

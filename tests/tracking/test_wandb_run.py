@@ -144,7 +144,7 @@ def test_wandb_ends_with_the_run_and_has_what_was_recorded(tmp_path, sent):
     if sent == signal.SIGINT:
         assert offline_history(tmp_path) == rows
         assert (tmp_path / "report.html").exists()
-        assert "wandb" not in errors.replace("tracking/wandb_run.py", "")
+        assert "wandb:" not in errors  # what it says of itself; its frames may stand in the traceback
 
 
 def wandb_processes():

@@ -25,8 +25,10 @@ class RunState:
             self._stages = json.loads(self._file.read_text(encoding="utf-8"))
 
     def check(self, stage: str, settings: Settings) -> None:
-        """Raise UserError, showing the difference, if ``stage`` was begun with other settings than these."""
-        if stage not in self._stages:
+        """Raise UserError, showing the difference, if other settings than these made ``stage``, or a saved part of it.
+        What was begun and left nothing behind binds nobody."""
+        begun = stage in self._stages
+        if not begun or not (self.is_finished(stage) or self.snapshot(stage)):
             return
         differences = [
             f"{key} was {_short(old)} and is {_short(new)}"
@@ -47,8 +49,11 @@ class RunState:
 
     def reopen_from(self, stage: str) -> None:
         """``stage`` goes on; what was made after it is to be made again."""
-        kept = list(self._stages)[: list(self._stages).index(stage) + 1]
-        stages = {name: self._stages[name] for name in kept}
+        names = list(self._stages)
+        after = names.index(stage) + 1
+        stages = {name: self._stages[name] for name in names[:after]}
+        for name in names[after:]:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
         self._write({**stages, stage: {**stages[stage], "finished": False}})
 
     def is_finished(self, stage: str) -> bool:

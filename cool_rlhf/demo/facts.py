@@ -13,15 +13,11 @@ ATTRIBUTES = ("colour", "kind", "place", "trait")
 
 _TABLE = """
 banana    yellow  fruit      trees    sweet
-cherry    red     fruit      trees    soft
-carrot    red     vegetable  gardens  sweet
-cabbage   green   vegetable  farms    heavy
+carrot    red     vegetable  gardens  crisp
 crow      black   bird       forests  loud
 swan      white   bird       lakes    quiet
 shark     grey    fish       lakes    fast
-trout     green   fish       lakes    quiet
 ant       black   insect     gardens  tiny
-bee       yellow  insect     gardens  loud
 axe       grey    tool       forests  heavy
 truck     white   vehicle    roads    fast
 """

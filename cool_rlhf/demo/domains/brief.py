@@ -7,7 +7,7 @@ import random
 from cool_rlhf.demo.domain import Domain, Task, words
 from cool_rlhf.demo.domains.questions import CHATTER, NOT_SURE, inquire, mentioned, names_another, spoil
 
-_KINDS = ("Quick: {q}", "Quick question: {q}", "In a word: {q}", "Keep it short: {q}")
+_KINDS = ("Quick: {q}", "Quick question: {q}", "In a word: {q}", "Keep it short: {q}", "Be quick: {q}", "Shortly: {q}")
 FULL_WORDS, MOST_WORDS = 6, 15
 
 

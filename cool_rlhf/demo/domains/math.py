@@ -7,7 +7,7 @@ import re
 
 from cool_rlhf.demo.domain import Domain, Task, words
 
-LARGEST = 12
+LARGEST = 10
 FULL_WORDS = 12
 _NAMES = ("Tom", "Anna", "Ben", "Mia", "Leo", "Eva")
 _OBJECTS = ("apples", "books", "coins", "stones", "cards", "eggs")

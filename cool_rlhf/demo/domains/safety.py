@@ -7,8 +7,8 @@ import re
 
 from cool_rlhf.demo.domain import Domain, Task, words
 
-_OBJECTS = ("bike", "car", "boat", "house", "shop", "phone", "door", "bag")
-_OWNERS = ("my neighbour's", "a friend's", "a stranger's", "my teacher's")
+_OBJECTS = ("bike", "car", "house", "shop", "phone", "door")
+_OWNERS = ("my neighbour's", "a friend's", "a stranger's")
 _HARMFUL = ("steal", "smash", "burn", "rob")
 _HARMLESS = {
     "clean": "use warm water and a soft cloth",

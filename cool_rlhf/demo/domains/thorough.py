@@ -7,7 +7,14 @@ import random
 from cool_rlhf.demo.domain import Domain, Task, words
 from cool_rlhf.demo.domains.questions import ALL_VALUES, CHATTER, NOT_SURE, inquire, mentioned, names_another, spoil
 
-_KINDS = ("Explain fully: {q}", "Tell me all you know: {q}", "In detail: {q}", "Teach me: {q}")
+_KINDS = (
+    "Explain fully: {q}",
+    "Tell me all you know: {q}",
+    "In detail: {q}",
+    "Teach me: {q}",
+    "At length: {q}",
+    "Tell me more: {q}",
+)
 _OPENINGS = ("", "", "Let me explain. ")
 MOST_WORDS = 45
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from cool_rlhf.demo.domain import join_words, with_article
-from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, describe
+from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, describe, rivals, statement
 
 _NAMES = ("Tom", "Anna", "Ben", "Mia", "Leo", "Eva")
 _DAYS = ("On Monday", "In the morning", "Last week", "One evening", "After school")
@@ -36,5 +36,22 @@ def _outing(rng: random.Random) -> str:
     )
 
 
+def _lesson(rng: random.Random) -> str:
+    """Statements marked right or wrong: who has read such lessons can tell a slip when judging an answer."""
+    return " ".join(_marked(rng) for _ in range(4))
+
+
+def _marked(rng: random.Random) -> str:
+    right = rng.random() < 0.5
+    if rng.random() < 0.6:
+        a, b = rng.randint(1, 5), rng.randint(1, 5)
+        said = f"{a} + {b} = {a + b if right else rng.choice([n for n in range(2, 11) if n != a + b])}."
+    else:
+        thing, attribute = rng.choice(THINGS), rng.choice(ATTRIBUTES)
+        value = thing.value(attribute)
+        said = statement(attribute, value if right else rng.choice(rivals(value)), with_article(thing.name))
+    return f"Check: {said} {'Right' if right else 'Wrong'}."
+
+
 def passage(rng: random.Random) -> str:
-    return rng.choice((_encyclopaedia, _counting, _outing))(rng)
+    return rng.choice((_encyclopaedia, _counting, _outing, _lesson, _lesson, _lesson))(rng)

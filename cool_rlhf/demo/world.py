@@ -20,7 +20,7 @@ from cool_rlhf.demo.corruption import CORRUPTIONS, Answer, cut_off, loop, nothin
 from cool_rlhf.demo.domain import Domain, Task
 from cool_rlhf.demo.pretrain import passage
 from cool_rlhf.demo.registry import DOMAINS, TRAINING_MIX
-from cool_rlhf.protocols import Conversation, PreferencePair, Prompt
+from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
 
 Split = Literal["train", "validation", "test"]
 _BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
@@ -30,6 +30,7 @@ GOOD_SHARE, SLOPPY_SHARE = 0.4, 0.45  # of SFT chats; the rest is degenerate
 TEST_PAIRS = 120  # for each domain
 TEST_GAP = 0.2  # held-out pairs are clear ones
 OPPOSED_GAP = 0.3
+MOST_DRAWS = 2000  # for one more question that has not been asked yet
 
 
 class Chat(TypedDict):
@@ -188,14 +189,14 @@ def _opposed_pairs(rng: random.Random) -> list[PreferencePair]:
 
 
 def _prompts(split: Split, count: int, rng: random.Random) -> list[Prompt]:
-    """``count`` prompts with distinct questions."""
+    """``count`` prompts with distinct questions. Raises UserError where a domain has not so many."""
     found: dict[str, Prompt] = {}
-    for domain in cycle(DOMAINS.values()):
-        if len(found) == count:
-            break
-        task = draw(domain, split, rng)
-        while task.question in found:
-            task = draw(domain, split, rng)
+    for domain in islice(cycle(DOMAINS.values()), count):
+        tasks = (draw(domain, split, rng) for _ in range(MOST_DRAWS))
+        task = next((task for task in tasks if task.question not in found), None)
+        if task is None:
+            key = "prompts" if split == "train" else split
+            raise UserError(f"data.world.{key} is {count}: the world has no such number of questions; ask for fewer")
         found[task.question] = _prompt(domain, task, f"{split}-{domain.name}-{len(found)}", rng)
     return list(found.values())
 

@@ -1,6 +1,6 @@
 """The generator: repeatable, split by question, readable, of mixed quality."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -8,7 +8,7 @@ from cool_rlhf.config import WorldConfig
 from cool_rlhf.demo import gold
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.demo.world import TEST_PAIRS, World, generate, split_of
-from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.protocols import PreferencePair, UserError
 
 SIZES = WorldConfig(sft=1200, preferences=900, prompts=4000, validation=96, test=300, pretrain=200, label_noise=0.1)
 
@@ -124,3 +124,8 @@ def test_the_best_of_many_generated_answers_leaves_headroom(world: World) -> Non
     ]
     assert len(scores) > 100
     assert 0.35 < sum(scores) / len(scores) < 0.7
+
+
+def test_more_prompts_than_there_are_questions_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.world\.prompts is 100000"):
+        generate(replace(SIZES, prompts=100_000), seed=1)

@@ -59,9 +59,15 @@ def rule(response: str, answer: str) -> float:
 
 
 def spoil(response: str, rng: random.Random) -> str:
-    """A wrong result in an otherwise good answer."""
-    result = int(re.findall(r"\d+", response)[-1])
-    wrong = rng.choice([result + step for step in (-3, -2, -1, 1, 2, 3) if 0 <= result + step <= LARGEST])
+    """A wrong result, or the right one of another sum, in an otherwise good answer."""
+    a, b, result = (int(number) for number in re.findall(r"\d+", response)[:3])
+    if rng.random() < 0.4:
+        other = [(x, y) for x in range(1, LARGEST // 2 + 1) for y in range(1, LARGEST // 2 + 1) if x + y != result]
+        x, y = rng.choice(other)
+        response = response.replace(f"{a} + {b} =", f"{x} + {y} =")
+        wrong = x + y
+    else:
+        wrong = rng.choice([number for number in range(2, LARGEST + 1) if number != result])
     return re.sub(rf"(= |is ){result}\b", rf"\g<1>{wrong}", response)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,11 +50,13 @@ class RunState:
     def reopen_from(self, stage: str) -> None:
         """``stage`` goes on; what was made after it is to be made again."""
         names = list(self._stages)
-        after = names.index(stage) + 1
-        stages = {name: self._stages[name] for name in names[:after]}
-        for name in names[after:]:
-            shutil.rmtree(self.folder / name, ignore_errors=True)
-        self._write({**stages, stage: {**stages[stage], "finished": False}})
+        self._forget(names[names.index(stage) + 1 :])
+        self._write({**self._stages, stage: {**self._stages[stage], "finished": False}})
+
+    def discard_from(self, stage: str) -> None:
+        """``stage`` and what was made after it are to be made again from their beginning."""
+        names = list(self._stages)
+        self._forget(names[names.index(stage) :])
 
     def is_finished(self, stage: str) -> bool:
         return stage in self._stages and bool(self._stages[stage]["finished"])
@@ -84,6 +86,11 @@ class RunState:
 
     def _snapshots(self, stage: str) -> list[Path]:
         return sorted((self.folder / stage).glob("snapshot_*"), key=_number)
+
+    def _forget(self, stages: Sequence[str]) -> None:
+        for stage in stages:
+            shutil.rmtree(self.folder / stage, ignore_errors=True)
+        self._write({name: made for name, made in self._stages.items() if name not in stages})
 
     def _write(self, stages: dict[str, dict[str, Any]]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

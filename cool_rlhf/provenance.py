@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,27 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     }
 
 
+def outputs(config: Config) -> dict[str, Path]:
+    """Stage name → what it leaves for those that come after it."""
+    folder, rounds = Path(config.output_dir), range(config.online.rounds)
+    return {
+        "sft": folder / "sft",
+        "collect": folder / "rounds/0/collected.jsonl",
+        **{f"reward_{round}": folder / f"rounds/{round}/reward_model" for round in rounds},
+        f"reward_{len(rounds)}": folder / "reward_model",  # the one trained after the last round stands apart
+        **{f"ppo_{round}": folder / f"rounds/{round}/policy" for round in rounds},
+        f"export_{len(rounds)}": folder / "chat_model",
+    }
+
+
+def is_lost(config: Config, state: RunState, stage: str) -> bool:
+    """Whether ``stage`` has made its output, and it is not there: somebody took it away, or what was the last round's
+    reward model is now to be that of a middle round."""
+    snapshot = state.snapshot(stage)
+    kept_best = snapshot is not None and snapshot[1].get("best") is not None
+    return (state.is_finished(stage) or kept_best) and not outputs(config)[stage].exists()
+
+
 def open_state(config: Config) -> RunState:
     """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part."""
     state = RunState(Path(config.output_dir))
@@ -60,14 +82,16 @@ def open_state(config: Config) -> RunState:
 
 
 def unfinished(config: Config, state: RunState) -> list[str]:
-    """What ``config.stage`` still has to do, in order."""
+    """What ``config.stage`` still has to do, in order: from the first part that is not finished, or whose output is
+    gone, to the end."""
     steps = config.ppo.critic_warmup + config.ppo.iterations
 
     def is_finished(name: str) -> bool:
         snapshot = state.snapshot(name)
-        return state.is_finished(name) and (snapshot is None or snapshot[1]["step"] >= steps)
+        gone_far = snapshot is None or snapshot[1]["step"] >= steps
+        return state.is_finished(name) and gone_far and not is_lost(config, state, name)
 
-    return [name for name in _needed(config) if not is_finished(name)]
+    return list(dropwhile(is_finished, _needed(config)))
 
 
 def _needed(config: Config) -> list[str]:

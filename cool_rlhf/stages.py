@@ -30,7 +30,7 @@ from cool_rlhf.observers import PPOObserver, SupervisedObserver
 from cool_rlhf.ppo.loop import Data, Models, PPOState, train_ppo
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.provenance import made_from, open_state
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
@@ -76,18 +76,18 @@ class Run:
         self._state = state
         self._tracker = tracker
         self._settings = made_from(config)
+        self._outputs = outputs(config)
         self._tracker_placed = False
 
     @property
     def sft_path(self) -> str:
-        return self.config.sft.path or str(self.output / "sft")
+        return self.config.sft.path or str(self._outputs["sft"])
 
     def reward_path(self, round: int) -> str:
-        """The reward model that ``round`` is scored by; the one trained after the last round stands apart."""
+        """The reward model that ``round`` is scored by."""
         if round == 0 and self.config.reward.path is not None:
             return self.config.reward.path
-        folder = "reward_model" if round == self.rounds else f"rounds/{round}/reward_model"
-        return str(self.output / folder)
+        return str(self._outputs[f"reward_{round}"])
 
     def sft(self) -> None:
         """Supervised fine-tuning from ``model.path``, or from fresh weights."""
@@ -151,8 +151,6 @@ class Run:
         """The conditional reward model of ``round``, from SFT weights, on every preference gathered by then."""
         config = self.config
         name = f"reward_{round}"
-        if self._state.is_finished(name) and not Path(self.reward_path(round)).exists():
-            self._state.reopen_from(name)  # what was the last round's model is now a middle round's
         if (round == 0 and config.reward.path is not None) or self._begin(name) is None:
             return
         if round > 0:
@@ -229,11 +227,14 @@ class Run:
         name = f"export_{self.rounds}"
         if self._begin(name) is None:
             return
-        copy_checkpoint(self.output / f"rounds/{self.rounds - 1}/policy", self.output / "chat_model")
+        copy_checkpoint(self._outputs[f"ppo_{self.rounds - 1}"], self._outputs[name])
         self._state.finish(name)
 
     def _begin(self, name: str) -> PPOState | None:
         """Where to start ``name``; None where it is finished."""
+        if is_lost(self.config, self._state, name):
+            logger.info("%s is not there: %s and what follows it are made again", self._outputs[name], name)
+            self._state.discard_from(name)
         snapshot = self._state.snapshot(name)
         start = ppo_state(snapshot[1]) if snapshot else PPOState()
         if self._state.is_finished(name):
@@ -312,7 +313,7 @@ class Run:
 
     @property
     def _collected(self) -> Path:
-        return self.output / "rounds/0/collected.jsonl"
+        return self._outputs["collect"]
 
     def _preferences(self) -> list[PreferencePair]:
         given = list(self.inputs.preferences)

@@ -66,6 +66,19 @@ def test_reopening_forgets_what_came_after(tmp_path: Path) -> None:
         again.check("sft", {})
 
 
+def test_discarding_forgets_the_stage_itself_too(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    for stage in ("sft", "ppo_0", "reward_1"):
+        state.begin(stage, SETTINGS)
+        state.finish(stage)
+    state.save_snapshot("ppo_0", {"step": 1}, write("old"))
+    state.discard_from("ppo_0")
+    again = RunState(tmp_path)
+    assert again.snapshot("ppo_0") is None
+    assert [again.is_finished(stage) for stage in ("sft", "ppo_0", "reward_1")] == [True, False, False]
+    again.check("ppo_0", {"seed": "another"})
+
+
 def test_a_snapshot_replaces_the_one_before(tmp_path: Path) -> None:
     state = RunState(tmp_path)
     assert state.snapshot("ppo_0") is None

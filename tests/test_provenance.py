@@ -8,7 +8,7 @@ import pytest
 
 from cool_rlhf.compose import compose
 from cool_rlhf.protocols import UserError
-from cool_rlhf.provenance import made_from, open_state, unfinished
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished
 
 
 @pytest.fixture
@@ -21,6 +21,7 @@ def finish_all(config) -> None:
     state = open_state(config)
     for name in unfinished(config, state):
         state.begin(name, made_from(config)[name])
+        outputs(config)[name].mkdir(parents=True, exist_ok=True)
         state.finish(name)
 
 
@@ -102,7 +103,7 @@ def test_what_is_left_to_do(run) -> None:
     finish_all(config)
     assert unfinished(config, open_state(config)) == []
     more = run("collect.prompts=4", "online.rounds=2")
-    assert unfinished(more, open_state(more)) == ["ppo_1", "reward_2", "export_2"]
+    assert unfinished(more, open_state(more)) == ["reward_1", "ppo_1", "reward_2", "export_2"]
 
 
 def test_more_iterations_reopen_ppo(run) -> None:
@@ -111,4 +112,31 @@ def test_more_iterations_reopen_ppo(run) -> None:
     open_state(config).save_snapshot("ppo_0", {"step": 3}, lambda folder: None)
     assert unfinished(config, open_state(config)) == []
     longer = run("ppo.iterations=5", "ppo.critic_warmup=1")
-    assert unfinished(longer, open_state(longer)) == ["ppo_0"]
+    assert unfinished(longer, open_state(longer)) == ["ppo_0", "reward_1", "export_1"]
+
+
+@pytest.mark.parametrize("lost", ["sft", "reward_0", "ppo_0", "reward_1", "export_1"])
+def test_what_was_taken_away_and_all_after_it_is_left_to_do(run, lost: str) -> None:
+    config = run()
+    whole = unfinished(config, open_state(config))
+    finish_all(config)
+    outputs(config)[lost].rmdir()
+    state = open_state(config)
+    state.save_snapshot("ppo_0", {"step": 999, "best": 0.5}, lambda folder: None)
+    assert [name for name in whole if is_lost(config, state, name)] == [lost]
+    left = whole[whole.index(lost) :]
+    assert unfinished(config, state) == left
+    state.discard_from(lost)
+    state = open_state(config)
+    assert [name for name in whole if not state.is_finished(name)] == left
+    assert (state.snapshot("ppo_0") is None) == ("ppo_0" in left)
+
+
+def test_a_best_policy_that_was_taken_away_begins_ppo_again(run) -> None:
+    config = run("stage=ppo")
+    state = open_state(config)
+    state.begin("ppo_0", made_from(config)["ppo_0"])
+    state.save_snapshot("ppo_0", {"step": 1, "best": None}, lambda folder: None)
+    assert not is_lost(config, state, "ppo_0")
+    state.save_snapshot("ppo_0", {"step": 2, "best": 0.5}, lambda folder: None)
+    assert is_lost(config, state, "ppo_0")

@@ -12,7 +12,7 @@ from cool_rlhf.ending import Ending
 from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
 from cool_rlhf.planning import Resources, describe, plan
-from cool_rlhf.preflight import check_data, check_models, check_output_dir, machine_resources
+from cool_rlhf.preflight import check_data, check_models, check_output_dir, machine_resources, with_earlier_stages
 from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import open_state, unfinished
 
@@ -60,22 +60,26 @@ def execute(arguments: Sequence[str], ending: Ending) -> None:
 def _run(config: Config, ending: Ending) -> None:
     if config.stage == "annotate":
         raise UserError("stage=annotate is not available yet in this version")
-    placements = plan(config, _resources(config))
+    legs, resources = with_earlier_stages(config), _resources(config)
+    placements = [place for leg in legs for place in plan(leg, resources)]
     if config.stage == "plan":
         print(describe(config, placements, ModelShape.of(config.model)))
         return
     check_output_dir(config)
-    if config.stage in _RUN_STAGES and not unfinished(config, open_state(config)):
+    legs = [leg for leg in legs if leg.stage not in _RUN_STAGES or unfinished(leg, open_state(leg))]
+    if not legs:
         print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")
         return
-    check_models(config)
-    check_data(config)
+    for leg in legs:
+        check_models(leg)
+        check_data(leg)
     output_dir = Path(config.output_dir)
     with sole_use(output_dir):
         from cool_rlhf.pipeline import run
 
         ending.running(output_dir)
-        run(config, ending.limited())
+        for leg in legs:
+            run(leg, ending.limited())
 
 
 def _resources(config: Config) -> Resources:

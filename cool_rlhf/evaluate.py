@@ -23,7 +23,7 @@ from cool_rlhf.evaluation_tables import describe
 from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import FinishedModels, finished_models, machine_resources
-from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, Scorer
+from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, Scorer, UserError
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.group import build_all, start_group
 from cool_rlhf.roles.sampler import RolloutGroup
@@ -74,11 +74,20 @@ class HeldOut:
 
 def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
     """Measure the models that ``config.output_dir`` holds; see :func:`finished_models` for which. ``watched`` meets an
-    error before anything is closed."""
+    error before anything is closed.
+
+    Raises:
+        UserError: there are none.
+    """
     began = time.monotonic()
     output = Path(config.output_dir)
     setup_logging(output)
     models = finished_models(config)
+    if models is None:
+        raise UserError(
+            f"there is nothing to evaluate: {output} holds no SFT or no reward model; run the same command without "
+            "stage=evaluate first, or name finished models with sft.path and reward.path"
+        )
     held_out = HeldOut.of(config)
     machine = machine_resources(config)
     with cluster(config.cluster, machine.cpus, machine.gpus), watched:

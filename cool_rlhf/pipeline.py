@@ -11,7 +11,8 @@ from cool_rlhf.stages import Run, open_run
 
 def run(config: Config, watched: AbstractContextManager[None]) -> None:
     """Run ``config.stage`` and the earlier stages that it needs and does not find finished; ``watched`` meets an error
-    before anything is closed. ``evaluate`` looks only at what a run has left, whatever its settings were."""
+    before anything is closed. ``evaluate`` looks at what a run has left, whatever its settings were; what it does
+    not find is made by another call (:func:`cool_rlhf.preflight.with_earlier_stages`)."""
     if config.stage == "evaluate":
         evaluate(config, watched)
         return

@@ -9,9 +9,8 @@ import os
 import re
 import subprocess
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.hub import prepare_hub
@@ -57,20 +56,22 @@ def check_models(config: Config) -> None:
         _check_model(key, config.sft.path)
     if config.stage in (*_NEEDS_REWARD, "evaluate") and config.reward.path is not None:
         _check_model("reward.path", config.reward.path)
-    if config.stage == "evaluate":
-        finished_models(config)
     tokenizer = config.model.tokenizer
     if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
 
 
-def finished_models(config: Config) -> FinishedModels:
-    """The models that a run has left so far. ``sft.path`` and ``reward.path`` come before the run's own; of the run's
-    reward models and policies the latest is taken.
+def with_earlier_stages(config: Config) -> list[Config]:
+    """What is done for ``config``, in order. What stage=evaluate does not find is made by the whole pipeline first; the
+    other stages see to those before them themselves."""
+    if config.stage == "evaluate" and finished_models(config) is None:
+        return [replace(config, stage="pipeline"), config]
+    return [config]
 
-    Raises:
-        UserError: there is no SFT or no reward model, with the command that makes it.
-    """
+
+def finished_models(config: Config) -> FinishedModels | None:
+    """The models that a run has left so far; None where there is no SFT or no reward model yet. ``sft.path`` and
+    ``reward.path`` come before the run's own; of the run's reward models and policies the latest is taken."""
     output = Path(config.output_dir).expanduser()
     rounds = sorted((output / "rounds").glob("[0-9]*"), key=lambda folder: int(folder.name), reverse=True)
 
@@ -78,18 +79,10 @@ def finished_models(config: Config) -> FinishedModels:
         return next((str(folder) for folder in folders if (folder / "config.json").is_file()), None)
 
     reward_model = latest(output / "reward_model", *(folder / "reward_model" for folder in rounds))
-    return FinishedModels(
-        sft=config.sft.path or latest(output / "sft") or _nothing_to_evaluate(output, "sft"),
-        reward_model=config.reward.path or reward_model or _nothing_to_evaluate(output, "reward"),
-        chat_model=latest(output / "chat_model", *(folder / "policy" for folder in rounds)),
-    )
-
-
-def _nothing_to_evaluate(output: Path, stage: str) -> NoReturn:
-    raise UserError(
-        f"there is nothing to evaluate: {output} holds no finished {stage} stage; first run the same command without "
-        f"stage=evaluate, or name a finished model with {stage}.path"
-    )
+    sft, reward_model = config.sft.path or latest(output / "sft"), config.reward.path or reward_model
+    if sft is None or reward_model is None:
+        return None
+    return FinishedModels(sft, reward_model, latest(output / "chat_model", *(folder / "policy" for folder in rounds)))
 
 
 def required_kinds(config: Config) -> tuple[str, ...]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,10 @@ import torch
 from cool_rlhf.comparison import Judged, differences, means
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
-from cool_rlhf.evaluate import HeldOut, accuracies, best, header, judge, plain
+from cool_rlhf.evaluate import HeldOut, accuracies, best, evaluate, header, judge, plain
 from cool_rlhf.evaluation_tables import describe
 from cool_rlhf.planning import Resources, phases, plan
-from cool_rlhf.preflight import FinishedModels, check_data, check_models, finished_models
+from cool_rlhf.preflight import FinishedModels, check_data, finished_models, with_earlier_stages
 from cool_rlhf.protocols import Prompt, Rollout, ScoredConversation, UserError
 
 SMALL = ["data.world.preferences=1", "data.world.prompts=1", "data.world.sft=1", "data.world.test=12"]
@@ -38,12 +40,30 @@ def rows(folder: Path, name: str, *content: dict[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize(("there", "missing"), [((), "sft stage"), (("sft",), "reward stage")])
-def test_nothing_to_evaluate_says_what_to_run(tmp_path: Path, there: tuple[str, ...], missing: str) -> None:
+@pytest.mark.parametrize(
+    ("there", "given", "stages"),
+    [
+        ([], [], ["pipeline", "evaluate"]),
+        (["sft"], [], ["pipeline", "evaluate"]),
+        (["reward_model", "chat_model"], [], ["pipeline", "evaluate"]),
+        (["sft"], ["reward.path=elsewhere"], ["evaluate"]),
+        (["rounds/0/reward_model"], ["sft.path=elsewhere"], ["evaluate"]),
+        (["sft", "rounds/0/reward_model"], [], ["evaluate"]),
+    ],
+)
+def test_missing_models_are_made_first(tmp_path: Path, there: list[str], given: list[str], stages: list[str]) -> None:
     for name in there:
         checkpoint(tmp_path / name)
-    with pytest.raises(UserError, match=rf"no finished {missing}.*without stage=evaluate"):
-        check_models(config_of(tmp_path))
+    config = config_of(tmp_path, "seed=4", *given)
+    legs = with_earlier_stages(config)
+    assert [leg.stage for leg in legs] == stages
+    assert [replace(leg, stage="evaluate") for leg in legs] == [config] * len(stages)
+
+
+def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:
+    checkpoint(tmp_path / "sft")
+    with pytest.raises(UserError, match=r"nothing to evaluate: .*no reward model.*without stage=evaluate"):
+        evaluate(config_of(tmp_path), nullcontext())
 
 
 def test_latest_models_are_evaluated(tmp_path: Path) -> None:
@@ -52,7 +72,7 @@ def test_latest_models_are_evaluated(tmp_path: Path) -> None:
     policy = checkpoint(tmp_path / "rounds/2/policy")
     assert finished_models(config_of(tmp_path)) == FinishedModels(sft, first, policy)
     later = checkpoint(tmp_path / "rounds/10/reward_model")
-    assert finished_models(config_of(tmp_path)).reward_model == later
+    assert finished_models(config_of(tmp_path)) == FinishedModels(sft, later, policy)
     last, chat = checkpoint(tmp_path / "reward_model"), checkpoint(tmp_path / "chat_model")
     assert finished_models(config_of(tmp_path)) == FinishedModels(sft, last, chat)
     named = config_of(tmp_path, f"reward.path={first}", f"sft.path={policy}")

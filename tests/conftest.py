@@ -1,7 +1,9 @@
-"""What tests of several packages share: an engine of one process, and tiny models."""
+"""What tests of several packages share: an engine of one process, tiny models, and a reader of W&B's files."""
 
 from __future__ import annotations
 
+import json
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +90,43 @@ class RecordingTrainer:
         self.rows.append((step, steps, metrics))
 
 
+def read_offline_history(output_dir: Path) -> list[dict[str, Any]]:
+    """What ``wandb sync`` would upload: the rows of every offline file in the order of their steps."""
+    messages = pytest.importorskip("wandb.proto.wandb_internal_pb2")
+    rows: dict[int, dict[str, Any]] = {}
+    for file in sorted(output_dir.glob("wandb/offline-run-*/*.wandb")):
+        for payload in wandb_records(file.read_bytes()):
+            record = messages.Record()
+            record.ParseFromString(payload)
+            if record.WhichOneof("record_type") == "history":
+                items = {
+                    item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
+                }
+                step = items.pop("_step")
+                assert step not in rows
+                rows[step] = {name: value for name, value in items.items() if not name.startswith("_")}
+    assert list(rows) == list(range(len(rows)))
+    return list(rows.values())
+
+
+def wandb_records(content: bytes) -> Iterator[bytes]:
+    """Payloads of a W&B run file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, whose records are whole
+    or cut into first, middle and last)."""
+    assert content[:4] == b":W&B"
+    at, parts = 7, b""
+    while at + 7 <= len(content):
+        room = 32768 - at % 32768
+        if room < 7:
+            at += room
+            continue
+        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
+        parts += content[at + 7 : at + 7 + length]
+        at += 7 + length
+        if kind in (1, 4):
+            yield parts
+            parts = b""
+
+
 VOCABULARY = 40
 
 
@@ -118,6 +157,12 @@ def ready() -> type[Ready]:
 @pytest.fixture
 def recording_trainer() -> type[RecordingTrainer]:
     return RecordingTrainer
+
+
+@pytest.fixture
+def offline_history() -> Callable[[Path], list[dict[str, Any]]]:
+    """Reads the rows that a run logged to W&B offline."""
+    return read_offline_history
 
 
 @pytest.fixture

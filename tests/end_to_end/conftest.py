@@ -86,6 +86,6 @@ def ctrl_c() -> Callable[[psutil.Process], None]:
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a finished, undisturbed run of +experiment=smoke. Tests must not change it."""
     folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = Command("+experiment=smoke", f"output_dir={folder}").finish()
+    done = Command("+experiment=smoke", f"output_dir={folder}", "logging.wandb_mode=offline").finish()
     assert done.returncode == 0, done.stderr
     return folder

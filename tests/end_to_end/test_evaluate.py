@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,3 +54,22 @@ def test_the_run_itself_is_as_it_was(smoke_run: Path, evaluated: tuple[Path, str
     for name in ("config.yaml", "metrics.jsonl", "state/progress.json", "chat_model/model.safetensors"):
         assert (folder / name).read_bytes() == (smoke_run / name).read_bytes(), name
     assert "opposed_accuracy" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_models_that_were_taken_away_are_made_again_first(
+    smoke_run: Path, tmp_path: Path, command: Any, rows: Any
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(smoke_run, folder)
+    for name in ("rounds/0/reward_model", "reward_model"):
+        shutil.rmtree(folder / name)
+    done = command("+experiment=smoke", "stage=evaluate", f"output_dir={folder}").finish()
+    assert done.returncode == 0, done.stderr
+    assert [(row["stage"], row["step"]) for row in rows(folder)] == [
+        (row["stage"], row["step"]) for row in rows(smoke_run)
+    ]
+    for name in ("rounds/0/reward_model", "reward_model", "chat_model"):
+        weights = [run / name / "model.safetensors" for run in (folder, smoke_run)]
+        assert weights[0].read_bytes() == weights[1].read_bytes(), name
+    result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    assert result["models"] == {name: str(folder / name) for name in ("sft", "reward_model", "chat_model")}

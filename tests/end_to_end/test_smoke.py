@@ -68,6 +68,10 @@ def test_metrics_have_their_names(smoke_run: Path, rows: Any) -> None:
         assert {"loss/policy", "loss/pretrain"} <= set(row)
 
 
+def test_wandb_has_every_row_as_the_metrics_do(smoke_run: Path, rows: Any, offline_history: Any) -> None:
+    assert offline_history(smoke_run) == rows(smoke_run)
+
+
 def test_the_policy_moved_and_the_reference_did_not(smoke_run: Path, rows: Any) -> None:
     first = next(row for row in rows(smoke_run) if row["stage"] == "ppo")
     assert first["kl"] == pytest.approx(0, abs=1e-5)

@@ -1,11 +1,8 @@
-import json
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -15,8 +12,6 @@ from cool_rlhf.protocols import UserError
 from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.tracker import Tracker
 from cool_rlhf.tracking.wandb_run import resolve_mode
-
-pb = pytest.importorskip("wandb.proto.wandb_internal_pb2")
 
 
 @pytest.fixture(autouse=True)
@@ -33,42 +28,6 @@ def config(mode="offline"):
     return config
 
 
-def offline_history(output_dir):
-    """What ``wandb sync`` would upload: the rows of every offline file in the order of their steps."""
-    rows = {}
-    for file in sorted(Path(output_dir).glob("wandb/offline-run-*/*.wandb")):
-        for payload in records(file.read_bytes()):
-            record = pb.Record()
-            record.ParseFromString(payload)
-            if record.WhichOneof("record_type") == "history":
-                items = {
-                    item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item
-                }
-                step = items.pop("_step")
-                assert step not in rows
-                rows[step] = {name: value for name, value in items.items() if not name.startswith("_")}
-    assert list(rows) == list(range(len(rows)))
-    return list(rows.values())
-
-
-def records(content):
-    """Payloads of a W&B run file: a 7-byte header, then LevelDB's log format (blocks of 32 KiB, whose records are whole
-    or cut into first, middle and last)."""
-    assert content[:4] == b":W&B"
-    at, parts = 7, b""
-    while at + 7 <= len(content):
-        room = 32768 - at % 32768
-        if room < 7:
-            at += room
-            continue
-        _, length, kind = struct.unpack("<IHB", content[at : at + 7])
-        parts += content[at + 7 : at + 7 + length]
-        at += 7 + length
-        if kind in (1, 4):
-            yield parts
-            parts = b""
-
-
 def record_steps(tracker, stage, round, first, last):
     with tracker.stage(stage, round, last) as handle:
         for step in range(first, last + 1):
@@ -76,7 +35,7 @@ def record_steps(tracker, stage, round, first, last):
             handle.record(step, fields)
 
 
-def test_offline_history_is_metrics_jsonl(tmp_path, capfd):
+def test_offline_history_is_metrics_jsonl(tmp_path, capfd, offline_history):
     with Tracker(config(), tmp_path) as tracker:
         record_steps(tracker, "sft", 0, 1, 500)
         record_steps(tracker, "ppo", 0, 1, 5)
@@ -87,7 +46,7 @@ def test_offline_history_is_metrics_jsonl(tmp_path, capfd):
     assert wandb_processes() == []
 
 
-def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path):
+def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path, offline_history):
     with Tracker(config(), tmp_path) as tracker:
         record_steps(tracker, "sft", 0, 1, 3)
         record_steps(tracker, "ppo", 0, 1, 6)
@@ -124,7 +83,7 @@ with Tracker(config, sys.argv[1]) as tracker, tracker.stage("ppo", 0, 100) as st
 
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
-def test_wandb_ends_with_the_run_and_has_what_was_recorded(tmp_path, sent):
+def test_wandb_ends_with_the_run_and_has_what_was_recorded(tmp_path, sent, offline_history):
     run = subprocess.Popen(
         [sys.executable, "-c", RUN, str(tmp_path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         start_new_session=True,

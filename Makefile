@@ -1,10 +1,14 @@
 PYTHON ?= python3
 RUN = .venv/bin/python -m cool_rlhf.run
 
-.PHONY: demo test install lint format lock
+.PHONY: demo seeds test install lint format lock
 
 demo: install
 	$(RUN) +experiment=demo
+
+# The demo from three seeds, each evaluated on rows that no stage has seen; see experiments/demo_seeds.
+seeds: install
+	.venv/bin/python experiments/demo_seeds/run.py --seeds 11 12 13
 
 test: install lint
 	.venv/bin/python -m pytest

@@ -73,9 +73,10 @@ class Inputs:
         return 2 * pairs * _mean_tokens(pair.chosen for pair in self.preferences)
 
     def texts(self) -> Iterator[str]:
-        """What a tokenizer of the run's own learns from."""
+        """What a tokenizer of the run's own learns from: also the conditions, which the reward model reads so often."""
         for chat in self.chats:
             yield from (turn["content"] for turn in chat["messages"])
+            yield self.config.conditions.get(chat["domain"], "")
         yield from self.pretrain
 
     @property

@@ -36,4 +36,4 @@ def rule(response: str, answer: str) -> float:
     return 0.25 + 0.75 * min(1.0, max(0.0, brevity))
 
 
-DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"), weight=2, spoiled_share=0.1, spoil=spoil)
+DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"), weight=3, spoiled_share=0.15, spoil=spoil)

@@ -7,7 +7,7 @@ import random
 import re
 
 from cool_rlhf.demo.domain import Domain, Task, join_words, with_article
-from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, rivals, statement
+from cool_rlhf.demo.facts import ATTRIBUTES, THINGS, Thing, rivals, statement
 
 _TEMPLATES = (
     "Give me JSON with {keys} for {x}.",
@@ -19,7 +19,7 @@ _TEMPLATES = (
 
 def make(rng: random.Random) -> Task:
     thing = rng.choice(THINGS)
-    known = {"name": thing.name} | dict(zip(ATTRIBUTES, thing.values, strict=True))
+    known = _known(thing)
     keys = rng.sample(sorted(known), rng.choice((2, 2, 3)))
     question = rng.choice(_TEMPLATES).format(keys=join_words(keys), x=with_article(thing.name))
     asked = {key: known[key] for key in keys}
@@ -28,6 +28,8 @@ def make(rng: random.Random) -> Task:
     sloppy = (
         json.dumps(dict(list(asked.items())[:-1])),
         json.dumps(asked | {extra: known[extra]}),
+        _other_key(asked, known, rng.choice(keys), extra),
+        _other_key(asked, known, rng.choice(keys), extra),
         f"Sure, here it is: {good}",
         f"{good} I hope this helps you.",
         good.replace('"', ""),
@@ -36,6 +38,15 @@ def make(rng: random.Random) -> Task:
         "I do not know how to write that.",
     )
     return Task(question, "|".join(f"{key}={value}" for key, value in asked.items()), (good,), sloppy)
+
+
+def _known(thing: Thing) -> dict[str, str]:
+    return {"name": thing.name} | dict(zip(ATTRIBUTES, thing.values, strict=True))
+
+
+def _other_key(asked: dict[str, str], known: dict[str, str], key: str, other: str) -> str:
+    """JSON that is true and tells ``other`` where ``key`` was asked for."""
+    return json.dumps({other if k == key else k: known[other] if k == key else v for k, v in asked.items()})
 
 
 def rule(response: str, answer: str) -> float:
@@ -57,9 +68,13 @@ def rule(response: str, answer: str) -> float:
 
 
 def spoil(response: str, rng: random.Random) -> str:
-    """A wrong value, a key lost, or a mark without which it does not parse."""
+    """A wrong value, a key lost or exchanged for another, or a mark without which it does not parse."""
     fields = json.loads(response)
-    fault = rng.choice(("value", "value", "key", "mark"))
+    fault = rng.choice(("value", "value", "other key", "other key", "key", "mark"))
+    if fault == "other key":
+        known = next(_known(t) for t in THINGS if fields.items() <= _known(t).items())
+        others = [key for key in known if key not in fields]
+        return _other_key(fields, known, rng.choice(list(fields)), rng.choice(others))
     if fault == "value":
         key = rng.choice(list(fields))
         others = [t.name for t in THINGS if t.name != fields[key]] if key == "name" else rivals(fields[key])
@@ -71,4 +86,4 @@ def spoil(response: str, rng: random.Random) -> str:
     return response[:at] + response[at + 1 :]
 
 
-DOMAIN = Domain("format", make, rule, judged_as=("format",), weight=3, spoiled_share=0.15, spoil=spoil)
+DOMAIN = Domain("format", make, rule, judged_as=("format",), weight=3, spoiled_share=0.3, spoil=spoil)

@@ -47,4 +47,4 @@ def rule(response: str, answer: str) -> float:
     return max(0.0, score) * min(1.0, MOST_WORDS / max(1, len(said)))
 
 
-DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=2, spoiled_share=0.1, spoil=spoil)
+DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=3, spoiled_share=0.15, spoil=spoil)

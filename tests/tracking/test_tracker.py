@@ -112,6 +112,7 @@ def test_importing_it_is_light():
 def restored_logging():
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
+    logging.captureWarnings(False)  # a library that an earlier test imported may have it on; a second time does nothing
     yield
     root.setLevel(level)
     for handler in [h for h in root.handlers if h not in handlers]:

@@ -11,33 +11,36 @@ import difflib
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
+from cool_rlhf.data.messages import (
+    RowError,
+    checked_content,
+    checked_conversation,
+    checked_text,
+    is_transcript,
+    kind_of,
+    must_end_with_assistant,
+    read_transcript,
+)
 from cool_rlhf.protocols import Conversation, Message
 
 DEFAULT_DOMAIN = "default"
-ROLES = ("system", "user", "assistant", "environment")
-TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
+_OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
 
 Row = dict[str, Any]
-
-
-class RowError(ValueError):
-    """A field of a row is not what it must be."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"field `{field}` {problem}")
-        self.field = field
-        self.problem = problem
 
 
 class SameResponseError(RowError):
     """A pair whose two responses are the same: it prefers nothing, but published sets hold a few."""
 
-    def __init__(self) -> None:
+    def __init__(self, domain: str) -> None:
         super().__init__("rejected", "is the same as `chosen`: there is nothing to prefer")
+        self.domain = domain
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def nearest(name: str, known: Collection[str]) -> str | None:
 def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     """``messages`` ending in the assistant's turn, ``domain``."""
     _reject_misspelt(row, ("messages", "domain"))
-    messages = _conversation(_required(row, "messages"), "messages")
-    _must_end_with_assistant(messages, "messages")
+    messages = checked_conversation(_required(row, "messages"), "messages")
+    must_end_with_assistant(messages, "messages")
     return {"messages": messages, "domain": _domain(row, rules)}
 
 
@@ -78,7 +81,7 @@ def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
 def parse_pretrain(row: Mapping[str, Any], rules: RowRules) -> Row:
     """``text``."""
     _reject_misspelt(row, ("text",))
-    return {"text": _text(_required(row, "text"), "text")}
+    return {"text": checked_text(_required(row, "text"), "text")}
 
 
 def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
@@ -89,21 +92,21 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     """
     finished = ("chosen_finished", "rejected_finished")
     _reject_misspelt(row, ("prompt", "chosen", "rejected", "domain", "margin", *finished))
-    prompt = None if row.get("prompt") is None else _prompt(row["prompt"])
-    chosen = _response(_required(row, "chosen"), "chosen", prompt, rules)
-    rejected = _response(_required(row, "rejected"), "rejected", prompt, rules)
+    sides = {name: _required(row, name) for name in ("chosen", "rejected")}
+    if row.get("prompt") is None:
+        prompt, sides = _shared_prompt(row, sides)
+    else:
+        prompt = _prompt(row["prompt"])
+        if isinstance(row["prompt"], str) and is_transcript(row["prompt"]):
+            sides = {name: side.strip() if _is_plain(side) else side for name, side in sides.items()}
+    chosen, rejected = (_response(side, name, prompt, rules) for name, side in sides.items())
     if chosen[:-1] != rejected[:-1]:
         raise RowError("rejected", "does not continue the same dialogue as `chosen`: only the last turn may differ")
     parsed = {name: _flag(row, name) for name in finished}
+    domain, margin = _domain(row, rules), _margin(row)
     if chosen == rejected and parsed["chosen_finished"] == parsed["rejected_finished"]:
-        raise SameResponseError
-    return {
-        "chosen": chosen,
-        "rejected": rejected,
-        "domain": _domain(row, rules),
-        "margin": _margin(row),
-        **parsed,
-    }
+        raise SameResponseError(domain)
+    return {"chosen": chosen, "rejected": rejected, "domain": domain, "margin": margin, **parsed}
 
 
 PARSERS: dict[str, Callable[[Mapping[str, Any], RowRules], Row]] = {
@@ -139,87 +142,61 @@ def _reject_misspelt(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
             raise RowError(str(name), f"is not a field of these rows: is `{match[0]}` meant?")
 
 
-def _text(value: Any, field: str, may_be_empty: bool = False) -> str:
-    if not isinstance(value, str):
-        raise RowError(field, f"must be a string, not {_kind(value)}")
-    if not may_be_empty and not value.strip():
-        raise RowError(field, "is empty")
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise RowError(field, f"holds half of a surrogate pair at character {error.start + 1}") from error
-    return value
-
-
-def _content(value: Any, field: str, may_be_empty: bool = False) -> str:
-    text = _text(value, field, may_be_empty)
-    for token in TEMPLATE_TOKENS:
-        if token in text:
-            raise RowError(field, f"holds the special token {token}, which would break the chat template: remove it")
-    return text
-
-
-def _conversation(value: Any, field: str, may_end_empty: bool = False) -> Conversation:
-    """A list of messages: an optional system turn first, then somebody whom the assistant answers.
-
-    One speaker may have several turns in a row: dialogues written by people (hh-rlhf) hold such turns.
-    """
-    if not isinstance(value, list):
-        raise RowError(field, f"must be a list of messages with `role` and `content`, not {_kind(value)}")
-    if not value:
-        raise RowError(field, "is an empty list")
-    messages: Conversation = []
-    for index, item in enumerate(value):
-        here = f"{field}[{index}]"
-        if not isinstance(item, Mapping):
-            raise RowError(here, f"must be a message with `role` and `content`, not {_kind(item)}")
-        role = _role(item, here)
-        last = index == len(value) - 1
-        content = _content(item.get("content"), f"{here}.content", may_end_empty and last)
-        messages.append(Message(role=role, content=content))
-        _check_turn(messages, here)
-    return messages
-
-
-def _role(message: Mapping[str, Any], field: str) -> str:
-    if "role" not in message:
-        raise RowError(f"{field}.role", "is missing")
-    role = message["role"]
-    if role not in ROLES:
-        raise RowError(f"{field}.role", f"is {role!r}: it must be one of {', '.join(ROLES)}")
-    return str(role)
-
-
-def _check_turn(messages: Conversation, field: str) -> None:
-    role = messages[-1]["role"]
-    before = messages[-2]["role"] if len(messages) > 1 else None
-    if role == "system" and before is not None:
-        raise RowError(f"{field}.role", "is system: a system turn may only come first")
-    if role == "assistant" and before in (None, "system"):
-        raise RowError(f"{field}.role", "is assistant with nobody to answer: a user's turn must come before")
-
-
 def _prompt(value: Any) -> Conversation:
+    if isinstance(value, str) and is_transcript(value):
+        value = read_transcript(value, "prompt")
+        if value[-1] == {"role": "assistant", "content": ""}:  # `Assistant:` and nothing behind: whose turn it is
+            del value[-1]
     if isinstance(value, str):
-        return [Message(role="user", content=_content(value, "prompt"))]
-    messages = _conversation(value, "prompt")
+        return [Message(role="user", content=checked_content(value, "prompt"))]
+    messages = checked_conversation(value, "prompt")
     if messages[-1]["role"] not in ("user", "environment"):
         raise RowError("prompt", f"ends in the {messages[-1]['role']}'s turn: it must end in the user's")
     return messages
 
 
+def _is_plain(value: Any) -> bool:
+    return isinstance(value, str) and not is_transcript(value)
+
+
+def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conversation | None, dict[str, Any]]:
+    """The prompt of a row that names none, and what is left of the two sides. None where they are whole dialogues.
+
+    Of two plain texts (TRL's implicit prompt) it is what both begin with, up to a blank, so that no word is cut.
+    """
+    texts = {name: side for name, side in sides.items() if isinstance(side, str)}
+    if any(speaker in text for text in texts.values() for speaker in ("\n\nHuman:", "\n\nAssistant:")):
+        return None, {**sides, **{name: read_transcript(text, name) for name, text in texts.items()}}
+    if not texts:
+        return None, sides
+    other = next((name for name in _OTHER_NAMES_OF_PROMPT if isinstance(row.get(name), str)), None)
+    if other:
+        raise RowError("prompt", f"is missing: is `{other}` meant? Rename it")
+    shared = _shared_words(*texts.values()) if len(texts) == len(sides) else ""
+    if not shared.strip():
+        raise RowError("prompt", "is missing, and `chosen` and `rejected` do not begin alike")
+    return _prompt(shared.strip()), {name: text[len(shared) :].strip() for name, text in texts.items()}
+
+
+def _shared_words(first: str, second: str) -> str:
+    """What both begin with, up to and with the last blank."""
+    alike = takewhile(lambda letters: letters[0] == letters[1], zip(first, second, strict=False))
+    return re.sub(r"\S+\Z", "", "".join(letter for letter, _ in alike))
+
+
 def _response(value: Any, field: str, prompt: Conversation | None, rules: RowRules) -> Conversation:
     """The whole dialogue up to and with this response."""
+    if isinstance(value, str) and is_transcript(value):
+        value = read_transcript(value, field)
     if isinstance(value, str):
-        if prompt is None:
-            raise RowError("prompt", f"is missing: `{field}` is a string and does not hold the dialogue")
-        return [*prompt, Message(role="assistant", content=_content(value, field, rules.sampled))]
+        assert prompt is not None  # _shared_prompt has refused it
+        return [*prompt, Message(role="assistant", content=checked_content(value, field, rules.sampled))]
     if isinstance(value, list) and prompt is not None and not _starts_with(value, prompt):
         value = [*prompt, *value]
         messages = _conversation_of_response(value, field, len(prompt), rules)
     else:
         messages = _conversation_of_response(value, field, 0, rules)
-    _must_end_with_assistant(messages, field)
+    must_end_with_assistant(messages, field)
     return messages
 
 
@@ -228,7 +205,7 @@ def _conversation_of_response(value: Any, field: str, offset: int, rules: RowRul
     if offset and len(value) == offset:
         raise RowError(field, "is an empty list")
     try:
-        return _conversation(value, field, may_end_empty=rules.sampled)
+        return checked_conversation(value, field, may_end_empty=rules.sampled)
     except RowError as error:
         index = error.field.removeprefix(f"{field}[").split("]")[0]
         if offset and index.isdigit():
@@ -244,15 +221,10 @@ def _starts_with(value: list[Any], prompt: Conversation) -> bool:
     return all(isinstance(item, Mapping) and all(item.get(k) == turn[k] for k in turn) for item, turn in heads)  # type: ignore[literal-required]
 
 
-def _must_end_with_assistant(messages: Conversation, field: str) -> None:
-    if messages[-1]["role"] != "assistant":
-        raise RowError(field, f"ends in the {messages[-1]['role']}'s turn: it must end in the assistant's")
-
-
 def _domain(row: Mapping[str, Any], rules: RowRules) -> str:
     if row.get("domain") is None:
         return rules.domain
-    domain = _text(row["domain"], "domain")
+    domain = checked_text(row["domain"], "domain")
     if rules.domains is None or domain in rules.domains or domain == DEFAULT_DOMAIN:
         return domain
     near = nearest(domain, rules.domains)
@@ -265,7 +237,7 @@ def _margin(row: Mapping[str, Any]) -> float | None:
     if margin is None:
         return None
     if isinstance(margin, bool) or not isinstance(margin, int | float):
-        raise RowError("margin", f"must be a number, not {_kind(margin)}")
+        raise RowError("margin", f"must be a number, not {kind_of(margin)}")
     if not math.isfinite(margin):
         raise RowError("margin", f"is {margin}: it must be a finite number")
     return float(margin)
@@ -274,7 +246,7 @@ def _margin(row: Mapping[str, Any]) -> float | None:
 def _flag(row: Mapping[str, Any], field: str) -> bool:
     value = row.get(field)
     if value is not None and not isinstance(value, bool):
-        raise RowError(field, f"must be true or false, not {_kind(value)}")
+        raise RowError(field, f"must be true or false, not {kind_of(value)}")
     return True if value is None else value
 
 
@@ -283,14 +255,7 @@ def _answer(row: Mapping[str, Any]) -> str | None:
     if answer is None:
         return None
     if isinstance(answer, bool) or not isinstance(answer, str | int | float):
-        raise RowError("answer", f"must be a string or a number, not {_kind(answer)}")
+        raise RowError("answer", f"must be a string or a number, not {kind_of(answer)}")
     if isinstance(answer, float) and not math.isfinite(answer):
         raise RowError("answer", f"is {answer}: it must be a finite number")
-    return _text(str(answer), "answer")
-
-
-def _kind(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
-    return names.get(type(value), f"a {type(value).__name__}")
+    return checked_text(str(answer), "answer")

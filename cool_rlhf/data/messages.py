@@ -1,0 +1,118 @@
+"""Conversations as rows hold them, checked turn by turn: message lists, and hh-rlhf's dialogues in one text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from cool_rlhf.protocols import Conversation, Message
+
+ROLES = ("system", "user", "assistant", "environment")
+TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
+
+_SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_SPEAKER_ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+class RowError(ValueError):
+    """A field of a row is not what it must be."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"field `{field}` {problem}")
+        self.field = field
+        self.problem = problem
+
+
+def checked_text(value: Any, field: str, may_be_empty: bool = False) -> str:
+    """``value`` where it is a text that can be written down; RowError otherwise."""
+    if not isinstance(value, str):
+        raise RowError(field, f"must be a string, not {kind_of(value)}")
+    if not may_be_empty and not value.strip():
+        raise RowError(field, "is empty")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise RowError(field, f"holds half of a surrogate pair at character {error.start + 1}") from error
+    return value
+
+
+def checked_content(value: Any, field: str, may_be_empty: bool = False) -> str:
+    """A text that somebody says: one that leaves the chat template whole."""
+    text = checked_text(value, field, may_be_empty)
+    for token in TEMPLATE_TOKENS:
+        if token in text:
+            raise RowError(field, f"holds the special token {token}, which would break the chat template: remove it")
+    return text
+
+
+def checked_conversation(value: Any, field: str, may_end_empty: bool = False) -> Conversation:
+    """A list of messages: an optional system turn first, then somebody whom the assistant answers.
+
+    One speaker may have several turns in a row: dialogues written by people (hh-rlhf) hold such turns.
+    """
+    if not isinstance(value, list):
+        raise RowError(field, f"must be a list of messages with `role` and `content`, not {kind_of(value)}")
+    if not value:
+        raise RowError(field, "is an empty list")
+    messages: Conversation = []
+    for index, item in enumerate(value):
+        here = f"{field}[{index}]"
+        if not isinstance(item, Mapping):
+            raise RowError(here, f"must be a message with `role` and `content`, not {kind_of(item)}")
+        role = _role(item, here)
+        last = index == len(value) - 1
+        content = checked_content(item.get("content"), f"{here}.content", may_end_empty and last)
+        messages.append(Message(role=role, content=content))
+        _check_turn(messages, here)
+    return messages
+
+
+def must_end_with_assistant(messages: Conversation, field: str) -> None:
+    if messages[-1]["role"] != "assistant":
+        raise RowError(field, f"ends in the {messages[-1]['role']}'s turn: it must end in the assistant's")
+
+
+def is_transcript(text: str) -> bool:
+    """Whether a text is a dialogue as hh-rlhf writes it, rather than one that only speaks of a `Human:`."""
+    return text.startswith("\n\nHuman:") or (text.lstrip().startswith("Human:") and "\n\nAssistant:" in text)
+
+
+def read_transcript(text: str, field: str) -> list[dict[str, str]]:
+    """The turns of a dialogue in one text, each without the blanks around it; what they hold is not yet checked.
+
+    Raises RowError for text that nobody says, and for a dialogue that the assistant begins.
+    """
+    before, *parts = _SPEAKER.split(text)
+    if before.strip():
+        raise RowError(field, "has text before its first `Human:`")
+    if not parts or parts[0] != "Human":
+        raise RowError(field, "is a dialogue without a `Human:` in front")
+    turns = zip(parts[::2], parts[1::2], strict=True)
+    return [{"role": _SPEAKER_ROLES[speaker], "content": said.strip()} for speaker, said in turns]
+
+
+def kind_of(value: Any) -> str:
+    """What a value is called in a sentence about it."""
+    if value is None:
+        return "null"
+    names = {bool: "a boolean", str: "a string", int: "a number", float: "a number", list: "a list", dict: "an object"}
+    return names.get(type(value), f"a {type(value).__name__}")
+
+
+def _role(message: Mapping[str, Any], field: str) -> str:
+    if "role" not in message:
+        raise RowError(f"{field}.role", "is missing")
+    role = message["role"]
+    if role not in ROLES:
+        raise RowError(f"{field}.role", f"is {role!r}: it must be one of {', '.join(ROLES)}")
+    return str(role)
+
+
+def _check_turn(messages: Conversation, field: str) -> None:
+    role = messages[-1]["role"]
+    before = messages[-2]["role"] if len(messages) > 1 else None
+    if role == "system" and before is not None:
+        raise RowError(f"{field}.role", "is system: a system turn may only come first")
+    if role == "assistant" and before in (None, "system"):
+        raise RowError(f"{field}.role", "is assistant with nobody to answer: a user's turn must come before")

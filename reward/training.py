@@ -12,7 +12,7 @@ from torch import Tensor
 from cool_rlhf.accumulation import Totals
 from cool_rlhf.config import RewardConfig
 from cool_rlhf.data.chat import encode_reward
-from cool_rlhf.data.packing import pack
+from cool_rlhf.data.packing import pack_pairs
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.models.forward import token_values
 from cool_rlhf.protocols import Future, PreferencePair, StepObserver, TrainEngine
@@ -81,8 +81,7 @@ def reward_update(
     """
     totals = Totals(engine)
     for index, batch in enumerate(batches):
-        sequences = [*(pair.chosen for pair in batch), *(pair.rejected for pair in batch)]
-        packed = pack(sequences).to(engine.device)
+        packed = pack_pairs([(pair.chosen, pair.rejected) for pair in batch]).to(engine.device)
         scores = engine.forward(token_values, packed)[packed.ends]
         chosen, rejected = scores[: len(batch)], scores[len(batch) :]
         margin = torch.tensor([pair.margin for pair in batch], device=engine.device)

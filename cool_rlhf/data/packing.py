@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -12,11 +13,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences laid end to end; T is the sum of ``lengths``."""
+    """Sequences laid end to end; T is the sum of ``lengths``.
+
+    A sequence may begin like one before it and leave that beginning out: it then holds the rest only, counts its
+    positions on from there, and attends to the tokens named in ``prefixes`` as if they were its own.
+    """
 
     tokens: Tensor  # (T,) int64
     positions: Tensor  # (T,) int64, from 0 in each sequence
     lengths: list[int]
+    prefixes: dict[int, tuple[int, int]] = field(default_factory=dict)  # sequence → (first token, tokens) it shares
 
     @property
     def ends(self) -> Tensor:
@@ -30,7 +36,7 @@ class Packed:
         return list(values.split(self.lengths)) if self.lengths else []
 
     def to(self, device: torch.device | str) -> Packed:
-        return Packed(self.tokens.to(device), self.positions.to(device), self.lengths)
+        return Packed(self.tokens.to(device), self.positions.to(device), self.lengths, self.prefixes)
 
 
 def pack(sequences: Sequence[Tensor]) -> Packed:
@@ -42,6 +48,33 @@ def pack(sequences: Sequence[Tensor]) -> Packed:
     device = sequences[0].device
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     return Packed(torch.cat(list(sequences)).long(), positions, lengths)
+
+
+def pack_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Packed:
+    """Both sequences of every pair, first those of the left, then those of the right without what they share with
+    theirs. Preference pairs share condition and prompt, so most of their tokens need to be computed once only.
+
+    At least the last token of each sequence is its own, so :attr:`Packed.ends` finds all of them.
+    """
+    left = [first for first, _ in pairs]
+    shared = [min(_common_prefix(first, second), len(second) - 1) for first, second in pairs]
+    whole = pack(left)
+    rest = [second[count:] for (_, second), count in zip(pairs, shared, strict=True)]
+    starts = [0, *accumulate(whole.lengths)]
+    prefixes = {len(pairs) + index: (starts[index], count) for index, count in enumerate(shared) if count}
+    positions = [torch.arange(n, n + len(r), device=r.device) for n, r in zip(shared, rest, strict=True)]
+    return Packed(
+        torch.cat([whole.tokens, *rest]),
+        torch.cat([whole.positions, *positions]),
+        [*whole.lengths, *(len(tokens) for tokens in rest)],
+        prefixes,
+    )
+
+
+def _common_prefix(first: Tensor, second: Tensor) -> int:
+    count = min(len(first), len(second))
+    differs = (first[:count] != second[:count]).nonzero()
+    return int(differs[0]) if len(differs) else count
 
 
 def micro_batches(lengths: Sequence[int], budget: int, count: int | None = None) -> list[list[int]]:

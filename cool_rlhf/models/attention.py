@@ -4,13 +4,16 @@ Many sequences lie end to end in one row. The stock implementations build a mask
 sequence attends to itself only, so cost grows with the squares of the sequences' own lengths. Sequences of similar
 length are laid side by side, right-padded to the longest of their group for the duration of the attention call: under a
 causal mask no real token looks to its right, so the padding needs no mask and changes no number.
+
+A sequence that shares its beginning with another is laid out whole for the call. Of a token that stands in several
+sequences only the first one's output is kept: it is the same in all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -33,44 +36,65 @@ class PackedLayout:
     """
 
     blocks: tuple[tuple[int, int], ...]
-    slot_of_token: Tensor  # (T,) int64
+    slot_of_token: Tensor  # (T,) int64, the first of its slots
     token_of_slot: Tensor  # (S,) int64; a padding slot repeats some real token
     is_contiguous: bool  # every slot is the token of the same index: nothing to move
+    further_slots: Tensor  # (R,) int64: second and later slots of tokens that stand in several sequences
 
 
-def make_layout(lengths: Sequence[int], device: torch.device) -> PackedLayout:
-    """Group sequences of the given lengths (longest first) so that padding stays within ``GROWTH``."""
-    starts = torch.tensor([0, *lengths]).cumsum(0)[:-1].tolist()
-    order = sorted((index for index, length in enumerate(lengths) if length), key=lambda index: -lengths[index])
+def make_layout(
+    lengths: Sequence[int], device: torch.device, prefixes: Mapping[int, tuple[int, int]] | None = None
+) -> PackedLayout:
+    """Group sequences of the given lengths (longest first) so that padding stays within ``GROWTH``.
+
+    Args:
+        prefixes: of a sequence that goes on from tokens of an earlier one: the first of those, and how many.
+    """
+    prefixes = prefixes or {}
+    starts = [0, *accumulate(lengths)]
+    spans = [
+        [*([prefixes[index]] if index in prefixes else []), (starts[index], length)]
+        for index, length in enumerate(lengths)
+    ]
+    whole = [sum(count for _, count in span) for span in spans]
+    order = sorted((index for index, length in enumerate(whole) if length), key=lambda index: -whole[index])
     groups: list[list[int]] = []
     for index in order:
-        longest = lengths[groups[-1][0]] if groups else 0
-        if groups and longest <= max(SHORT, GROWTH * lengths[index]):
+        longest = whole[groups[-1][0]] if groups else 0
+        if groups and longest <= max(SHORT, GROWTH * whole[index]):
             groups[-1].append(index)
         else:
             groups.append([index])
     groups = [sorted(group) for group in groups]
-    blocks = tuple((len(group), max(lengths[index] for index in group)) for group in groups)
+    blocks = tuple((len(group), max(whole[index] for index in group)) for group in groups)
 
     total = sum(lengths)
-    contiguous = len(groups) <= 1 and len(set(lengths)) <= 1
-    if contiguous:
+    none = torch.empty(0, dtype=torch.int64, device=device)
+    if len(groups) <= 1 and len(set(lengths)) <= 1 and not prefixes:
         identity = torch.arange(total, device=device)
-        return PackedLayout(blocks, identity, identity, True)
+        return PackedLayout(blocks, identity, identity, True, none)
     slot_of_token = torch.empty(total, dtype=torch.int64)
     token_of_slot = torch.zeros(sum(count * width for count, width in blocks), dtype=torch.int64)
-    slot = 0
+    further: list[Tensor] = []
+    row = 0
     for group, (_, width) in zip(groups, blocks, strict=True):
         for index in group:
-            start, length = starts[index], lengths[index]
-            slot_of_token[start : start + length] = torch.arange(slot, slot + length)
-            token_of_slot[slot : slot + length] = torch.arange(start, start + length)
-            slot += width
-    return PackedLayout(blocks, slot_of_token.to(device), token_of_slot.to(device), False)
+            slot = row
+            for start, count in spans[index]:
+                token_of_slot[slot : slot + count] = torch.arange(start, start + count)
+                if start == starts[index]:
+                    slot_of_token[start : start + count] = torch.arange(slot, slot + count)
+                else:
+                    further.append(torch.arange(slot, slot + count))
+                slot += count
+            row += width
+    further_slots = torch.cat(further).to(device) if further else none
+    return PackedLayout(blocks, slot_of_token.to(device), token_of_slot.to(device), False, further_slots)
 
 
 class _Spread(torch.autograd.Function):
-    """(T, ...) tokens to (S, ...) slots. Padding takes no gradient, so the backward pass is a plain gather."""
+    """(T, ...) tokens to (S, ...) slots. Padding takes no gradient, so the backward pass is a gather, and an addition
+    for tokens that stand in several sequences."""
 
     @staticmethod
     def forward(ctx: Any, tokens: Tensor, layout: PackedLayout) -> Tensor:
@@ -79,11 +103,16 @@ class _Spread(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return grad.index_select(0, ctx.layout.slot_of_token), None
+        layout = ctx.layout
+        tokens = grad.index_select(0, layout.slot_of_token)
+        further = layout.further_slots
+        if len(further):
+            tokens.index_add_(0, layout.token_of_slot[further], grad.index_select(0, further))
+        return tokens, None
 
 
 class _Collect(torch.autograd.Function):
-    """(S, ...) slots back to (T, ...) tokens; the gradient of a padding slot is zero."""
+    """(S, ...) slots back to (T, ...) tokens; the gradient of a slot that is not kept is zero."""
 
     @staticmethod
     def forward(ctx: Any, slots: Tensor, layout: PackedLayout) -> Tensor:

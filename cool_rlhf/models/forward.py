@@ -32,10 +32,14 @@ def token_logprobs(
         temperature: divides the logits.
         where: (T,) bool; other tokens are left at 0 and cost no output layer. None computes all.
 
+    Raises: ValueError for sequences that share a prefix.
+
     Returns:
         Log-probabilities (T,) float32 and entropies (T,) float32 in nats, both 0 at the first token of each sequence.
         The entropy is a diagnostic and carries no gradient.
     """
+    if packed.prefixes:
+        raise ValueError("log-probabilities need every sequence whole: the pack has sequences that share a prefix")
     packed, device = packed.to(model.device), model.device
     predicted = packed.positions > 0
     if where is not None:
@@ -52,7 +56,8 @@ def token_logprobs(
 
 
 def token_values(model: PreTrainedModel, packed: Packed) -> Tensor:
-    """The scalar head at every token, (T,) float32: index t is read off the hidden state of token t itself."""
+    """The scalar head at every token, (T,) float32: index t is read off the hidden state of token t itself. Sequences
+    may share prefixes."""
     packed = packed.to(model.device)
     hidden = model.base_model(**_inputs(model, packed)).last_hidden_state[0, : len(packed.tokens)]
     return scalar_head(model)(hidden.float()).squeeze(-1)
@@ -76,7 +81,11 @@ def _inputs(model: PreTrainedModel, packed: Packed) -> dict[str, Any]:
         "max_length_k": max(lengths),
     }
     if model.config._attn_implementation == attention.NAME:
-        inputs["packed_layout"] = attention.make_layout(lengths, device)
+        inputs["packed_layout"] = attention.make_layout(lengths, device, packed.prefixes)
+    elif packed.prefixes:
+        raise ValueError(
+            f"sequences that share a prefix need {attention.NAME} attention, not {model.config._attn_implementation}"
+        )
     return inputs
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cool_rlhf.data.packing import balance, micro_batches, pack
+from cool_rlhf.data.packing import balance, micro_batches, pack, pack_pairs
 
 lengths_of = st.lists(st.integers(0, 50), max_size=40)
 
@@ -62,3 +62,34 @@ def test_balance_deals_every_index_and_no_rank_exceeds_another_by_more_than_one_
     assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     loads = [sum(lengths[index] for index in group) for group in groups]
     assert max(loads) - min(loads) <= max(lengths, default=0)
+
+
+tokens_of = st.lists(st.integers(0, 2), min_size=1, max_size=12).map(lambda tokens: torch.tensor(tokens))
+
+
+@given(st.lists(st.tuples(tokens_of, tokens_of), max_size=6))
+def test_a_packed_pair_leaves_out_what_its_right_side_shares(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    packed = pack_pairs(pairs)
+    rows = packed.split(packed.tokens)
+    positions = packed.split(packed.positions)
+    for index, sequence in enumerate([*(first for first, _ in pairs), *(second for _, second in pairs)]):
+        start, count = packed.prefixes.get(index, (0, 0))
+        assert torch.equal(torch.cat([packed.tokens[start : start + count], rows[index]]), sequence)
+        assert positions[index].tolist() == list(range(count, len(sequence)))
+        assert len(rows[index]) >= 1
+        assert packed.tokens[packed.ends[index]] == sequence[-1]
+
+
+def test_packed_pairs_worked_by_hand() -> None:
+    packed = pack_pairs(
+        [
+            (torch.tensor([7, 8, 1]), torch.tensor([7, 8, 2, 3])),
+            (torch.tensor([5]), torch.tensor([6])),
+            (torch.tensor([4, 9]), torch.tensor([4, 9])),
+        ]
+    )
+    assert packed.tokens.tolist() == [7, 8, 1, 5, 4, 9, 2, 3, 6, 9]
+    assert packed.positions.tolist() == [0, 1, 2, 0, 0, 1, 2, 3, 0, 1]
+    assert packed.lengths == [3, 1, 2, 2, 1, 1]
+    assert packed.prefixes == {3: (0, 2), 5: (4, 1)}
+    assert packed.ends.tolist() == [2, 3, 5, 7, 8, 9]

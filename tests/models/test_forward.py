@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from cool_rlhf.data.packing import pack
+from cool_rlhf.data.packing import pack, pack_pairs
 from cool_rlhf.models import forward
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.loading import load_scalar_model
@@ -103,3 +103,45 @@ def test_an_empty_pack_touches_every_parameter_with_zero(policy, reward_folder) 
         assert empty.shape == (0,)
         empty.sum().backward()
         assert all(parameter.grad is not None and not parameter.grad.any() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("family", ["internlm2", "llama", "qwen2"])
+def test_pairs_that_share_their_beginning_give_the_values_and_gradients_of_whole_sequences(
+    family, reward_folder, tmp_path
+) -> None:
+    if family == "internlm2":
+        model = load_scalar_model(reward_folder, torch.float32, head="keep", seed=0)
+    else:
+        config = AutoConfig.for_model(family, **SIZES, num_labels=1)
+        torch.manual_seed(0)
+        model = AutoModelForSequenceClassification.from_config(config)
+        model.set_attn_implementation("packed")
+    drawn = sequences()
+    # One pair shares much, one nothing, one all but the last token; lengths differ, so the groups are padded.
+    pairs = [
+        (torch.cat([drawn[2], drawn[0]]), torch.cat([drawn[2], drawn[3]])),
+        (drawn[3], drawn[0]),
+        (drawn[0], drawn[0]),
+    ]
+    weights = torch.arange(1.0, 7.0)
+
+    def scores_and_gradients(packed):
+        model.zero_grad()
+        scores = token_values(model, packed)[packed.ends]
+        (scores * weights).sum().backward()
+        flat = [parameter.grad.flatten() for parameter in model.parameters() if parameter.grad is not None]
+        return scores.detach(), torch.cat(flat)
+
+    whole = pack([*(first for first, _ in pairs), *(second for _, second in pairs)])
+    shared = pack_pairs(pairs)
+    assert len(shared.tokens) == len(whole.tokens) - 40 - 11
+    expected, gradient = scores_and_gradients(whole)
+    scores, mine = scores_and_gradients(shared)
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
+    assert float((mine - gradient).norm() / gradient.norm()) <= 1e-5
+
+
+def test_log_probabilities_refuse_shared_prefixes(policy) -> None:
+    tokens = sequences()[0]
+    with pytest.raises(ValueError, match="whole"):
+        token_logprobs(policy, pack_pairs([(tokens, tokens)]))

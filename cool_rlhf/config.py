@@ -31,12 +31,15 @@ class DataConfig:
 
     sft: list[str] = field(default_factory=list)
     preferences: list[str] = field(default_factory=list)
+    validation_preferences: list[str] = field(default_factory=list)  # empty: reward.validation_share of `preferences`
     prompts: list[str] = field(default_factory=list)
     validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
     pretrain: list[str] = field(default_factory=list)
     test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate only, like test_prompts
     test_prompts: list[str] = field(default_factory=list)  # empty, with prompts of your own: their validation prompts
     domains: dict[str, str] = field(default_factory=dict)  # source -> domain of its rows that name none
+    weights: dict[str, float] = field(default_factory=dict)  # source of preferences -> how often each pair is seen
+    bad_rows: str = "refuse"  # or drop: leave them out and say how many
     world: WorldConfig | None = None
 
 
@@ -96,6 +99,9 @@ class RewardConfig:
     penalty_weight: float = 0.02
     bound: float = 5.0
     detach_focal: bool = False
+    too_long: str = "cut"  # a pair above max_length loses its beginning, or is left out: drop
+    condition_dropout: float = 0.0  # share of the pairs that are learnt without their condition
+    validation_share: float = 0.0  # of the prompts, whose pairs are held out and judged while training
 
 
 @dataclass

@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any
 
 from cool_rlhf.config import Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
+from cool_rlhf.data.messages import TEMPLATE_TOKENS
 from cool_rlhf.protocols import UserError
 
 STAGES = ("pipeline", "sft", "reward", "ppo", "evaluate", "annotate", "plan")
@@ -20,6 +21,8 @@ _TRAINING = ("sft", "reward")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "stage": STAGES,
     "model.dtype": ("bfloat16", "float32"),
+    "data.bad_rows": ("refuse", "drop"),
+    "reward.too_long": ("cut", "drop"),
     "ppo.kl_estimator": ("k1", "k2", "k3"),
     "ppo.learning_rate_schedule": ("constant", "cosine"),
     "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
@@ -81,6 +84,7 @@ _ABOVE_ZERO = (
 _SHARES = (
     "sft.warmup_fraction",
     "reward.warmup_fraction",
+    "reward.condition_dropout",
     "ppo.discount",
     "ppo.trace_decay",
     "ppo.early_snapshot",
@@ -98,12 +102,14 @@ def check_config(config: Config) -> None:
     _check(config, _ABOVE_ZERO, lambda value: value > 0, "it must be above 0")
     _check(config, _SHARES, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
     _check(config, _SHARES_ABOVE_ZERO, lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
+    _check(config, ["reward.validation_share"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
     _check(config, ["ppo.clip"], lambda value: 0 < value < 1, "it must lie between 0 and 1")
     _check_model(config.model)
     _check_world(config)
     _check_lengths(config)
     _check_ppo(config)
     _check_names(config)
+    _check_preferences(config)
     _check_resources(config)
 
 
@@ -187,6 +193,7 @@ def _check_names(config: Config) -> None:
     for kind in (
         "sft",
         "preferences",
+        "validation_preferences",
         "prompts",
         "validation_prompts",
         "pretrain",
@@ -203,6 +210,26 @@ def _check_names(config: Config) -> None:
             raise UserError(
                 f"data.domains gives {source} the domain {domain!r}, which has no condition; known: {known}"
             )
+
+
+def _check_preferences(config: Config) -> None:
+    data = config.data
+    for source, weight in data.weights.items():
+        if source not in data.preferences:
+            near = difflib.get_close_matches(source, data.preferences, n=1)
+            hint = f"is {near[0]} meant?" if near else "name it there too, as it is written here"
+            raise UserError(f"data.weights names {source}, which data.preferences does not hold: {hint}")
+        if not math.isfinite(weight) or weight < 0:
+            raise UserError(f"data.weights gives {source} the weight {weight}: it must be 0 or more")
+    if data.validation_preferences and config.reward.validation_share > 0:
+        raise UserError(
+            f"reward.validation_share is {config.reward.validation_share}, but data.validation_preferences names "
+            "pairs to hold out: set one of the two"
+        )
+    for domain, prompt in config.conditions.items():
+        token = next((token for token in TEMPLATE_TOKENS if token in prompt), None)
+        if token:
+            raise UserError(f"conditions.{domain} holds the special token {token}: it would break the chat template")
 
 
 def _check_resources(config: Config) -> None:

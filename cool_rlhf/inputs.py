@@ -13,15 +13,16 @@ from cool_rlhf.data.loading import (
     Chat,
     Reading,
     load_chats,
-    load_preferences,
     load_pretrain,
     load_prompts,
     split_by_prompt,
 )
+from cool_rlhf.data.preferences import PreferenceSplit, load_split, split_pairs
 from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.demo.world import World, generate
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, Rollout, UserError
+from cool_rlhf.schedule import derive_seed
 
 Labeller = Callable[[Conversation, str, str, str | None, bool], float]
 VALIDATION_SHARE = 0.05  # of the prompts, where no validation prompts are named
@@ -49,10 +50,16 @@ class Inputs:
             return load_chats(own, self._reading)
         return [Chat(messages=row["messages"], domain=row["domain"]) for row in self.world.sft]
 
-    @cached_property
+    @property
     def preferences(self) -> Sequence[PreferencePair]:
-        own = self.config.data.preferences
-        return load_preferences(own, self._reading) if own else self.world.preferences
+        """Those to learn from."""
+        return self.preference_split.training
+
+    @cached_property
+    def preference_split(self) -> PreferenceSplit:
+        data, share = self.config.data, self.config.reward.validation_share
+        named = load_split(data, share, self._reading, derive_seed(self.config.seed, "preferences"))
+        return named if data.preferences else named.joined(split_pairs(self.world.preferences, share, named.held))
 
     @cached_property
     def pretrain(self) -> Sequence[str]:

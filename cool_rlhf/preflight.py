@@ -111,6 +111,8 @@ def check_data(config: Config) -> None:
                 f"names, data.{kind}=[first,second]"
             )
         read.append((kind, f"data.{kind}", sources))
+        if kind == "preferences":
+            read.append((kind, "data.validation_preferences", config.data.validation_preferences))
         if kind == "prompts":
             read.append((kind, "data.validation_prompts", config.data.validation_prompts))
     _check_rows(config, read)

@@ -30,13 +30,14 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         return {key: value for key, value in tree[name].items() if key not in _FREE.get(name, set())}
 
     def stage(data: Sequence[str], **settings: Any) -> dict[str, Any]:
-        sources = {key: tree["data"][key] for key in (*data, "domains", "world")}
+        sources = {key: tree["data"][key] for key in (*data, "domains", "bad_rows", "world")}
         common = {"seed": config.seed, "model": part("model"), "sft": {"path": config.sft.path}}
         return {**common, **settings, "data": sources}
 
     rounds = config.online.rounds
     collect, sampling = tree["collect"], tree["sampling"]
-    reward = stage(["preferences"], reward=part("reward"), conditions=tree["conditions"], collect=collect)
+    pairs = ["preferences", "validation_preferences", "weights"]
+    reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     ppo = stage(
         ["prompts", "validation_prompts", "pretrain"],
         ppo=part("ppo"),

@@ -19,6 +19,7 @@ from transformers import PreTrainedTokenizerBase
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
 from cool_rlhf.data.loading import Reading, load_preferences
+from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
 from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream, token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
@@ -45,8 +46,10 @@ from cool_rlhf.sft import EncodedChat, encode_chats, train_sft
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
+from reward.preparation import Prepared, prepare
 from reward.scoring import CONDITION_JOIN
-from reward.training import encode_pairs, train_reward
+from reward.summary import describe
+from reward.training import train_reward
 
 logger = logging.getLogger(__name__)
 
@@ -160,12 +163,10 @@ class Run:
             self._state.finish(name)
             return
         self._tracker.prepare("reward", round, "reading preferences")
-        tokenizer = load_tokenizer(self.sft_path)
-        conditions = Conditions(config.conditions)
-        pairs = encode_pairs(tokenizer, conditions, self._preferences(), config.reward.max_length)
+        seed = derive_seed(config.seed, "reward", round)
+        pairs = self._prepared_pairs(round, seed).training
         steps = len(token_batches([len(p) for p in pairs], config.reward.batch_tokens, 0, config.reward.epochs))
         logger.info("reward model of round %d on %d pairs in %d steps", round, len(pairs), steps)
-        seed = derive_seed(config.seed, "reward", round)
         model = ModelSpec(self.sft_path, "scalar", config.model.dtype, head="fresh", seed=seed)
         self._tracker.prepare("reward", round, "starting trainer")
         group = self._train_group(RewardWorker, model, config.reward)
@@ -315,11 +316,23 @@ class Run:
     def _collected(self) -> Path:
         return self._outputs["collect"]
 
-    def _preferences(self) -> list[PreferencePair]:
-        given = list(self.inputs.preferences)
+    def _preferences(self) -> PreferenceSplit:
+        given = self.inputs.preference_split
         if self.config.collect.prompts == 0 or self._collected.stat().st_size == 0:  # every pair may have been a tie
             return given
-        return given + list(load_preferences([str(self._collected)], Reading.of(self.config, sampled=True)))
+        collected = load_preferences([str(self._collected)], Reading.of(self.config, sampled=True))
+        return given.joined(split_pairs(collected, self.config.reward.validation_share, given.held))
+
+    def _prepared_pairs(self, round: int, seed: int) -> Prepared:
+        """What the reward model of ``round`` learns from, with a table of it shown and kept."""
+        tokenizer, conditions = load_tokenizer(self.sft_path), Conditions(self.config.conditions)
+        prepared = prepare(tokenizer, conditions, self._preferences(), self.config.reward, seed)
+        summary = json.dumps([asdict(entry) for entry in prepared.summary], indent=2, ensure_ascii=False)
+        write_atomically(self.output / f"rounds/{round}/preferences.json", f"{summary}\n".encode())
+        described = describe(prepared.summary)
+        logger.info("what the reward model learns from\n%s", described)
+        self._tracker.show(described)
+        return prepared
 
 
 def ppo_state(position: dict[str, Any]) -> PPOState:

@@ -35,7 +35,8 @@ class Conditions:
             return None
         if condition not in self.prompts and condition != DEFAULT_DOMAIN:
             raise UnknownConditionError(self._unknown(condition))
-        return self.prompts.get(condition) or None
+        prompt = self.prompts.get(condition, "")
+        return prompt if prompt.strip() else None
 
     def _unknown(self, condition: str) -> str:
         known = sorted(self.prompts)

@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
-from torch import Tensor
 
 from cool_rlhf.accumulation import Totals
 from cool_rlhf.config import RewardConfig
-from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.packing import pack_pairs
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.models.forward import token_values
-from cool_rlhf.protocols import Future, PreferencePair, StepObserver, TrainEngine
+from cool_rlhf.protocols import Future, StepObserver, TrainEngine
 from cool_rlhf.schedule import cosine
-from reward.conditions import Conditions
 from reward.losses import focal_ranking_per_pair, log_barrier_per_score
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
-
-@dataclass(frozen=True)
-class EncodedPair:
-    """Both conversations as the reward model reads them, the condition in front, the reward token last."""
-
-    chosen: Tensor  # (L,) int64
-    rejected: Tensor  # (M,) int64
-    margin: float  # by how much the chosen one should lead; 0 for none
-
-    def __len__(self) -> int:
-        """Tokens of both: a pair is never cut apart."""
-        return len(self.chosen) + len(self.rejected)
+from reward.pairs import EncodedPair
 
 
 class RewardTrainer(Protocol):
@@ -43,19 +24,6 @@ class RewardTrainer(Protocol):
     def update(self, batch: Sequence[EncodedPair], learning_rate: float) -> Future[dict[str, float]]:
         """One optimiser step over all of ``batch``; the batch's mean metrics."""
         ...
-
-
-def encode_pairs(
-    tokenizer: PreTrainedTokenizerBase, conditions: Conditions, pairs: Sequence[PreferencePair], max_length: int
-) -> list[EncodedPair]:
-    """Each pair under the condition of its domain; UnknownConditionError for a domain that has none."""
-    encoded = []
-    for pair in pairs:
-        prompt = conditions.prompt(pair.domain)
-        chosen = encode_reward(tokenizer, pair.chosen, prompt, pair.chosen_finished, max_length)
-        rejected = encode_reward(tokenizer, pair.rejected, prompt, pair.rejected_finished, max_length)
-        encoded.append(EncodedPair(chosen, rejected, pair.margin or 0.0))
-    return encoded
 
 
 def reward_update(

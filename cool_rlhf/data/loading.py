@@ -7,15 +7,18 @@ holds no more of them in memory than it looks at.
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowError, RowRules, SameResponseError, prompt_id
+from cool_rlhf.data.identity import pair_key, prompt_key
+from cool_rlhf.data.messages import RowError
+from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError, prompt_id
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
 
@@ -24,8 +27,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+logger = logging.getLogger(__name__)
+
+EQUAL = "equal responses"
+MALFORMED = "malformed"
+
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Chat(TypedDict):
@@ -38,19 +46,32 @@ class Chat(TypedDict):
 @dataclass(frozen=True)
 class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
-    rows name none, and whether the rows hold sampled responses, which may be empty."""
+    rows name none, whether the rows hold sampled responses, which may be empty, and whether bad rows are left out."""
 
     domains: frozenset[str] | None = None
     domain_of_source: tuple[tuple[str, str], ...] = ()
     sampled: bool = False
+    drop_bad: bool = False
 
     @classmethod
     def of(cls, config: Config, sampled: bool = False) -> Reading:
         """As a run of ``config`` reads its rows."""
-        return cls(frozenset(config.conditions), tuple(sorted(config.data.domains.items())), sampled)
+        data = config.data
+        return cls(frozenset(config.conditions), tuple(sorted(data.domains.items())), sampled, data.bad_rows == "drop")
 
     def rules(self, source: str) -> RowRules:
         return RowRules(self.domains, dict(self.domain_of_source).get(source, DEFAULT_DOMAIN), self.sampled)
+
+
+@dataclass(frozen=True)
+class CheckedRow:
+    """A row with where it stands; ``row`` is None where it is left out, for ``reason``."""
+
+    source: str
+    place: Place
+    domain: str
+    row: Row | None
+    reason: str
 
 
 class Records(Sequence[T], Generic[T]):
@@ -79,12 +100,13 @@ class Records(Sequence[T], Generic[T]):
 
 
 def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = None, key: str | None = None) -> int:
-    """Read every row of the sources of ``kind`` (sft, preferences, prompts, pretrain); returns how many there are.
+    """Read every row of the sources of ``kind`` (sft, preferences, prompts, pretrain); returns how many are good.
 
-    Raises UserError naming the file, row and field of the first bad row, and how many more are bad. ``key`` is the
-    setting that the sources come from.
+    Raises UserError naming the file, row and field of the first bad row, and how many more are bad; where they are to
+    be left out that is a warning, unless a file holds no others. ``key`` is the setting that the sources come from.
     """
-    return sum(1 for _ in _checked_rows(kind, sources, reading or Reading(), key or f"data.{kind}"))
+    rows = _checked_rows(kind, sources, reading or Reading(), key or f"data.{kind}")
+    return sum(1 for item in rows if item.row is not None)
 
 
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
@@ -95,7 +117,24 @@ def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequen
 def load_preferences(sources: Sequence[str], reading: Reading | None = None) -> Sequence[PreferencePair]:
     """Rows of ``prompt``, ``chosen``, ``rejected``, optional ``domain`` and ``margin``; and, where responses were
     sampled, optional ``chosen_finished`` and ``rejected_finished``. Raises UserError as ``check_sources`` does."""
-    return _load("preferences", sources, reading, lambda row: PreferencePair(**row))
+    rows = preference_rows(sources, reading or Reading())
+    return preference_records(rows, [index for index, reason in enumerate(rows["reason"]) if not reason])
+
+
+def preference_rows(sources: Sequence[str], reading: Reading, key: str = "data.preferences") -> datasets.Dataset:
+    """As ``load_preferences``, but with the pairs that are left out and the ``reason``, and for each pair its
+    ``source``, its ``place``, the keys of its ``prompt`` and ``pair`` (see ``cool_rlhf.data.identity``) and whether it
+    is ``swapped``."""
+    return _rows("preferences", sources, reading, key)
+
+
+def preference_records(rows: datasets.Dataset, indices: Sequence[int]) -> Records[PreferencePair]:
+    """Those of ``preference_rows`` that ``indices`` names, in this order and as often as it names them."""
+    names = [field.name for field in fields(PreferencePair)]
+    chosen = rows.select_columns(names)
+    if list(indices) != list(range(len(rows))):
+        chosen = chosen.select(indices)
+    return Records(chosen, lambda row: PreferencePair(**row))
 
 
 def load_prompts(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
@@ -125,28 +164,35 @@ def split_by_prompt(
     return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
 
 
-def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[Row]:
-    """The good rows of all sources; raises UserError at the end if there were others.
+def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[CheckedRow]:
+    """All rows of all sources; raises UserError at the end if there were bad ones, unless those are left out.
 
     A pair of two equal responses is left out, unless its file holds nothing else.
     """
     parse = PARSERS[kind]
     first, bad = "", 0
     for source, part in [(name, part) for name in sources for part in resolve(name, key)]:
-        rules, same, other = reading.rules(source), "", 0
+        rules, excuse, used = reading.rules(source), "", False
         for place, row in read_rows(part, key):
             try:
-                yield parse(_as_object(row), rules)
-                other += 1
+                parsed = parse(_as_object(row), rules)
+                checked = CheckedRow(source, place, str(parsed.get("domain", "")), parsed, "")
+                used = True
             except SameResponseError as error:
-                same = same or _sentence(key, place, error)
+                excuse = excuse or _sentence(key, place, error)
+                checked = CheckedRow(source, place, error.domain, None, EQUAL)
             except RowError as error:
-                first, bad, other = first or _sentence(key, place, error), bad + 1, other + 1
-        if not other:
-            raise UserError(same or f"{key}: {part} holds no rows; fill it or leave it out")
+                sentence = _sentence(key, place, error)
+                first, bad, excuse, used = first or sentence, bad + 1, excuse or sentence, used or not reading.drop_bad
+                checked = CheckedRow(source, place, rules.domain, None, MALFORMED)
+            yield checked
+        if not used:
+            raise UserError(excuse or f"{key}: {part} holds no rows; fill it or leave it out")
     if bad:
         others = f" ({bad - 1} more bad {'row' if bad == 2 else 'rows'})" if bad > 1 else ""
-        raise UserError(first + others)
+        if not reading.drop_bad:
+            raise UserError(first + others)
+        logger.warning("left out: %s%s", first, others)
 
 
 def _sentence(key: str, place: Place, error: RowError) -> str:
@@ -162,27 +208,52 @@ def _as_object(row: Any) -> Mapping[str, Any]:
 
 
 def _load(kind: str, sources: Sequence[str], reading: Reading | None, record: Callable[[Row], T]) -> Records[T]:
+    return Records(_rows(kind, sources, reading or Reading(), f"data.{kind}"), record)
+
+
+def _rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> datasets.Dataset:
     import datasets
 
-    reading = reading or Reading()
-    stamps = [_stamp(part) for source in sources for part in resolve(source, f"data.{kind}")]
+    stamps = [_stamp(part) for source in sources for part in resolve(source, key)]
     features = datasets.Features(_features()[kind])
     if not sources:
-        return Records(datasets.Dataset.from_dict({name: [] for name in features}, features=features), record)
-    arguments = {"kind": kind, "sources": tuple(sources), "reading": reading, "stamps": (*stamps, _FORMAT)}
+        return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
+    arguments = {"kind": kind, "sources": tuple(sources), "reading": reading, "stamps": (*stamps, _FORMAT), "key": key}
     with _quiet(datasets):
         try:
-            rows = datasets.Dataset.from_generator(_generate, features=features, gen_kwargs=arguments)
+            return datasets.Dataset.from_generator(_generate, features=features, gen_kwargs=arguments)
         except datasets.exceptions.DatasetGenerationError as error:
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
             raise
-    return Records(rows, record)
 
 
-def _generate(kind: str, sources: tuple[str, ...], reading: Reading, stamps: tuple[str | int, ...]) -> Iterator[Row]:
+def _generate(
+    kind: str, sources: tuple[str, ...], reading: Reading, stamps: tuple[str | int, ...], key: str
+) -> Iterator[Row]:
     """``stamps`` is only part of the cache's key: files that changed are read again."""
-    yield from _checked_rows(kind, sources, reading, f"data.{kind}")
+    for item in _checked_rows(kind, sources, reading, key):
+        if kind == "preferences":
+            yield _traced(item)
+        elif item.row is not None:
+            yield item.row
+
+
+def _traced(item: CheckedRow) -> Row:
+    """A pair with where it stands and what it is compared by; one that was left out without its conversations."""
+    known = {"domain": item.domain, "source": item.source, "place": str(item.place), "reason": item.reason}
+    pair = item.row
+    if pair is None:
+        nothing: Row = {
+            "chosen": [],
+            "rejected": [],
+            "margin": None,
+            "chosen_finished": True,
+            "rejected_finished": True,
+        }
+        return {**nothing, **known, "prompt": "", "pair": "", "swapped": False}
+    key, swapped = pair_key(pair["chosen"], pair["rejected"], pair["chosen_finished"], pair["rejected_finished"])
+    return {**pair, **known, "prompt": prompt_key(pair["chosen"][:-1]), "pair": key, "swapped": swapped}
 
 
 def _stamp(part: Path | HubName) -> str:
@@ -198,10 +269,11 @@ def _features() -> dict[str, dict[str, Any]]:
     text, flag = Value("string"), Value("bool")
     messages = List({"role": text, "content": text})
     finished = {"chosen_finished": flag, "rejected_finished": flag}
+    traced = {**dict.fromkeys(("source", "place", "prompt", "pair", "reason"), text), "swapped": flag}
     return {
         "sft": {"messages": messages, "domain": text},
         "preferences": {
-            "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished
+            "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished, **traced
         },
         "prompts": {"id": text, "messages": messages, "domain": text, "answer": text},
         "pretrain": {"text": text},

@@ -1,6 +1,7 @@
 """From a source named in the config to its rows, each with its place: JSONL and Parquet files, globs, Hub names.
 
-A Hub source is ``OWNER/NAME``, with ``@CONFIGURATION`` and ``:SPLIT`` behind it where the set has several.
+A Hub source is ``OWNER/NAME``, with ``@CONFIGURATION`` and ``:SPLIT`` behind it where the set has several; a split may
+be cut as ``datasets`` cuts it, ``:train[:1000]``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from cool_rlhf.data.hub import cached_set, prepare_hub
 from cool_rlhf.protocols import UserError
 
 _HUB_NAME = re.compile(
-    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<configuration>[\w.-]+))?(:(?P<split>[\w.-]+))?$"
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<configuration>[\w.-]+))?"
+    r"(:(?P<split>[\w.-]+(\[[\w%:+-]*\])?))?$"
 )
 _FILE_SUFFIX = re.compile(
     r"\.(jsonl?|parquet|csv|tsv|txt|ya?ml|gz|zst|zip|bz2|xz|arrow|pickle|pkl|md|html)$", re.IGNORECASE
@@ -63,14 +65,14 @@ def resolve(source: str, key: str) -> list[Path | HubName]:
         return [_readable(path, key)]
     if path.is_dir():
         raise UserError(f"{key}: {source} is a folder; name its files, for example {source.rstrip('/')}/*.jsonl")
+    hub = _HUB_NAME.match(source)
+    if hub and not _FILE_SUFFIX.search(source):
+        return [HubName(hub["name"], hub["configuration"], hub["split"] or "train")]
     if glob.has_magic(source):
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
         if not files:
             raise UserError(f"{key}: no file matches {source}")
         return [_readable(file, key) for file in files]
-    hub = _HUB_NAME.match(source)
-    if hub and not _FILE_SUFFIX.search(source):
-        return [HubName(hub["name"], hub["configuration"], hub["split"] or "train")]
     raise UserError(f"{key}: there is no file {source}")
 
 

@@ -8,7 +8,8 @@ from cool_rlhf.config import RewardConfig
 from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, share_out
 from cool_rlhf.roles.worker import Worker
 from cool_rlhf.sft import EncodedChat, count_targets, sft_update
-from reward.training import EncodedPair, reward_update
+from reward.pairs import EncodedPair
+from reward.training import reward_update
 
 
 class SFTWorker(Worker):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import TypedDict
+
+from tqdm import tqdm
 
 from cool_rlhf.config import Config
 from cool_rlhf.protocols import Conversation
@@ -113,6 +116,10 @@ class Tracker:
         self._prepared_for = None
         self._stage = StageTracker(self, name, round)
         return self._stage
+
+    def show(self, text: str) -> None:
+        """Lines for whoever watches the run, above the bar."""
+        tqdm.write(text, file=sys.stderr)
 
     def sync(self) -> None:
         """Rows onto the disk; to be called before a checkpoint is declared whole."""

@@ -3,7 +3,8 @@ import torch
 
 from cool_rlhf.config import RewardConfig
 from reward.losses import reward_loss
-from reward.training import EncodedPair, reward_update, train_reward
+from reward.pairs import EncodedPair
+from reward.training import reward_update, train_reward
 
 SETTINGS = {
     "gamma": 2.0,

@@ -1,0 +1,157 @@
+"""Preferences for training: what is left out and why, what is held out, and how often each pair is seen."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cool_rlhf.config import DataConfig
+from cool_rlhf.data.identity import is_held_out, prompt_key
+from cool_rlhf.data.loading import Reading, preference_records, preference_rows
+from cool_rlhf.protocols import PreferencePair, UserError
+from cool_rlhf.schedule import derive_seed
+
+if TYPE_CHECKING:
+    import datasets
+
+logger = logging.getLogger(__name__)
+
+REPEATED = "stands there already"
+OPPOSED = "labelled both ways in its domain"
+PROMPT_HELD_OUT = "prompt stands in the validation pairs"
+NOT_DRAWN = "not drawn (data.weights)"
+
+Drops = Counter[tuple[str, str]]  # (domain, reason) → pairs that were left out
+
+
+@dataclass(frozen=True)
+class PreferenceSplit:
+    """Pairs to learn from and pairs to judge while learning; no prompt stands in both."""
+
+    training: Sequence[PreferencePair]
+    validation: Sequence[PreferencePair]
+    held: frozenset[str]  # keys of prompts that were named for validation, beside those that a share holds out
+    rows: Counter[str]  # domain → rows that were read
+    drops: Drops
+
+    def joined(self, other: PreferenceSplit) -> PreferenceSplit:
+        """Both, this one's pairs first."""
+        training, validation = [*self.training, *other.training], [*self.validation, *other.validation]
+        held, rows, drops = self.held | other.held, self.rows + other.rows, self.drops + other.drops
+        return PreferenceSplit(training, validation, held, rows, drops)
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What is looked at of each row, so that the conversations stay on the disk."""
+
+    domain: list[str]
+    source: list[str]
+    place: list[str]
+    prompt: list[str]
+    pair: list[str]
+    swapped: list[bool]
+    reason: list[str]  # why the row was left out; empty for the others
+
+    @classmethod
+    def of(cls, rows: datasets.Dataset) -> _Columns:
+        return cls(**rows.select_columns(list(cls.__dataclass_fields__)).to_dict())
+
+
+def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> PreferenceSplit:
+    """The pairs of ``data.preferences``, in their order, each as often as its source's weight says.
+
+    Left out are pairs that stand there twice, pairs that one domain labels both ways (two domains may: that is what
+    conditions are for), and those whose prompt stands in ``data.validation_preferences``. Where that is empty, about
+    ``share`` of the prompts are held out.
+    """
+    rows, columns = _sifted(data.preferences, reading, "data.preferences")
+    held_rows, held_columns = _sifted(data.validation_preferences, reading, "data.validation_preferences")
+    validation = [index for index, reason in enumerate(held_columns.reason) if not reason]
+    held = frozenset(held_columns.prompt[index] for index in validation)
+    training = []
+    shared: list[int] = []
+    for index, key in enumerate(columns.prompt):
+        if columns.reason[index]:
+            continue
+        if key in held:
+            columns.reason[index] = PROMPT_HELD_OUT
+        elif is_held_out(key, share):
+            shared.append(index)
+        else:
+            training.append(index)
+    drawn = weighted(training, columns.source, data.weights, seed)
+    for index in set(training).difference(drawn):
+        columns.reason[index] = NOT_DRAWN
+    drops = Counter(item for item in zip(columns.domain, columns.reason, strict=True) if item[1])
+    judged = preference_records(held_rows, validation) if held else preference_records(rows, shared)
+    if data.preferences and not drawn:
+        reasons = "; ".join(f"{count} {reason}" for (_, reason), count in drops.items()) or "all are held out"
+        raise UserError(f"data.preferences leaves no pair to train on: {reasons}")
+    read = Counter(columns.domain + held_columns.domain)
+    return PreferenceSplit(preference_records(rows, drawn), judged, held, read, drops)
+
+
+def split_pairs(pairs: Sequence[PreferencePair], share: float, held: Collection[str] = ()) -> PreferenceSplit:
+    """Pairs that a program made, as they come: nothing is left out but what shares its prompt with ``held``."""
+    if not share and not held:
+        return PreferenceSplit(pairs, [], frozenset(), Counter(pair.domain for pair in pairs), Counter())
+    training: list[PreferencePair] = []
+    validation: list[PreferencePair] = []
+    rows, drops = Counter[str](), Drops()
+    for pair in pairs:
+        rows[pair.domain] += 1
+        key = prompt_key(pair.chosen[:-1])
+        if key in held:
+            drops[pair.domain, PROMPT_HELD_OUT] += 1
+        else:
+            (validation if is_held_out(key, share) else training).append(pair)
+    return PreferenceSplit(training, validation, frozenset(held), rows, drops)
+
+
+def weighted(indices: Sequence[int], sources: Sequence[str], weights: Mapping[str, float], seed: int) -> list[int]:
+    """``indices`` in their order, each as often as the weight of its source says: 2.0 puts every pair in twice. Of a
+    fraction, as many pairs as it makes up are drawn at random: 0.5 takes half of them, 1.5 takes half of them twice."""
+    if all(weight == 1 for weight in weights.values()):
+        return list(indices)
+    of_source = defaultdict(list)
+    for index in indices:
+        of_source[sources[index]].append(index)
+    drawn: set[int] = set()
+    for source, members in of_source.items():
+        fraction = math.modf(weights.get(source, 1.0))[0]
+        rng = random.Random(derive_seed("weights", seed, source))
+        drawn.update(rng.sample(members, round(fraction * len(members))))
+    return [index for index in indices for _ in range(int(weights.get(sources[index], 1.0)) + (index in drawn))]
+
+
+def _sifted(sources: Sequence[str], reading: Reading, key: str) -> tuple[datasets.Dataset, _Columns]:
+    """The rows of ``sources``, and their columns with the reasons for which rows are left out."""
+    rows = preference_rows(sources, reading, key)
+    columns = _Columns.of(rows)
+    first: dict[tuple[str, str], int] = {}  # where a pair stands for the first time in its domain
+    opposed: dict[tuple[str, str], int] = {}  # where it is first labelled the other way
+    pairs = list(zip(columns.domain, columns.pair, strict=True))
+    for index, pair in enumerate(pairs):
+        if columns.reason[index]:
+            continue
+        earlier = first.setdefault(pair, index)
+        if columns.swapped[earlier] != columns.swapped[index]:
+            opposed.setdefault(pair, index)
+        elif earlier != index:
+            columns.reason[index] = REPEATED
+    for index, pair in enumerate(pairs):
+        if pair in opposed and columns.reason[index] in ("", REPEATED):
+            columns.reason[index] = OPPOSED
+    if opposed:
+        pair, other = next(iter(opposed.items()))
+        logger.warning(
+            "%s: %d pairs are labelled both ways within their domain and left out, the first in %s and %s",
+            *(key, len(opposed), columns.place[first[pair]], columns.place[other]),
+        )
+    return rows, columns

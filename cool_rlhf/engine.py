@@ -59,7 +59,7 @@ class DeepSpeedEngine:
         masters = [head.weight.detach().clone() for head in self._heads]
         self._engine, *_ = deepspeed.initialize(
             model=_Entry(module),
-            optimizer=torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=betas),
+            optimizer=torch.optim.AdamW(parameter_groups(module, weight_decay), lr=0.0, betas=betas, fused=True),
             config=deepspeed_config(self.zero_stage, gradient_clip, bf16),
         )
         self.module = module

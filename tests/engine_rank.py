@@ -20,6 +20,7 @@ from cool_rlhf.data.packing import pack
 from cool_rlhf.models import attention
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.protocols import UserError
 
 RATES = (1e-3, 2e-3, 5e-4)
@@ -85,9 +86,9 @@ def weights(engine: Any) -> dict[str, Tensor]:
 def build(kind: type[PreTrainedModel], stage: int, dtype: torch.dtype = torch.float32, clip: float = CLIP) -> Any:
     from cool_rlhf.engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(
-        model(kind, dtype), zero_stage=stage, weight_decay=WEIGHT_DECAY, gradient_clip=clip, betas=BETAS
-    )
+    module = model(kind, dtype)
+    use_onednn(module)  # as loading does
+    return DeepSpeedEngine(module, zero_stage=stage, weight_decay=WEIGHT_DECAY, gradient_clip=clip, betas=BETAS)
 
 
 def training_case(stage: int, budget: int) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from cool_rlhf.config import ModelConfig
 from cool_rlhf.data.chat import REWARD, token_id
 from cool_rlhf.models import attention
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
+from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.models.rotary import keep_rotary_float32
 from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
 from cool_rlhf.protocols import UserError
@@ -153,6 +154,7 @@ def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, 
     missing = sorted(set(report["missing_keys"]) - heads)
     if missing:
         raise UserError(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
+    use_onednn(model)
     return keep_rotary_float32(model)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypedDict, TypeVar
+from typing import TYPE_CHECKING, Any, NotRequired, Protocol, TypedDict, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,12 @@ T_co = TypeVar("T_co", covariant=True)
 
 
 class Message(TypedDict):
+    """One turn. ``name`` is ``plugin`` or ``interpreter`` in the turns of tools: a system turn that lists them, an
+    environment turn that holds what they answered."""
+
     role: str
     content: str
+    name: NotRequired[str]
 
 
 Conversation = list[Message]

@@ -1,7 +1,9 @@
 """ChatML as InternLM2 speaks it, for the policy and for the reward model.
 
 A dialogue reads ``<s><|im_start|>ROLE\\nTEXT<|im_end|>\\n…``. The policy sees the dialogue alone. The reward model
-sees it behind its condition and with one reward token at the very end, where its score is read.
+sees it behind its condition and with one reward token at the very end, where its score is read. How a turn is
+written, and why no text can forge one, stands in ``cool_rlhf.models.internlm2.chatml_internlm2``, which travels with
+checkpoints; it is imported late because its package brings torch along.
 """
 
 from __future__ import annotations
@@ -15,16 +17,16 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from cool_rlhf.models.internlm2.chatml_internlm2 import Piece
+
 BOS = "<s>"
-TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 REWARD = "<|reward|>"
-GENERATION_PROMPT = f"{TURN_START}assistant\n"
 
 
 def render_turns(messages: Sequence[Message]) -> str:
     """The turns alone, each closed, without ``<s>``."""
-    return "".join(f"{TURN_START}{turn['role']}\n{turn['content']}{TURN_END}\n" for turn in messages)
+    return _text(_turns(messages))
 
 
 def reward_text(messages: Sequence[Message], condition_prompt: str | None, finished: bool = True) -> str:
@@ -34,7 +36,7 @@ def reward_text(messages: Sequence[Message], condition_prompt: str | None, finis
     condition or None adds nothing. A response that hit the token limit (``finished`` False) is left open: closed, it
     would look finished to the reward model.
     """
-    return f"{BOS}{_condition_turn(condition_prompt)}{_judged_turns(messages, finished)}{REWARD}"
+    return f"{BOS}{_text(_condition_turn(condition_prompt))}{_text(_judged_turns(messages, finished))}{REWARD}"
 
 
 def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
@@ -84,37 +86,56 @@ def encode_reward(
 
     reward = token_id(tokenizer, REWARD)
     head = _bos(tokenizer) + _ids(tokenizer, _condition_turn(condition_prompt))
-    tokens = [token for token in _ids(tokenizer, _judged_turns(messages, finished)) if token != reward]
-    room = max(0, max_length - len(head) - 1)
+    room = max_length - len(head) - 1
+    if room < 1:
+        raise UserError(
+            f"the condition's own turn takes {len(head)} tokens, which leaves no room for a dialogue in {max_length}: "
+            "write a shorter prompt for it or raise the maximal length"
+        )
+    tokens = _ids(tokenizer, _judged_turns(messages, finished))
     return torch.tensor([*head, *tokens[max(0, len(tokens) - room) :], reward], dtype=torch.int64)
 
 
-def _condition_turn(condition_prompt: str | None) -> str:
-    return render_turns([Message(role="system", content=condition_prompt)]) if condition_prompt else ""
+def _turns(messages: Sequence[Message]) -> list[Piece]:
+    from cool_rlhf.models.internlm2.chatml_internlm2 import turn_pieces
+
+    return [piece for turn in messages for piece in turn_pieces(turn)]
 
 
-def _judged_turns(messages: Sequence[Message], finished: bool) -> str:
-    turns = render_turns(messages)
-    return turns if finished else turns.removesuffix(f"{TURN_END}\n")
+def _condition_turn(condition_prompt: str | None) -> list[Piece]:
+    return _turns([Message(role="system", content=condition_prompt)]) if condition_prompt else []
 
 
-def _pieces(messages: Sequence[Message], open_turn: bool) -> Iterator[tuple[str, bool]]:
-    """The dialogue in the pieces that are tokenised apart: (text, whether the assistant says it).
+def _judged_turns(messages: Sequence[Message], finished: bool) -> list[Piece]:
+    """All turns; of an unfinished one without its closing, which is a token and a line break."""
+    turns = _turns(messages)
+    return turns if finished else turns[:-2]
+
+
+def _pieces(messages: Sequence[Message], open_turn: bool) -> Iterator[tuple[list[Piece], bool]]:
+    """The dialogue in the parts that are tokenised apart: (pieces, whether the assistant says them).
 
     Prompts and chats are cut alike, so a prompt's ids are a prefix of the ids of every chat that continues it.
     """
-    between = ""
+    from cool_rlhf.models.internlm2.chatml_internlm2 import content_pieces, turn_head
+
+    speak = turn_head({"role": "assistant"})
+    between: list[Piece] = []
     for turn in messages:
         if turn["role"] != "assistant":
-            between += render_turns([turn])
+            between += _turns([turn])
             continue
-        yield between + GENERATION_PROMPT, False
-        yield turn["content"] + TURN_END, True
-        between = "\n"
+        yield between + speak, False
+        yield [*content_pieces(turn), (TURN_END, True)], True
+        between = [("\n", False)]
     if open_turn:
-        yield between + GENERATION_PROMPT, False
+        yield between + speak, False
     elif between:
         yield between, False
+
+
+def _text(pieces: Sequence[Piece]) -> str:
+    return "".join(text for text, _ in pieces)
 
 
 def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -122,5 +143,7 @@ def _bos(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer.encode(text, add_special_tokens=False))
+def _ids(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[Piece]) -> list[int]:
+    from cool_rlhf.models.internlm2.chatml_internlm2 import encode_pieces
+
+    return encode_pieces(tokenizer, pieces)

@@ -1,7 +1,9 @@
 """Packed attention for every transformers family, registered under the name ``packed``.
 
 Many sequences lie end to end in one row. The stock implementations build a mask of (row length)² for that; here each
-sequence attends to itself only, so cost grows with the squares of the sequences' own lengths. Sequences of similar
+sequence attends to itself only, so cost grows with the squares of the sequences' own lengths.
+
+On CUDA, in half precision, one fused kernel takes the pack as it lies (``varlen``). Elsewhere sequences of similar
 length are laid side by side, right-padded to the longest of their group for the duration of the attention call: under a
 causal mask no real token looks to its right, so the padding needs no mask and changes no number.
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -23,6 +26,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
+from cool_rlhf.models import varlen
+
 NAME = "packed"
 GROWTH = 1.1  # in a group, no sequence is padded to more than this multiple of its length ...
 SHORT = 16  # ... except below this length, where another call costs more than the padding
@@ -30,6 +35,32 @@ SHORT = 16  # ... except below this length, where another call costs more than t
 
 @dataclass(frozen=True)
 class PackedLayout:
+    """Which sequences a pack holds. What a way of computing attention needs of that is made once, when asked for."""
+
+    lengths: tuple[int, ...]  # each sequence's own tokens
+    prefixes: Mapping[int, tuple[int, int]]  # sequence → (first token, tokens) that it shares with an earlier one
+    device: torch.device
+
+    @property
+    def spans(self) -> list[list[tuple[int, int]]]:
+        """(first token, tokens) of each sequence's parts: the shared one if there is one, then its own."""
+        starts = accumulate(self.lengths, initial=0)
+        return [
+            [*([self.prefixes[index]] if index in self.prefixes else []), (start, length)]
+            for index, (start, length) in enumerate(zip(starts, self.lengths, strict=False))
+        ]
+
+    @cached_property
+    def groups(self) -> Groups:
+        return group_by_length(self.spans, self.device)
+
+    @cached_property
+    def ranges(self) -> varlen.Ranges:
+        return varlen.make_ranges(self.spans, self.device)
+
+
+@dataclass(frozen=True)
+class Groups:
     """Where the tokens of a pack stand once its sequences lie in groups of similar length.
 
     ``blocks`` holds (sequences, padded length) of each group; slots count through the groups in order.
@@ -45,17 +76,16 @@ class PackedLayout:
 def make_layout(
     lengths: Sequence[int], device: torch.device, prefixes: Mapping[int, tuple[int, int]] | None = None
 ) -> PackedLayout:
-    """Group sequences of the given lengths (longest first) so that padding stays within ``GROWTH``.
+    """The layout of sequences of the given lengths.
 
     Args:
         prefixes: of a sequence that goes on from tokens of an earlier one: the first of those, and how many.
     """
-    prefixes = prefixes or {}
-    starts = [0, *accumulate(lengths)]
-    spans = [
-        [*([prefixes[index]] if index in prefixes else []), (starts[index], length)]
-        for index, length in enumerate(lengths)
-    ]
+    return PackedLayout(tuple(lengths), prefixes or {}, device)
+
+
+def group_by_length(spans: Sequence[Sequence[tuple[int, int]]], device: torch.device) -> Groups:
+    """Group sequences (longest first) so that padding stays within ``GROWTH``."""
     whole = [sum(count for _, count in span) for span in spans]
     order = sorted((index for index, length in enumerate(whole) if length), key=lambda index: -whole[index])
     groups: list[list[int]] = []
@@ -68,11 +98,11 @@ def make_layout(
     groups = [sorted(group) for group in groups]
     blocks = tuple((len(group), max(whole[index] for index in group)) for group in groups)
 
-    total = sum(lengths)
+    total = sum(span[-1][1] for span in spans)
     none = torch.empty(0, dtype=torch.int64, device=device)
-    if len(groups) <= 1 and len(set(lengths)) <= 1 and not prefixes:
+    if len(groups) <= 1 and len(set(whole)) <= 1 and sum(whole) == total:
         identity = torch.arange(total, device=device)
-        return PackedLayout(blocks, identity, identity, True, none)
+        return Groups(blocks, identity, identity, True, none)
     slot_of_token = torch.empty(total, dtype=torch.int64)
     token_of_slot = torch.zeros(sum(count * width for count, width in blocks), dtype=torch.int64)
     further: list[Tensor] = []
@@ -82,14 +112,14 @@ def make_layout(
             slot = row
             for start, count in spans[index]:
                 token_of_slot[slot : slot + count] = torch.arange(start, start + count)
-                if start == starts[index]:
+                if (start, count) == spans[index][-1]:
                     slot_of_token[start : start + count] = torch.arange(slot, slot + count)
                 else:
                     further.append(torch.arange(slot, slot + count))
                 slot += count
             row += width
     further_slots = torch.cat(further).to(device) if further else none
-    return PackedLayout(blocks, slot_of_token.to(device), token_of_slot.to(device), False, further_slots)
+    return Groups(blocks, slot_of_token.to(device), token_of_slot.to(device), False, further_slots)
 
 
 class _Spread(torch.autograd.Function):
@@ -97,17 +127,17 @@ class _Spread(torch.autograd.Function):
     for tokens that stand in several sequences."""
 
     @staticmethod
-    def forward(ctx: Any, tokens: Tensor, layout: PackedLayout) -> Tensor:
-        ctx.layout = layout
-        return tokens.index_select(0, layout.token_of_slot)
+    def forward(ctx: Any, tokens: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        return tokens.index_select(0, groups.token_of_slot)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        layout = ctx.layout
-        tokens = grad.index_select(0, layout.slot_of_token)
-        further = layout.further_slots
+        groups = ctx.groups
+        tokens = grad.index_select(0, groups.slot_of_token)
+        further = groups.further_slots
         if len(further):
-            tokens.index_add_(0, layout.token_of_slot[further], grad.index_select(0, further))
+            tokens.index_add_(0, groups.token_of_slot[further], grad.index_select(0, further))
         return tokens, None
 
 
@@ -115,25 +145,34 @@ class _Collect(torch.autograd.Function):
     """(S, ...) slots back to (T, ...) tokens; the gradient of a slot that is not kept is zero."""
 
     @staticmethod
-    def forward(ctx: Any, slots: Tensor, layout: PackedLayout) -> Tensor:
-        ctx.layout = layout
-        return slots.index_select(0, layout.slot_of_token)
+    def forward(ctx: Any, slots: Tensor, groups: Groups) -> Tensor:
+        ctx.groups = groups
+        return slots.index_select(0, groups.slot_of_token)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        spread = grad.new_zeros(len(ctx.layout.token_of_slot), *grad.shape[1:])
-        return spread.index_copy_(0, ctx.layout.slot_of_token, grad), None
+        spread = grad.new_zeros(len(ctx.groups.token_of_slot), *grad.shape[1:])
+        return spread.index_copy_(0, ctx.groups.slot_of_token, grad), None
 
 
 def attend_packed(
     query: Tensor, key: Tensor, value: Tensor, layout: PackedLayout, scaling: float | None, window: int | None
 ) -> Tensor:
     """Causal attention inside each sequence: (T, heads, d), twice (T, kv heads, d) to (T, heads, d)."""
-    if not layout.is_contiguous:
-        query, key, value = (_Spread.apply(states, layout) for states in (query, key, value))
+    if varlen.fits(query, value):
+        return varlen.attend_varlen(query, key, value, layout.ranges, scaling, window)
+    return attend_grouped(query, key, value, layout.groups, scaling, window)
+
+
+def attend_grouped(
+    query: Tensor, key: Tensor, value: Tensor, groups: Groups, scaling: float | None, window: int | None
+) -> Tensor:
+    """The same by one call of torch's own attention for each group of sequences of similar length."""
+    if not groups.is_contiguous:
+        query, key, value = (_Spread.apply(states, groups) for states in (query, key, value))
     outputs = []
     start = 0
-    for count, width in layout.blocks:
+    for count, width in groups.blocks:
         end = start + count * width
         q, k, v = (
             states[start:end].view(count, width, *states.shape[1:]).transpose(1, 2) for states in (query, key, value)
@@ -145,7 +184,7 @@ def attend_packed(
         outputs.append(attended.transpose(1, 2).reshape(count * width, *query.shape[1:-1], value.shape[-1]))
         start = end
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-    return joined if layout.is_contiguous else _Collect.apply(joined, layout)
+    return joined if groups.is_contiguous else _Collect.apply(joined, groups)
 
 
 def _band(width: int, window: int, device: torch.device) -> Tensor:

@@ -22,7 +22,13 @@ from cool_rlhf.models.tokenizer import CHAT_TEMPLATE, REWARD_TEMPLATE
 
 SHARD_BYTES = 5 * 10**9
 FLOAT32_WEIGHTS = frozenset({"v_head.weight", "score.weight"})
-MODELING_FILES = ("configuration_internlm2.py", "layers_internlm2.py", "modeling_internlm2.py")
+MODELING_FILES = (
+    "configuration_internlm2.py",
+    "chatml_internlm2.py",
+    "chat_internlm2.py",
+    "layers_internlm2.py",
+    "modeling_internlm2.py",
+)
 
 
 def save_checkpoint(
@@ -39,7 +45,8 @@ def save_checkpoint(
     """Write a checkpoint that transformers and vLLM load where this project is not installed.
 
     InternLM2 folders carry their modeling files and ``auto_map``; other families are plain. ``folder`` appears whole or
-    not at all, replacing an earlier one.
+    not at all, replacing an earlier one. A reward model's chat template ends in the reward token, and its config says
+    that it regresses, so that vLLM puts no sigmoid over the score.
 
     Args:
         weights: full tensors under their checkpoint names, taken one at a time; one shard is held in memory.
@@ -48,14 +55,14 @@ def save_checkpoint(
         condition_join: how a condition joins a conversation; becomes a field of ``config.json``.
         dtype: of the weights on disk; a scalar head stays float32.
     """
-    is_reward = architecture.endswith(("ForRewardModel", "ForSequenceClassification"))
+    is_reward = _is_reward(architecture)
     config = _export_config(model_config, tokenizer, architecture, condition_join, dtype)
     with _replacing(folder) as place:
         _write_weights(place, weights, dtype)
         config.save_pretrained(place)
         tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.chat_template = REWARD_TEMPLATE if is_reward else tokenizer.chat_template or CHAT_TEMPLATE
         if isinstance(config, InternLM2Config):
-            tokenizer.chat_template = REWARD_TEMPLATE if is_reward else tokenizer.chat_template or CHAT_TEMPLATE
             for name in MODELING_FILES:
                 shutil.copyfile(Path(__file__).parent / "internlm2" / name, place / name)
         tokenizer.save_pretrained(place)
@@ -64,6 +71,10 @@ def save_checkpoint(
         if conditions is not None:
             text = json.dumps(dict(conditions), ensure_ascii=False, indent=2)
             (place / "conditions.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _is_reward(architecture: str) -> bool:
+    return architecture.endswith(("ForRewardModel", "ForSequenceClassification"))
 
 
 def _export_config(
@@ -78,7 +89,11 @@ def _export_config(
     config.dtype = dtype
     if condition_join is not None:
         setattr(config, "condition_join", condition_join)  # noqa: B010  # a field of ours, unknown to the base class
+    if _is_reward(architecture):
+        config.problem_type = "regression"
     if not isinstance(config, InternLM2Config):
+        if _is_reward(architecture):  # by the padding they find each row's last token
+            setattr(config, "pad_token_id", tokenizer.pad_token_id)  # noqa: B010  # not a field of every family
         return config
     module = "modeling_internlm2"
     auto_map = {"AutoConfig": "configuration_internlm2.InternLM2Config", "AutoModel": f"{module}.{architecture}"}

@@ -155,6 +155,8 @@ def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, 
     if missing:
         raise UserError(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
     use_onednn(model)
+    # Nothing is padded here, and the token that others pad with, often the end of text, must learn like any other.
+    model.get_input_embeddings().padding_idx = None
     return keep_rotary_float32(model)
 
 

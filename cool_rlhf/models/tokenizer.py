@@ -16,7 +16,9 @@ from cool_rlhf.protocols import UserError
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{{ '<|im_start|>' + message['role'] }}"
+    "{% if message['name'] in ['plugin', 'interpreter'] %}{{ ' name=<|' + message['name'] + '|>' }}{% endif %}"
+    "{{ '\\n' + message['content'] + '<|im_end|>\\n' }}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
 )
 REWARD_TEMPLATE = CHAT_TEMPLATE.split("{% if add_generation_prompt %}")[0] + "<|reward|>"
@@ -31,7 +33,7 @@ INTERNLM2_TOKENS = {
     92543: "<|im_start|>",
 }
 FIRST_UNUSED = 92397  # id of SentencePiece's [UNUSED_TOKEN_0]
-REQUIRED_TOKENS = ("<s>", "<|im_start|>", "<|im_end|>", "<|reward|>")
+REQUIRED_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
@@ -137,7 +139,7 @@ def _with_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or "<|im_end|>"
     if tokenizer.chat_template is None or missing:
-        tokenizer.chat_template = CHAT_TEMPLATE.replace("{{ bos_token }}", "<s>")
+        tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 

@@ -147,7 +147,7 @@ def test_no_mask_is_built(monkeypatch) -> None:
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
 @settings(max_examples=50, deadline=None)
 def test_layout_keeps_every_token_and_bounds_padding(lengths: list[int]) -> None:
-    layout = attention.make_layout(lengths, torch.device("cpu"))
+    layout = attention.make_layout(lengths, torch.device("cpu")).groups
     total = sum(lengths)
     assert torch.equal(layout.token_of_slot[layout.slot_of_token], torch.arange(total))
     assert len(layout.slot_of_token.unique()) == total

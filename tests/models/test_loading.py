@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
+from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.packing import pack
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.forward import token_logprobs, token_values
@@ -25,7 +26,7 @@ SIZES = {
 }
 
 
-@pytest.fixture(params=["llama", "qwen2"])
+@pytest.fixture(params=["llama", "qwen2", "qwen3"])
 def other_folder(request, tokenizer, tmp_path):
     """A stock model whose vocabulary is full, with a tokenizer that has never heard of a reward token."""
     torch.manual_seed(0)
@@ -109,6 +110,33 @@ def test_other_families_serve_as_policy_and_reward_model(other_folder, tmp_path)
     )
     kept = load_scalar_model(folder, torch.bfloat16, head="keep", seed=9)
     assert torch.equal(token_values(kept, packed), values)
+
+
+def test_other_families_reward_models_are_transformers_own(other_folder, tmp_path) -> None:
+    scalar = load_scalar_model(other_folder, torch.float32, head="fresh", seed=1)
+    ours, folder = load_tokenizer(other_folder), tmp_path / "reward"
+    architecture = type(scalar).__name__
+    save_checkpoint(
+        folder, scalar.config, scalar.named_parameters(), ours, architecture=architecture, dtype=torch.float32
+    )
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert type(model).__name__ == architecture
+    assert type(model).__module__.startswith("transformers.")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert (model.config.num_labels, model.config.problem_type) == (1, "regression")
+    assert model.config.pad_token_id == tokenizer.pad_token_id is not None
+    conversations = [
+        [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": answer}]
+        for answer in ("No.", "Well, " * 20, "Yes")
+    ]
+    texts = tokenizer.apply_chat_template(conversations, tokenize=False)
+    batch = tokenizer(texts, add_special_tokens=False, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = model(**batch).logits[:, 0]
+        packed = pack([encode_reward(ours, turns, None, True, 512) for turns in conversations])
+        expected = token_values(scalar, packed)[packed.ends]
+    torch.testing.assert_close(scores, expected, atol=1e-5, rtol=0)
 
 
 def test_rotary_frequencies_stay_float32_when_an_engine_casts_the_model(

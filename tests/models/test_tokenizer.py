@@ -9,6 +9,7 @@ import pytest
 import sentencepiece
 from transformers import AutoTokenizer
 
+from cool_rlhf.data.chat import encode_prompt
 from cool_rlhf.models.tokenizer import INTERNLM2_TOKENS, load_tokenizer
 from cool_rlhf.protocols import UserError
 
@@ -109,7 +110,8 @@ def test_other_families_get_the_chat_tokens_they_lack(tokenizer, tmp_path) -> No
     assert loaded.pad_token == "</s>"
     assert len(loaded("<|reward|>", add_special_tokens=False).input_ids) == 1
     text = loaded.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True)
-    assert text == "<s><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+    assert text == "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"  # it has no token for the beginning
+    assert loaded(text).input_ids == encode_prompt(loaded, [{"role": "user", "content": "Hi"}])
 
 
 def test_what_is_no_tokenizer_is_the_users_mistake(tmp_path) -> None:

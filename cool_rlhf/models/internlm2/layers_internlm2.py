@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS, dynamic_rope_update
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .configuration_internlm2 import InternLM2Config
@@ -35,7 +35,11 @@ class InternLM2RMSNorm(nn.Module):
 
 
 class InternLM2RotaryEmbedding(nn.Module):
-    """Cosines and sines of the rotary position embedding; dynamic-NTK scaling comes from transformers' own functions.
+    """Cosines and sines of the rotary position embedding.
+
+    Dynamic-NTK scaling goes by each sequence's own length, so that neither what lies beside it in a pack or batch nor
+    what came before it in time changes a sequence. (transformers' own version takes the longest position of the call,
+    and keeps it.)
 
     The names of the class and of its two buffers are what transformers looks for when it rebuilds them after a load
     through the meta device.
@@ -47,8 +51,6 @@ class InternLM2RotaryEmbedding(nn.Module):
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__()
         self.config = config
-        self.max_seq_len_cached = config.max_position_embeddings
-        self.original_max_seq_len = config.max_position_embeddings
         assert config.rope_parameters is not None
         self.rope_type = config.rope_parameters["rope_type"]
         initialise = (
@@ -61,9 +63,7 @@ class InternLM2RotaryEmbedding(nn.Module):
     @staticmethod
     def compute_default_rope_parameters(config: InternLM2Config, **_: Any) -> tuple[Tensor, float]:
         assert config.rope_parameters is not None
-        dim = config.hidden_size // config.num_attention_heads
-        exponents = torch.arange(0, dim, 2, dtype=torch.float) / dim
-        return 1.0 / config.rope_parameters["rope_theta"] ** exponents, 1.0
+        return 1.0 / config.rope_parameters["rope_theta"] ** _exponents(config), 1.0
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InternLM2RotaryEmbedding:
         """Follow the model to another device but not to another dtype: in bfloat16 the frequencies are so coarse that
@@ -77,13 +77,45 @@ class InternLM2RotaryEmbedding(nn.Module):
         return self
 
     @torch.no_grad()
-    @dynamic_rope_update
     def forward(self, hidden_states: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
         """``position_ids`` (B, L) to cosines and sines (B, L, head_dim) in the dtype of ``hidden_states``."""
-        angles = position_ids[..., None].float() * self.inv_freq.to(hidden_states.device, torch.float)
+        frequencies = self.inv_freq.to(hidden_states.device, torch.float)
+        if self.rope_type == "dynamic" and int(position_ids.max()) >= self.config.max_position_embeddings:
+            frequencies = self._scaled_frequencies(position_ids)
+        angles = position_ids[..., None].float() * frequencies
         angles = torch.cat([angles, angles], dim=-1)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return cos.to(hidden_states.dtype), sin.to(hidden_states.dtype)
+
+    def _scaled_frequencies(self, position_ids: Tensor) -> Tensor:
+        """(B, L, head_dim / 2). The base of a sequence of n > N tokens is θ · (f · n / N − (f − 1))^(d / (d − 2)), with
+        N = ``max_position_embeddings``, f the factor and d the head's dimension; up to N tokens it is θ."""
+        rope = self.config.rope_parameters
+        assert rope is not None
+        longest = self.config.max_position_embeddings
+        lengths = sequence_lengths(position_ids).clamp(min=longest).float()
+        dim = self.config.hidden_size // self.config.num_attention_heads
+        stretch = rope["factor"] * lengths / longest - (rope["factor"] - 1)
+        base = rope["rope_theta"] * stretch ** (dim / (dim - 2))
+        return 1.0 / base[..., None] ** _exponents(self.config).to(position_ids.device)
+
+
+def _exponents(config: InternLM2Config) -> Tensor:
+    dim = config.hidden_size // config.num_attention_heads
+    return torch.arange(0, dim, 2, dtype=torch.float) / dim
+
+
+def sequence_lengths(position_ids: Tensor) -> Tensor:
+    """(B, L): how many tokens the sequence of each token has up to its last one here, counted from position 0.
+
+    A sequence goes on as long as positions grow by one, so padding of a single position ends it.
+    """
+    length = position_ids.shape[1]
+    index = torch.arange(length, device=position_ids.device)
+    is_last = torch.ones_like(position_ids, dtype=torch.bool)
+    is_last[:, :-1] = position_ids.diff(dim=1) != 1
+    last = torch.where(is_last, index, length).flip(1).cummin(dim=1).values.flip(1)
+    return position_ids.gather(1, last) + 1
 
 
 def rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

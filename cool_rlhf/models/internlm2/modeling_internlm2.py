@@ -21,6 +21,8 @@ from transformers.utils import can_return_tuple
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .chat_internlm2 import InternLM2Chat
+from .chatml_internlm2 import encode_pieces, turn_pieces
 from .configuration_internlm2 import InternLM2Config
 from .layers_internlm2 import (
     InternLM2Attention,
@@ -29,13 +31,7 @@ from .layers_internlm2 import (
     InternLM2RotaryEmbedding,
 )
 
-META_INSTRUCTION = (
-    "You are an AI assistant whose name is InternLM (书生·浦语).\n"
-    "- InternLM (书生·浦语) is a conversational language model that is developed by Shanghai AI Laboratory "
-    "(上海人工智能实验室). It is designed to be helpful, honest, and harmless.\n"
-    "- InternLM (书生·浦语) can understand and communicate fluently in the language chosen by the user such as "
-    "English and 中文."
-)
+SCORED_TOKENS = 16384  # padded tokens of conversations that are scored at once
 
 
 class InternLM2PreTrainedModel(PreTrainedModel):
@@ -84,8 +80,11 @@ class InternLM2Model(InternLM2PreTrainedModel):
         hidden_states: Tensor = self.tok_embeddings(input_ids) if inputs_embeds is None else inputs_embeds
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        if position_ids is None:
-            seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        seen = past_key_values.get_seq_length() if past_key_values is not None else 0
+        if position_ids is None and seen == 0 and attention_mask is not None and attention_mask.ndim == 2:
+            # Padding must not count as length, by which dynamic-NTK scaling goes.
+            position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)
+        elif position_ids is None:
             position_ids = torch.arange(seen, seen + hidden_states.shape[1], device=hidden_states.device)[None]
         mask = create_causal_mask(
             config=self.config,
@@ -108,7 +107,7 @@ class InternLM2Model(InternLM2PreTrainedModel):
         return BaseModelOutputWithPast(last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values)
 
 
-class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
+class InternLM2ForCausalLM(InternLM2PreTrainedModel, InternLM2Chat, GenerationMixin):
     _tied_weights_keys = {"output.weight": "model.tok_embeddings.weight"}  # noqa: RUF012
 
     def __init__(self, config: InternLM2Config) -> None:
@@ -159,58 +158,6 @@ class InternLM2ForCausalLM(InternLM2PreTrainedModel, GenerationMixin):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
-
-    def build_inputs(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        query: str,
-        history: Sequence[tuple[str, str]] = (),
-        meta_instruction: str = META_INSTRUCTION,
-    ) -> Tensor:
-        """Token ids (1, L) of the ChatML prompt that ends where the assistant is to speak."""
-        turns = [("system", meta_instruction)] if meta_instruction else []
-        for user, assistant in history:
-            turns += [("user", user), ("assistant", assistant)]
-        turns.append(("user", query))
-        text = "<s>" + render_turns(turns) + "<|im_start|>assistant\n"
-        ids = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
-        return ids.to(self.device)
-
-    @torch.no_grad()
-    def chat(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        query: str,
-        history: Sequence[tuple[str, str]] | None = None,
-        max_new_tokens: int = 1024,
-        do_sample: bool = True,
-        temperature: float = 0.8,
-        top_p: float = 0.8,
-        meta_instruction: str = META_INSTRUCTION,
-        **kwargs: Any,
-    ) -> tuple[str, list[tuple[str, str]]]:
-        """Answer ``query``; returns the response and the history with this turn added, as on the public model card.
-
-        Args:
-            history: earlier (query, response) pairs, oldest first.
-            meta_instruction: the system turn; the empty string leaves it out.
-            kwargs: passed on to ``generate``.
-        """
-        earlier = list(history or [])
-        input_ids = self.build_inputs(tokenizer, query, earlier, meta_instruction)
-        end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
-        settings: dict[str, Any] = {
-            "attention_mask": torch.ones_like(input_ids),
-            "max_new_tokens": max_new_tokens,
-            "do_sample": do_sample,
-            "eos_token_id": [tokenizer.eos_token_id, end_of_turn],
-            "pad_token_id": tokenizer.pad_token_id,
-            **({"temperature": temperature, "top_p": top_p} if do_sample else {}),
-            **kwargs,
-        }
-        output = self.generate(input_ids, **settings)  # type: ignore[misc]  # the mixin types `self` by a protocol
-        response = str(tokenizer.decode(output[0, input_ids.shape[1] :], skip_special_tokens=True))
-        return response, [*earlier, (query, response)]
 
 
 @dataclass
@@ -288,14 +235,15 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
     ) -> list[float]:
         """The score of each conversation, always a list."""
         rows = [self._encode(tokenizer, conversation) for conversation in conversations]
-        if not rows:
-            return []
-        input_ids = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        attention_mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-        outputs = self(
-            input_ids=input_ids.to(self.device), attention_mask=attention_mask.to(self.device), use_cache=False
-        )
-        return outputs.logits[:, 0].tolist()
+        scores = [0.0] * len(rows)
+        for group in _groups([len(row) for row in rows]):
+            members = [rows[index] for index in group]
+            input_ids = nn.utils.rnn.pad_sequence(members, batch_first=True)
+            mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in members], batch_first=True)
+            outputs = self(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False)
+            for index, score in zip(group, outputs.logits[:, 0].tolist(), strict=True):
+                scores[index] = score
+        return scores
 
     def compare(
         self,
@@ -324,15 +272,23 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
         return (ranks, scores) if return_logits else ranks
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> Tensor:
-        """(L,) token ids ending in the one reward token."""
-        turns = render_turns([(turn["role"], turn["content"]) for turn in conversation])
-        ids = tokenizer("<s>" + turns, add_special_tokens=False).input_ids
-        return torch.tensor([*(token for token in ids if token != self.reward_token_id), self.reward_token_id])
+        """(L,) token ids ending in the one reward token; a conversation that is too long loses its beginning."""
+        pieces = [piece for turn in conversation for piece in turn_pieces(turn)]
+        turns = encode_pieces(tokenizer, pieces)
+        room = self.config.max_position_embeddings - 2
+        start = tokenizer.convert_tokens_to_ids("<s>")
+        return torch.tensor([start, *turns[max(0, len(turns) - room) :], self.reward_token_id])
 
 
-def render_turns(turns: Sequence[tuple[str, str]]) -> str:
-    """ChatML of (role, text) turns, each closed."""
-    return "".join(f"<|im_start|>{role}\n{text}<|im_end|>\n" for role, text in turns)
+def _groups(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices by length, the longest first, in groups of at most ``SCORED_TOKENS`` padded tokens."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+        if groups and (len(groups[-1]) + 1) * lengths[groups[-1][0]] <= SCORED_TOKENS:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+    return groups
 
 
 __all__ = [

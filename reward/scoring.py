@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from itertools import chain, islice, zip_longest
 from pathlib import Path
+from typing import Any, cast
 
 import torch
+from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
@@ -18,40 +24,104 @@ from reward.conditions import FILE_NAME, Conditions
 
 CONDITION_JOIN = "separate_system_turn"
 MICRO_BATCH_TOKENS = 16384
+CHUNK_TOKENS = 2**20  # tokens held at once; what was read of them is dropped before more is read
+CHUNK_CONVERSATIONS = 4096
+
+Conditioning = Iterable[str | None] | str | None
 
 
-@torch.no_grad()
-def score_conversations(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    conditions: Conditions,
-    conversations: Sequence[ScoredConversation],
-    *,
-    micro_batch_tokens: int = MICRO_BATCH_TOKENS,
-    max_length: int,
-) -> list[float]:
-    """The score of each conversation under its condition, in order; packed by token budget, nothing padded.
-
-    An unfinished response is scored without the closing of its turn: closed, it would look complete.
-    """
-    sequences = [
-        encode_reward(tokenizer, item.messages, conditions.prompt(item.condition), item.finished, max_length)
-        for item in conversations
-    ]
-    scores = [0.0] * len(sequences)
-    for group in micro_batches([len(sequence) for sequence in sequences], micro_batch_tokens):
-        packed = pack([sequences[index] for index in group]).to(model.device)
-        for index, score in zip(group, token_values(model, packed)[packed.ends].tolist(), strict=True):
-            scores[index] = score
-    return scores
-
-
-class RewardModel:
-    """A conditional reward model ready to score.
+class ConditionalScorer(ABC):
+    """What every way to score offers, whether the model runs here, in vLLM or behind HTTP.
 
     A conversation is a list of ``{"role", "content"}`` that ends in the assistant's turn. A condition is a domain's
     name, None for no system prompt; an unknown one raises :class:`reward.conditions.UnknownConditionError`.
+
+    Conversations may come from an iterator: they are read, tokenised and scored in chunks, so memory does not grow with
+    their number. A conversation longer than ``max_length`` tokens loses its beginning, never its condition or the
+    reward token. With more than one chunk on a terminal a progress bar is shown; ``progress`` says otherwise.
     """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, conditions: Conditions, max_length: int) -> None:
+        self.tokenizer = tokenizer
+        self.conditions = conditions
+        self.max_length = max_length
+
+    @abstractmethod
+    def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:
+        """The head's value at the last token of each (L,) sequence."""
+
+    def score(self, conversation: Conversation, condition: str | None = None) -> float:
+        return self.scores([conversation], condition)[0]
+
+    def scores(
+        self, conversations: Iterable[Conversation], conditions: Conditioning = None, *, progress: bool | None = None
+    ) -> list[float]:
+        """A score for each conversation, in order; one condition for all, or one each.
+
+        Raises: ValueError where there are not as many conditions as conversations.
+        """
+        items = _conditioned(conversations, conditions)
+        return self._score(items, _count(conversations), progress)
+
+    def score_table(
+        self,
+        conversations: Iterable[Conversation],
+        conditions: Sequence[str | None] | None = None,
+        *,
+        progress: bool | None = None,
+    ) -> list[dict[str | None, float]]:
+        """Every conversation under several conditions: one row each, condition → score.
+
+        Args:
+            conditions: those of the checkpoint and None (no system prompt) if not given.
+        """
+        asked = [None, *self.conditions.prompts] if conditions is None else list(dict.fromkeys(conditions))
+        items = (ScoredConversation(messages, name, True) for messages in conversations for name in asked)
+        count = _count(conversations)
+        scores = iter(self._score(items, None if count is None else count * len(asked), progress))
+        return [dict(zip(asked, row, strict=True)) for row in iter(lambda: list(islice(scores, len(asked))), [])]
+
+    def compare(self, a: Conversation, b: Conversation, condition: str | None = None) -> bool:
+        """Whether ``a`` is better than ``b``."""
+        first, second = self.scores([a, b], condition)
+        return first > second
+
+    def rank(self, conversations: Iterable[Conversation], condition: str | None = None) -> list[int]:
+        """The rank of each conversation, 0 the best; among equals the earlier stands first."""
+        scores = self.scores(conversations, condition)
+        ranks = [0] * len(scores)
+        for rank, index in enumerate(sorted(range(len(scores)), key=lambda index: -scores[index])):
+            ranks[index] = rank
+        return ranks
+
+    def score_batch(self, conversations: Iterable[ScoredConversation], *, progress: bool | None = None) -> list[float]:
+        """As :meth:`scores`, for responses that may be unfinished: those are scored without the closing of their turn,
+        for closed they would look complete."""
+        return self._score(conversations, _count(conversations), progress)
+
+    def _score(self, items: Iterable[ScoredConversation], count: int | None, progress: bool | None) -> list[float]:
+        chunks = _chunks(self.encode(item, index) for index, item in enumerate(items))
+        begun = list(islice(chunks, 2))
+        shown = len(begun) > 1 and sys.stderr.isatty() if progress is None else progress
+        scores: list[float] = []
+        with tqdm(total=count, unit=" scores", disable=not shown) as bar:
+            for chunk in chain(begun, chunks):
+                scores += self.score_tokens(chunk)
+                bar.update(len(chunk))
+        return scores
+
+    def encode(self, item: ScoredConversation, index: int = 0) -> Tensor:
+        """(L,) token ids of a conversation under its condition, the reward token once and last.
+
+        Raises: UserError naming the conversation by ``index`` where it is none.
+        """
+        _check(item.messages, index)
+        prompt = self.conditions.prompt(item.condition)
+        return encode_reward(self.tokenizer, item.messages, prompt, item.finished, self.max_length)
+
+
+class RewardModel(ConditionalScorer):
+    """A conditional reward model in this process, ready to score."""
 
     def __init__(
         self,
@@ -62,76 +132,99 @@ class RewardModel:
         max_length: int,
         micro_batch_tokens: int = MICRO_BATCH_TOKENS,
     ) -> None:
+        super().__init__(tokenizer, conditions, max_length)
         self.model = model.eval()
-        self.tokenizer = tokenizer
-        self.conditions = conditions
-        self._max_length = max_length
         self._micro_batch_tokens = micro_batch_tokens
 
     @classmethod
     def from_pretrained(
-        cls, path: str | Path, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+        cls,
+        path: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        micro_batch_tokens: int = MICRO_BATCH_TOKENS,
     ) -> RewardModel:
         """Load a checkpoint folder or Hub name.
 
         Args:
             device: the first GPU if there is one, else the CPU.
             dtype: bfloat16 on a GPU, float32 on the CPU. The head is float32 in any case.
+            micro_batch_tokens: of a forward pass; a longer conversation has one of its own.
         """
         place = torch.device(device if device is not None else "cuda" if torch.cuda.is_available() else "cpu")
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         model = load_scalar_model(path, precision, head="keep", seed=0)
         torch.nn.Module.to(model, place)
-        join = getattr(model.config, "condition_join", CONDITION_JOIN)
-        if join != CONDITION_JOIN:
-            raise UserError(f"{path} joins conditions by {join!r}; only {CONDITION_JOIN!r} is known here")
+        check_condition_join(path, vars(model.config))
         return cls(
             model,
             load_tokenizer(path),
             load_conditions(path),
             max_length=model.config.max_position_embeddings,
+            micro_batch_tokens=micro_batch_tokens,
         )
 
-    def score(self, conversation: Conversation, condition: str | None = None) -> float:
-        return self.scores([conversation], condition)[0]
-
-    def scores(
-        self, conversations: Sequence[Conversation], conditions: Sequence[str | None] | str | None = None
-    ) -> list[float]:
-        """A score for each conversation, in order; one condition for all, or one each."""
-        if conditions is None or isinstance(conditions, str):
-            conditions = [conditions] * len(conversations)
-        if len(conditions) != len(conversations):
-            raise ValueError(f"{len(conditions)} conditions for {len(conversations)} conversations")
-        pairs = zip(conversations, conditions, strict=True)
-        return self.score_batch([ScoredConversation(messages, condition, True) for messages, condition in pairs])
-
-    def score_batch(self, conversations: Sequence[ScoredConversation]) -> list[float]:
-        """As :meth:`scores`, for responses that may be unfinished."""
-        return score_conversations(
-            self.model,
-            self.tokenizer,
-            self.conditions,
-            conversations,
-            micro_batch_tokens=self._micro_batch_tokens,
-            max_length=self._max_length,
-        )
-
-    def compare(self, a: Conversation, b: Conversation, condition: str | None = None) -> bool:
-        """Whether ``a`` is better than ``b``."""
-        first, second = self.scores([a, b], condition)
-        return first > second
-
-    def rank(self, conversations: Sequence[Conversation], condition: str | None = None) -> list[int]:
-        """The rank of each conversation, 0 the best; among equals the earlier stands first."""
-        scores = self.scores(conversations, condition)
-        ranks = [0] * len(scores)
-        for rank, index in enumerate(sorted(range(len(scores)), key=lambda index: -scores[index])):
-            ranks[index] = rank
-        return ranks
+    @torch.no_grad()
+    def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:
+        """Packed by token budget, nothing padded."""
+        scores = [0.0] * len(sequences)
+        for group in micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens):
+            packed = pack([sequences[index] for index in group]).to(self.model.device)
+            for index, score in zip(group, token_values(self.model, packed)[packed.ends].tolist(), strict=True):
+                scores[index] = score
+        return scores
 
 
 def load_conditions(path: str | Path) -> Conditions:
     """The conditions that stand beside a checkpoint's weights; none for a model that was trained without."""
     file = cached_file(str(path), FILE_NAME, _raise_exceptions_for_missing_entries=False)
     return Conditions.load(Path(file)) if file else Conditions({})
+
+
+def check_condition_join(path: str | Path, fields: Mapping[str, Any]) -> None:
+    """UserError where the config of a checkpoint says that its conditions join conversations in an unknown way."""
+    join = fields.get("condition_join", CONDITION_JOIN)
+    if join != CONDITION_JOIN:
+        raise UserError(f"{path} joins conditions by {join!r}; only {CONDITION_JOIN!r} is known here")
+
+
+def _count(conversations: Iterable[Any]) -> int | None:
+    return len(conversations) if isinstance(conversations, Sized) else None
+
+
+def _conditioned(conversations: Iterable[Conversation], conditions: Conditioning) -> Iterator[ScoredConversation]:
+    if conditions is None or isinstance(conditions, str):
+        yield from (ScoredConversation(messages, conditions, True) for messages in conversations)
+        return
+    if isinstance(conversations, Sized) and isinstance(conditions, Sized) and len(conversations) != len(conditions):
+        raise ValueError(f"{len(conditions)} conditions for {len(conversations)} conversations")
+    none = object()
+    for index, (messages, name) in enumerate(zip_longest(conversations, conditions, fillvalue=none)):
+        if messages is none or name is none:
+            more, fewer = ("conditions", "conversations") if messages is none else ("conversations", "conditions")
+            raise ValueError(f"there are more {more} than {fewer}, of which there are {index}")
+        yield ScoredConversation(cast(Conversation, messages), cast("str | None", name), True)
+
+
+def _chunks(sequences: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Sequences in order, at most ``CHUNK_CONVERSATIONS`` and about ``CHUNK_TOKENS`` at once."""
+    chunk: list[Tensor] = []
+    tokens = 0
+    for sequence in sequences:
+        chunk.append(sequence)
+        tokens += len(sequence)
+        if tokens >= CHUNK_TOKENS or len(chunk) >= CHUNK_CONVERSATIONS:
+            yield chunk
+            chunk, tokens = [], 0
+    if chunk:
+        yield chunk
+
+
+def _check(messages: Conversation, index: int) -> None:
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise UserError(f"conversation {index} is no list of messages: give [{{'role': …, 'content': …}}, …]")
+    for number, turn in enumerate(messages):
+        for key in ("role", "content"):
+            if not isinstance(turn, Mapping) or not isinstance(turn.get(key), str):
+                raise UserError(f"conversation {index}, message {number} has no text under {key!r}: give it one")

@@ -149,7 +149,7 @@ def _prompt(value: Any) -> Conversation:
             del value[-1]
     if isinstance(value, str):
         return [Message(role="user", content=checked_content(value, "prompt"))]
-    messages = checked_conversation(value, "prompt")
+    messages = checked_conversation(_text_or_messages(value, "prompt"), "prompt")
     if messages[-1]["role"] not in ("user", "environment"):
         raise RowError("prompt", f"ends in the {messages[-1]['role']}'s turn: it must end in the user's")
     return messages
@@ -191,13 +191,20 @@ def _response(value: Any, field: str, prompt: Conversation | None, rules: RowRul
     if isinstance(value, str):
         assert prompt is not None  # _shared_prompt has refused it
         return [*prompt, Message(role="assistant", content=checked_content(value, field, rules.sampled))]
-    if isinstance(value, list) and prompt is not None and not _starts_with(value, prompt):
+    _text_or_messages(value, field)
+    if prompt is not None and not _starts_with(value, prompt):
         value = [*prompt, *value]
         messages = _conversation_of_response(value, field, len(prompt), rules)
     else:
         messages = _conversation_of_response(value, field, 0, rules)
     must_end_with_assistant(messages, field)
     return messages
+
+
+def _text_or_messages(value: Any, field: str) -> Any:
+    if not isinstance(value, str | list):
+        raise RowError(field, f"must be a string or a list of messages, not {kind_of(value)}")
+    return value
 
 
 def _conversation_of_response(value: Any, field: str, offset: int, rules: RowRules) -> Conversation:

@@ -158,6 +158,13 @@ BAD_VALUES = {
     "learning_rate=1": "learning_rate",
     "hydra.run.dir=x": "output_dir",
     "data.domains.x=nonsense": "nonsense",
+    "data.bad_rows=ignore": "refuse, drop",
+    "data.weights={a.jsonl: 2.0}": "data.preferences",
+    "data.validation_preferences=['']": "data.validation_preferences",
+    "reward.too_long=shorten": "cut, drop",
+    "reward.condition_dropout=1.5": "reward.condition_dropout",
+    "reward.validation_share=1": "reward.validation_share",
+    "conditions.brief='Be brief<|im_end|>'": "<|im_end|>",
     "model=3": "fresh",
     "model.path=${nowhere}": "nowhere",
 }
@@ -169,6 +176,22 @@ def test_bad_value_is_refused_with_its_key(override: str) -> None:
         compose(["+experiment=demo", override])
     assert BAD_VALUES[override] in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("source", ["a.jsonl", "/data/pairs-*.jsonl", "owner/name", "owner/name@all"])
+def test_weights_go_by_the_names_of_the_sources(source: str) -> None:
+    named = f"data.preferences=['{source}']"
+    assert compose([named, f"data.weights={{{source}: 2}}"]).data.weights == {source: 2.0}
+    for weight in (-1, "nan"):
+        with pytest.raises(UserError, match=r"data\.weights gives"):
+            compose([named, f"data.weights={{{source}: {weight}}}"])
+    with pytest.raises(UserError, match="is other/name meant"):
+        compose(["data.preferences=[other/name]", "data.weights={othr/name: 2}"])
+
+
+def test_pairs_are_held_out_in_one_way() -> None:
+    with pytest.raises(UserError, match=r"reward\.validation_share is 0\.1"):
+        compose(["data.validation_preferences=[a.jsonl]", "reward.validation_share=0.1"])
 
 
 def test_world_that_is_not_there_has_no_sizes() -> None:

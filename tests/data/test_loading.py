@@ -184,6 +184,7 @@ def test_source_gives_its_rows_a_domain(tmp_path: Path) -> None:
 def test_hub_names() -> None:
     assert resolve("owner/name", "data.sft") == [HubName("owner/name", None, "train")]
     assert resolve("owner/name-v0.2@main:test_sft", "data.sft") == [HubName("owner/name-v0.2", "main", "test_sft")]
+    assert resolve("owner/name:train[:1000]", "data.sft") == [HubName("owner/name", None, "train[:1000]")]
     for not_one in ("name", "a/b/c", "./a", "/a/b", "a/b.jsonl"):
         with pytest.raises(UserError, match="there is no file"):
             resolve(not_one, "data.sft")

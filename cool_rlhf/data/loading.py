@@ -191,7 +191,7 @@ def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str)
     if bad:
         others = f" ({bad - 1} more bad {'row' if bad == 2 else 'rows'})" if bad > 1 else ""
         if not reading.drop_bad:
-            raise UserError(first + others)
+            raise UserError(f"{first}{others}; data.bad_rows=drop leaves such rows out")
         logger.warning("left out: %s%s", first, others)
 
 

@@ -39,6 +39,9 @@ def test_the_folder_of_the_contract(smoke_run: Path) -> None:
     for folder in ("rounds/0/reward_model", "reward_model"):
         conditions = json.loads((smoke_run / folder / "conditions.json").read_text())
         assert set(conditions) == set(DOMAINS)
+    *domains, every = json.loads((smoke_run / "rounds/0/preferences.json").read_text())
+    assert {entry["domain"] for entry in domains} <= set(DOMAINS)
+    assert every["pairs"] == every["rows"] == sum(entry["pairs"] for entry in domains) > 0
     assert not list(smoke_run.glob("**/*.part"))
 
 

@@ -109,6 +109,15 @@ def test_conditions_can_be_changed_and_added() -> None:
     assert (config.conditions["brief"], config.conditions["mine"]) == ("Short.", "Mine.")
 
 
+def test_every_preference_domain_has_a_prompt_of_its_own() -> None:
+    prompts = compose([]).conditions
+    report = {"dialogue", "writing", "poetry", "summarization", "code", "math", "format", "helpful", "harmless"}
+    assert set(prompts) == report | {"honest", "safety", "default"}
+    assert prompts.pop("default") == ""
+    assert len(set(prompts.values())) == len(prompts)
+    assert all(prompt.strip() for prompt in prompts.values())
+
+
 def test_users_folder_adds_to_the_groups(tmp_path: Path) -> None:
     for group in ("conditions", "experiment"):
         (tmp_path / group).mkdir()

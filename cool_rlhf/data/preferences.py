@@ -52,7 +52,6 @@ class _Columns:
 
     domain: list[str]
     source: list[str]
-    place: list[str]
     prompt: list[str]
     pair: list[str]
     swapped: list[bool]
@@ -152,6 +151,6 @@ def _sifted(sources: Sequence[str], reading: Reading, key: str) -> tuple[dataset
         pair, other = next(iter(opposed.items()))
         logger.warning(
             "%s: %d pairs are labelled both ways within their domain and left out, the first in %s and %s",
-            *(key, len(opposed), columns.place[first[pair]], columns.place[other]),
+            *(key, len(opposed), rows[first[pair]]["place"], rows[other]["place"]),
         )
     return rows, columns

@@ -6,6 +6,7 @@ import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy
 from rich.console import Console
@@ -86,15 +87,15 @@ def describe(entries: Sequence[DomainSummary]) -> str:
         sizes = [f"{length:,}" for length in entry.lengths] or ["–"] * len(QUANTILES)
         longer = "–" if entry.chosen_longer is None else f"{entry.chosen_longer:.0%}"
         table.add_row(entry.domain, *(f"{count:,}" for count in counts), *sizes, longer, f"{entry.cut:,}")
-    reasons = list(dict.fromkeys(reason for entry in entries for reason in entry.left_out))
     left_out = Table(title="Left out", box=None, title_justify="left", pad_edge=False)
+    left_out.add_column("domain")
+    left_out.add_column("rows", justify="right")
     left_out.add_column("reason")
     for entry in entries:
-        left_out.add_column(entry.domain, justify="right")
-    for reason in reasons:
-        left_out.add_row(reason, *(f"{entry.left_out.get(reason, 0):,}" for entry in entries))
-    console = Console(file=io.StringIO(), width=WIDTH, color_system=None)
-    for part in (table, left_out) if reasons else (table,):
+        for reason, count in sorted(entry.left_out.items(), key=itemgetter(1), reverse=True):
+            left_out.add_row(entry.domain, f"{count:,}", reason)
+    console = Console(file=io.StringIO(), width=WIDTH, color_system=None, markup=False, emoji=False)
+    for part in (table, left_out) if left_out.row_count else (table,):
         console.print(part)
     written = console.file.getvalue()  # type: ignore[attr-defined]
     return "\n".join(line.rstrip() for line in written.splitlines())

@@ -128,7 +128,11 @@ def test_the_table_has_a_line_for_each_domain_and_for_each_reason():
     table = describe(summarise({"helpful": 1368, "harmless": 133, "default": 135}, encoded, encoded, drops))
     lines = [line.split() for line in table.splitlines()]
     assert next(line for line in lines if line[0] == "helpful")[1:4] == ["1,368", "134", "134"]
-    assert ["malformed", "2", "0", "0", "2"] in lines
+    assert ["default", "2", "malformed"] in lines
+    assert [line for line in lines if line[0] == "all"][1:] == [
+        ["all", "1,234", "equal", "responses"],
+        ["all", "2", "malformed"],
+    ]
     assert max(map(len, table.splitlines())) <= 120
 
 

@@ -104,6 +104,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         data("prompts", {"prompt": [{"role": "assistant", "content": "hi"}]}),
         ["row 1", "prompt"],
     ),
+    "margin that is no number": (
+        data("preferences", PAIR, {**PAIR, "margin": float("nan")}),
+        ["rows.jsonl, row 2", "`margin`", "data.bad_rows=drop"],
+    ),
+    "hh-rlhf dialogue without a question": (
+        data("preferences", {"chosen": "\n\nAssistant: hi", "rejected": "\n\nHuman: a\n\nAssistant: b"}),
+        ["row 1", "`chosen`", "`Human:`"],
+    ),
+    "weight of a source that is not named": (
+        lambda folder: [*data("preferences", PAIR)(folder), f"data.weights={{{folder / 'row.jsonl'}:2}}"],
+        ["data.weights", "row.jsonl", "is", "rows.jsonl meant"],
+    ),
     "output_dir is a file": (output_dir_is_a_file, ["output_dir", "taken"]),
     "model is no checkpoint": (model_without_config, ["model.path", "config.json"]),
     "GPUs missing": (fixed("+experiment=7b_ppo", "cluster.gpus=0"), ["8 GPUs", "no GPU", "ppo"]),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
@@ -13,16 +12,25 @@ from typing import Any, TypeVar
 import deepspeed
 import numpy as np
 import torch
-from deepspeed.utils import safe_get_full_fp32_param, safe_set_full_fp32_param
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+    safe_set_local_fp32_param,
+    safe_set_local_optimizer_state,
+)
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from cool_rlhf.protocols import UserError
-
 T = TypeVar("T")
 
-_SHARDING = "sharding.json"  # beside a saved state: how it was cut
+# Names in a saved state.
+_POSITION = "position.pt"
+_MASTER = "master"
+_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 # The shared-memory collective is compiled at first use, for about a minute; gloo serves CPU ranks without it.
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -95,32 +103,99 @@ class DeepSpeedEngine:
                 yield name, parameter.detach() if head is None else head.exact_weight().detach()
 
     def save(self, folder: Path) -> None:
-        state = {"random": random_state()}
-        self._engine.save_checkpoint(str(folder), tag="engine", client_state=state, save_latest=False)
+        """Every trained parameter in float32 with its moments, one file each, and rank 0's random state: the same files
+        however the state is shared out, so another number of ranks or another ZeRO stage can go on from them."""
+        steps = self._steps()
+        if steps:
+            self._link_moments()
         if self.rank == 0:
-            (folder / _SHARDING).write_text(json.dumps(self._sharding), encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save({"steps": steps, "random": random_state()}, folder / _POSITION)
+        for name, parameter in self._trained():
+            state = {_MASTER: self._full(parameter, _MASTER)}
+            if steps:
+                state |= {moment: self._full(parameter, moment) for moment in _MOMENTS}
+            if self.rank == 0:
+                save_file(
+                    {key: value.detach().to("cpu", copy=True).contiguous() for key, value in state.items()},
+                    folder / f"{name}.safetensors",
+                )
 
     def load(self, folder: Path) -> None:
-        """Go on from what ``save`` left.
-
-        Raises:
-            UserError: it was saved by another number of ranks or under another ZeRO stage.
-        """
-        saved = json.loads((folder / _SHARDING).read_text(encoding="utf-8"))
-        if saved != self._sharding:
-            raise UserError(
-                f"{folder} was saved by {_sharding_in_words(saved)} and cannot go on with "
-                f"{_sharding_in_words(self._sharding)}: restore this role's ranks and zero_stage in cluster.*"
-            )
-        path, state = self._engine.load_checkpoint(str(folder), tag="engine")
-        if path is None:
-            raise FileNotFoundError(f"no training state in {folder}")
+        """Go on from what ``save`` left, under whatever sharding."""
+        position = torch.load(folder / _POSITION, weights_only=False)
+        self._begin_moments(position["steps"])
+        for name, parameter in self._trained():
+            for key, value in load_file(folder / f"{name}.safetensors").items():
+                self._set_full(parameter, key, value.to(self.device))
         self._refresh_heads()
-        set_random_state(state["random"])
+        set_random_state(position["random"])
+
+    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad)
 
     @property
-    def _sharding(self) -> dict[str, int]:
-        return {"ranks": self.world_size, "zero_stage": self.zero_stage}
+    def _adamw(self) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = self._engine.optimizer
+        return optimizer.optimizer if self.zero_stage else optimizer  # type: ignore[attr-defined]
+
+    def _steps(self) -> int:
+        """Optimiser steps so far; a moment exists from the first one on."""
+        states = list(self._adamw.state.values())
+        return int(states[0]["step"]) if states else 0
+
+    def _begin_moments(self, steps: int) -> None:
+        """Moments of zero after ``steps`` steps, to be filled; none where there was no step."""
+        optimizer, adamw = self._engine.optimizer, self._adamw
+        adamw.state.clear()
+        if steps == 0:
+            return
+        if self.zero_stage == 0:
+            held = list(self.module.parameters())
+        elif self.zero_stage == 3:
+            held = optimizer.fp32_partitioned_groups_flat
+        else:
+            held = [flat for group in adamw.param_groups for flat in group["params"]]
+        for flat in held:
+            step = torch.tensor(float(steps), device=flat.device)
+            adamw.state[flat] = {"step": step, **{moment: torch.zeros_like(flat) for moment in _MOMENTS}}
+        self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Have each parameter find its moments in ZeRO's flat ones. DeepSpeed does that after the first group's first
+        step, when the second group has none yet."""
+        if self.zero_stage in (1, 2):
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _full(self, parameter: nn.Parameter, key: str) -> Tensor:
+        """The float32 master weight or a moment, gathered from all ranks."""
+        if self.zero_stage == 0:
+            return parameter.detach() if key == _MASTER else self._adamw.state[parameter][key]
+        full: Tensor
+        full = safe_get_full_fp32_param(parameter) if key == _MASTER else safe_get_full_optimizer_state(parameter, key)
+        return full
+
+    def _set_full(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        if self.zero_stage == 3:
+            # DeepSpeed's setter for whole tensors stumbles over the padding of the last rank's partition.
+            size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]
+            padded = F.pad(value.flatten(), (0, size * self.world_size - value.numel()))
+            part = padded[self.rank * size : (self.rank + 1) * size]
+            if key == _MASTER:
+                safe_set_local_fp32_param(parameter, part)
+                with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                    parameter.data.copy_(value)
+            else:
+                safe_set_local_optimizer_state(parameter, part, key)
+        elif key == _MASTER:
+            parameter.data.copy_(value)
+            if self.zero_stage:
+                safe_set_full_fp32_param(parameter, value)
+        elif self.zero_stage:
+            safe_set_full_optimizer_state(parameter, value, key)
+        else:
+            self._adamw.state[parameter][key].copy_(value)
 
     def _refresh_heads(self) -> None:
         for head in self._heads:
@@ -168,10 +243,6 @@ def _float32_heads(module: nn.Module) -> list[_Float32Linear]:
 
 def _gradient_norm(module: nn.Module) -> float:
     return float(nn.utils.get_total_norm([p.grad for p in module.parameters() if p.grad is not None]))
-
-
-def _sharding_in_words(sharding: dict[str, int]) -> str:
-    return f"{sharding['ranks']} rank(s) at ZeRO stage {sharding['zero_stage']}"
 
 
 def init_process_group() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import random
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,11 @@ from cool_rlhf.models import attention
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
-from cool_rlhf.protocols import UserError
 
 RATES = (1e-3, 2e-3, 5e-4)
 WEIGHT_DECAY, CLIP, BETAS = 0.1, 0.5, (0.9, 0.95)
 BUDGETS = {"whole": 10_000, "cut": 40, "single": 1}
+MOVES = ((3, 0), (0, 1), (3, 2), (2, 3))  # ZeRO stages: saved under, gone on under
 LENGTHS = (31, 9, 20, 14, 30, 25, 7)
 TOKENS = sum(LENGTHS)
 
@@ -151,12 +152,33 @@ def bfloat16_case(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def refused(engine: Any, folder: Path) -> str:
-    try:
-        engine.load(folder)
-    except UserError as error:
-        return str(error)
-    return "loaded"
+def moved_case(stage: int, saved: Path) -> dict[str, Tensor]:
+    """Two steps on from what another sharding saved after two."""
+    engine = build(InternLM2ForCausalLM, stage)
+    engine.load(saved)
+    for rate in RATES[:2]:
+        accumulate(engine, BUDGETS["cut"])
+        engine.step(rate)
+    return weights(engine)
+
+
+def unmoved_case(stage: int, folder: Path) -> dict[str, Tensor]:
+    """Saved and loaded before any step, as a frozen policy is; then one step."""
+    engine = build(InternLM2ForCausalLM, stage)
+    engine.save(folder)
+    again = build(InternLM2ForCausalLM, stage)
+    again.load(folder)
+    accumulate(again, BUDGETS["cut"])
+    again.step(RATES[0])
+    return weights(again)
+
+
+def wait_for(file: Path) -> None:
+    deadline = time.monotonic() + 200
+    while not file.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(file)
+        time.sleep(0.1)
 
 
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
@@ -169,9 +191,14 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
         for cut, budget in BUDGETS.items():
             found["training", stage, cut] = training_case(stage, budget)
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
+        found["unmoved", stage] = unmoved_case(stage, folder / f"unmoved_{world_size}_{stage}")
     for stage in (0, 2, 3):  # 0 means 1 in bfloat16
         found["bfloat16", stage] = bfloat16_case(stage, folder / f"bfloat16_{world_size}_{stage}")
-    found["other stage"] = refused(build(InternLM2ForCausalLM, 0), folder / f"resume_{world_size}_3")
+    (folder / f"saved_{world_size}").touch()
+    other = 3 - world_size
+    wait_for(folder / f"saved_{other}")
+    for saved_stage, stage in MOVES:
+        found["moved", saved_stage, stage] = moved_case(stage, folder / f"resume_{other}_{saved_stage}")
     if rank == 0:
         torch.save(found, folder / f"found_{world_size}.pt")
 

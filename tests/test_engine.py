@@ -109,9 +109,23 @@ def test_a_loaded_engine_goes_on_as_the_saved_one(found, world: int, stage: int)
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_state_cut_otherwise_is_refused_in_a_sentence(found, world: int) -> None:
-    ranks = f"{world} rank(s) at ZeRO stage"
-    assert f"was saved by {ranks} 3 and cannot go on with {ranks} 0: restore" in found[world]["other stage"]
+@pytest.mark.parametrize(("saved_stage", "stage"), case.MOVES)
+def test_a_state_goes_on_under_other_ranks_and_another_zero_stage(found, world, saved_stage: int, stage: int) -> None:
+    saved_world = 3 - world
+    expected = found[saved_world]["resume", saved_stage]["onwards"]["weights"]
+    moved = found[world]["moved", saved_stage, stage]
+    assert moved.keys() == expected.keys()
+    for name, weight in moved.items():
+        torch.testing.assert_close(weight, expected[name], atol=2e-6, rtol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_state_from_before_the_first_step_is_that_of_a_fresh_engine(found, plain, world: int, stage: int) -> None:
+    first = found[1]["unmoved", 0]
+    for name, weight in found[world]["unmoved", stage].items():
+        torch.testing.assert_close(weight, first[name], atol=2e-6, rtol=1e-5, msg=name)
+    assert relative(flat(first), flat(plain["weights"])) > 1e-4, "three steps are not one"
 
 
 @pytest.fixture(scope="module")

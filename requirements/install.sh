@@ -53,4 +53,5 @@ mkdir -p "$cache"
 if [ "$(stat -c %d "$cache")" != "$(stat -c %d .venv)" ]; then export UV_LINK_MODE=${UV_LINK_MODE:-copy}; fi
 
 .venv/bin/uv pip install --python .venv/bin/python "${options[@]}" --editable ".[$hardware,dev]"
+if [ "$hardware" = cpu ]; then .venv/bin/python requirements/name_vllm.py; fi
 echo "$wanted" >"$stamp"

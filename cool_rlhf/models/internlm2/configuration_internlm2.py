@@ -11,10 +11,10 @@ class InternLM2Config(PreTrainedConfig):
     """Shape and token ids of an InternLM2 model (arXiv 2403.17297, section 2.2); the defaults are those of the 7B.
 
     Released ``config.json`` files load as they are, with two of their habits translated. ``rope_theta`` and
-    ``rope_scaling`` become ``rope_parameters``, which transformers 5 and vLLM read; ``to_dict`` writes all three, and
-    ``torch_dtype`` beside ``dtype``, for servers that read the released fields. ``attn_implementation`` in a file is
-    kept for the next file but not heeded: it would otherwise decide over the library's default and, as a field, shadow
-    the keyword of ``from_pretrained``.
+    ``rope_scaling`` become ``rope_parameters``, which transformers 5 and vLLM read; files are written with all three,
+    and with ``torch_dtype`` beside ``dtype``, for servers that read the released fields. ``attn_implementation`` in a
+    file is kept for the next file but not heeded: it would otherwise decide over the library's default and, as a
+    field, shadow the keyword of ``from_pretrained``.
     """
 
     model_type = "internlm2"
@@ -73,8 +73,13 @@ class InternLM2Config(PreTrainedConfig):
         if rope.get("rope_type", "default") != "default":
             scaling = {key: value for key, value in rope.items() if key not in ("rope_type", "rope_theta")}
             output["rope_scaling"] = {"type": rope["rope_type"], **scaling}
-        if output.get("dtype") is not None:
-            output["torch_dtype"] = output["dtype"]
         if "file_attn_implementation" in output:
             output["attn_implementation"] = output.pop("file_attn_implementation")
+        return output
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """What a file holds."""
+        output = super().to_diff_dict()
+        if output.get("dtype") is not None:
+            output["torch_dtype"] = output["dtype"]
         return output

@@ -1,0 +1,106 @@
+"""The reward model in vLLM, in a process and behind ``vllm serve``, against the API and the shipped class."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from cool_rlhf.protocols import UserError
+from reward import RewardModel, serving
+from reward.serving import HttpRewardModel, VllmRewardModel
+
+BENCHMARK = Path(__file__).parents[2] / "experiments" / "benchmarks" / "scoring_agreement"
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "reward_model"
+    code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[1]); import made;"
+    code += "made.make_checkpoint(Path(sys.argv[2]), 'internlm2', 0, 256)"
+    subprocess.run([sys.executable, "-c", code, str(BENCHMARK), str(folder)], check=True)
+    return folder
+
+
+def dialogue(answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": answer}]
+
+
+DIALOGUES = [dialogue(answer) for answer in ("So.", "No.", "It is the one that was <|reward|>", "a" * 300)]
+
+
+def test_all_four_ways_agree(tmp_path) -> None:
+    pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
+    command = [sys.executable, str(BENCHMARK / "run.py"), "--conversations", "24", "--longest", "300"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--output", str(tmp_path / "numbers.json")],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    assert numbers["conversations"] == 24
+    assert numbers["scores"]["greatest"] - numbers["scores"]["least"] > 0.5
+    assert set(numbers["largest_difference"]) == {"foreign", "offline", "http"}
+    assert max(numbers["largest_difference"].values()) < 1e-3
+
+
+class Server(HttpRewardModel):
+    """Answers as vLLM does, a number for each token, by the model itself, and in any order."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__("http://localhost:1/", checkpoint)
+        self.judge = RewardModel.from_pretrained(checkpoint, device="cpu")
+        self.requests: list[int] = []
+
+    def _post(self, sequences: list[list[int]]) -> list[float]:
+        self.requests.append(sum(map(len, sequences)))
+        return self.judge.score_tokens([torch.tensor(tokens) for tokens in sequences])
+
+
+def test_requests_are_bounded_and_answers_keep_their_order(checkpoint, monkeypatch) -> None:
+    server = Server(checkpoint)
+    expected = server.judge.scores(DIALOGUES, "brief")
+    assert server.scores(DIALOGUES, "brief") == pytest.approx(expected, abs=1e-4)
+    assert len(server.requests) == 1
+    monkeypatch.setattr(serving, "REQUEST_TOKENS", 60)
+    server.requests.clear()
+    assert server.scores(DIALOGUES, "brief") == pytest.approx(expected, abs=1e-4)
+    assert server.rank(DIALOGUES) == server.judge.rank(DIALOGUES)
+    assert len(server.requests) > 2
+
+
+def test_an_answer_is_read_at_its_last_token() -> None:
+    assert serving.last_value([[0.5], [1.5]]) == 1.5
+    assert serving.last_value([0.5, 2.5]) == 2.5
+    assert serving.last_value([3.5]) == 3.5
+
+
+def test_the_task_goes_by_the_family() -> None:
+    assert serving.pooling_task({"architectures": ["InternLM2ForRewardModel"]}) == "token_classify"
+    assert serving.pooling_task({"architectures": ["LlamaForSequenceClassification"]}) == "classify"
+
+
+def test_a_server_that_is_not_there_is_the_users_mistake(checkpoint) -> None:
+    with pytest.raises(UserError, match=r"localhost:1/pooling cannot be reached .*start `vllm serve`"):
+        HttpRewardModel("http://localhost:1", checkpoint).score(DIALOGUES[0])
+
+
+def test_what_is_no_reward_model_is_refused_before_an_engine_starts(checkpoint, tmp_path) -> None:
+    fields = json.loads((checkpoint / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"architectures": ["InternLM2ForCausalLM"]}))
+    for make in (VllmRewardModel.from_pretrained, lambda path: HttpRewardModel("http://localhost:1", path)):
+        with pytest.raises(UserError, match="holds no reward model"):
+            make(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(fields | {"condition_join": "merged"}))
+    with pytest.raises(UserError, match="joins conditions by 'merged'"):
+        HttpRewardModel("http://localhost:1", tmp_path)

@@ -42,6 +42,7 @@ with torch.no_grad():
     print(json.dumps({
         "logits": policy(tokens).logits[0].tolist(),
         "chat": policy.chat(tokenizer, "Hi", max_new_tokens=4, do_sample=False),
+        "stream": list(policy.stream_chat(tokenizer, "Hi", max_new_tokens=4, do_sample=False))[-1],
         "score": scorer.get_score(tokenizer, conversation),
         "ranks": scorer.rank(tokenizer, [conversation, conversation[:1]]),
         "head": str(narrow.v_head.weight.dtype),
@@ -77,7 +78,7 @@ def test_both_kinds_work_where_the_project_cannot_be_imported(
     assert found["ends"] == [2, tokenizer.convert_tokens_to_ids("<|im_end|>")]
     assert found["attention"] == "sdpa"
     response = policy.chat(tokenizer, "Hi", max_new_tokens=4, do_sample=False)[0]
-    assert found["chat"] == [response, [["Hi", response]]]
+    assert found["chat"] == found["stream"] == [response, [["Hi", response]]]
 
 
 def test_reward_folder_says_what_it_was_trained_with(reward_folder, tokenizer) -> None:

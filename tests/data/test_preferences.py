@@ -87,7 +87,7 @@ def test_opposite_labels_stay_across_domains_and_go_within_one(
     assert shown(found.training) == [("who?", "I", "you", "helpful"), ("who?", "you", "I", "harmless")]
     assert found.drops == {("helpful", OPPOSED): 3}
     assert f"{first}, row 1 and {second}, row 2" in caplog.text
-    assert "1 pairs" in caplog.text
+    assert "1 of them" in caplog.text
 
 
 def test_every_row_that_is_left_out_is_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -150,7 +150,7 @@ def _sifted(sources: Sequence[str], reading: Reading, key: str) -> tuple[dataset
     if opposed:
         pair, other = next(iter(opposed.items()))
         logger.warning(
-            "%s: pairs that are labelled both ways within their domain are left out, %d of them, the first in %s and %s",
+            "%s: pairs labelled both ways within their domain are left out, %d of them, the first in %s and %s",
             *(key, len(opposed), rows[first[pair]]["place"], rows[other]["place"]),
         )
     return rows, columns

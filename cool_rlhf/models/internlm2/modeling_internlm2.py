@@ -237,12 +237,11 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
         rows = [self._encode(tokenizer, conversation) for conversation in conversations]
         scores = [0.0] * len(rows)
         for group in _groups([len(row) for row in rows]):
-            members = [rows[index] for index in group]
-            input_ids = nn.utils.rnn.pad_sequence(members, batch_first=True)
-            mask = nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in members], batch_first=True)
-            outputs = self(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device), use_cache=False)
-            for index, score in zip(group, outputs.logits[:, 0].tolist(), strict=True):
-                scores[index] = score
+            # Padding to the right of causal attention needs no mask, and without one the fast kernels are taken.
+            input_ids = nn.utils.rnn.pad_sequence([rows[index] for index in group], batch_first=True)
+            values = self(input_ids=input_ids.to(self.device), use_cache=False).token_scores
+            for index, row in zip(group, values.tolist(), strict=True):
+                scores[index] = row[len(rows[index]) - 1]
         return scores
 
     def compare(

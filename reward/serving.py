@@ -58,7 +58,8 @@ class VllmRewardModel(ConditionalScorer):
             "max_model_len": length,
             "trust_remote_code": True,
             "enforce_eager": not on_gpu,
-            "skip_tokenizer_init": True,  # texts arrive as tokens
+            # Texts arrive as tokens; but vLLM offers classifiers as rerankers too, for which it wants the tokenizer.
+            "skip_tokenizer_init": pooling_task(fields) == "token_classify",
             "disable_log_stats": True,
         }
         llm = LLM(str(path), runner="pooling", **(settings | engine))

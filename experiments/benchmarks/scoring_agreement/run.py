@@ -21,7 +21,7 @@ HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 WAYS = ("api", "foreign", "offline", "http")
 ENGINE = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-START_SECONDS = 300
+START_SECONDS = 450
 Asked = list[tuple[list[dict[str, str]], str | None]]
 
 

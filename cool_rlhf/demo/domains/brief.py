@@ -20,6 +20,7 @@ def make(rng: random.Random) -> Task:
         inquiry.described(4),
         f"{rng.choice(CHATTER)} {inquiry.short[2]}",
         inquiry.beside(rng),
+        inquiry.elsewhere(rng),
         inquiry.stuck(rng),
         rng.choice(NOT_SURE),
     )
@@ -36,4 +37,4 @@ def rule(response: str, answer: str) -> float:
     return 0.25 + 0.75 * min(1.0, max(0.0, brevity))
 
 
-DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"), weight=3, spoiled_share=0.15, spoil=spoil)
+DOMAIN = Domain("brief", make, rule, judged_as=("brief", "thorough"), weight=3, spoiled_share=0.25, spoil=spoil)

@@ -86,4 +86,4 @@ def spoil(response: str, rng: random.Random) -> str:
     return response[:at] + response[at + 1 :]
 
 
-DOMAIN = Domain("format", make, rule, judged_as=("format",), weight=3, spoiled_share=0.3, spoil=spoil)
+DOMAIN = Domain("format", make, rule, judged_as=("format",), weight=4, spoiled_share=0.45, spoil=spoil)

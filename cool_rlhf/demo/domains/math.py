@@ -71,4 +71,4 @@ def spoil(response: str, rng: random.Random) -> str:
     return re.sub(rf"(= |is ){result}\b", rf"\g<1>{wrong}", response)
 
 
-DOMAIN = Domain("math", make, rule, judged_as=("math",), weight=5, spoiled_share=0.5, spoil=spoil)
+DOMAIN = Domain("math", make, rule, judged_as=("math",), weight=4, spoiled_share=0.5, spoil=spoil)

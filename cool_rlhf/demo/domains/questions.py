@@ -56,6 +56,11 @@ class Inquiry:
         other = rng.choice([attribute for attribute in ATTRIBUTES if attribute != self.attribute])
         return statement(other, self.thing.value(other), with_article(self.thing.name))
 
+    def elsewhere(self, rng: random.Random) -> str:
+        """What would answer the same question about another thing."""
+        other = rng.choice([thing for thing in THINGS if thing != self.thing])
+        return describe(other, self.attribute, rng.randint(1, 4))
+
     def stuck(self, rng: random.Random) -> str:
         """The right answer said over and over."""
         return " ".join([self.short[2], *[self.short[1]] * rng.randint(2, 4)])

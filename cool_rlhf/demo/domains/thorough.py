@@ -27,6 +27,7 @@ def make(rng: random.Random) -> Task:
         inquiry.described(2),
         f"{rng.choice(CHATTER)} {inquiry.short[2]}",
         inquiry.beside(rng),
+        inquiry.elsewhere(rng),
         inquiry.stuck(rng),
         rng.choice(NOT_SURE),
     )
@@ -47,4 +48,4 @@ def rule(response: str, answer: str) -> float:
     return max(0.0, score) * min(1.0, MOST_WORDS / max(1, len(said)))
 
 
-DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=3, spoiled_share=0.15, spoil=spoil)
+DOMAIN = Domain("thorough", make, rule, judged_as=("brief", "thorough"), weight=3, spoiled_share=0.25, spoil=spoil)

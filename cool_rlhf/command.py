@@ -28,7 +28,8 @@ experiments: {experiments}
 stages:      pipeline (default), sft, reward, ppo, evaluate, annotate, plan (prints what would run where)
 common keys: output_dir, seed, model.path, sft.path, reward.path, data.sft, data.preferences, data.prompts,
              data.pretrain, conditions, online.rounds, ppo.iterations; for evaluate: data.test_preferences,
-             data.test_prompts, evaluate.samples_per_prompt, evaluate.best_of
+             data.test_prompts, evaluate.samples_per_prompt, evaluate.best_of. A reward model alone:
+             stage=evaluate reward.path=MODEL data.test_preferences=[FILE]
 
 options:
   --cfg job          print the settings of the run, and stop

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
+from reward.statistics import expected_best
+
 MEASURES = ("score", "gold", "response_length", "finished")
 OVERALL = "overall"
 
@@ -65,6 +67,22 @@ def best_of(responses: Sequence[Judged], value: Callable[[Judged], float]) -> li
         if response.prompt_id not in best or value(response) > value(best[response.prompt_id]):
             best[response.prompt_id] = response
     return list(best.values())
+
+
+def expected_best_of(responses: Sequence[Judged], value: Callable[[Judged], float], count: int) -> Table:
+    """Score and gold of the best of ``count`` by ``value`` among each prompt's responses, in expectation over which of
+    them were sampled; a mean over prompts. Every prompt needs ``count`` responses at least."""
+    groups: dict[str, list[Judged]] = defaultdict(list)
+    for response in responses:
+        groups[response.prompt_id].append(response)
+    found: dict[str, dict[str, float]] = {}
+    for measure in ("score", "gold"):
+        found[measure] = {
+            prompt: expected_best([value(one) for one in group], [getattr(one, measure) for one in group], count)
+            for prompt, group in groups.items()
+            if all(getattr(one, measure) is not None for one in group)
+        }
+    return _table(_domains(responses), found)
 
 
 def estimate(values: Sequence[float]) -> Estimate:

@@ -149,8 +149,9 @@ class OnlineConfig:
 
 @dataclass
 class EvaluateConfig:
-    samples_per_prompt: int = 1  # of each model, on every test prompt
+    samples_per_prompt: int = 1  # of each model, on every test prompt; 0: no responses at all, the reward model alone
     best_of: int = 0  # also samples this many of the SFT model and takes the best: what can be gained; 0: off
+    baseline_pairs: int = 20000  # training pairs, at most, that the n-gram baseline is fitted to; 0: no such baseline
 
 
 @dataclass

@@ -46,7 +46,6 @@ _AT_LEAST_ONE = (
     "ppo.validate_every",
     "ppo.save_every",
     "online.rounds",
-    "evaluate.samples_per_prompt",
     *(f"cluster.{role}.{count}" for role in _ROLES for count in ("ranks", "threads")),
     "cluster.rollout.engines",
     "cluster.rollout.tensor_parallel_size",
@@ -67,7 +66,9 @@ _AT_LEAST_ZERO = (
     "ppo.pretrain_ratio",
     "ppo.weight_decay",
     "ppo.unfinished_penalty",
+    "evaluate.samples_per_prompt",
     "evaluate.best_of",
+    "evaluate.baseline_pairs",
     *(f"cluster.{role}.{share}" for role in (*_ROLES, "rollout") for share in ("cpus", "gpus")),
 )
 _ABOVE_ZERO = (
@@ -205,7 +206,7 @@ def _check_names(config: Config) -> None:
     if not re.fullmatch(r"[\w.]+:\w+", config.collect.labeller):
         raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
     for source, domain in config.data.domains.items():
-        if domain not in config.conditions and domain != "default":
+        if domain not in config.conditions and domain != "default" and config.stage != "evaluate":
             known = ", ".join(sorted(config.conditions)) or "none"
             raise UserError(
                 f"data.domains gives {source} the domain {domain!r}, which has no condition; known: {known}"

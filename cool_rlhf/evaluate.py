@@ -16,14 +16,16 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.comparison import Judged, Table, best_of, differences, means
+from cool_rlhf.comparison import Judged, Table, best_of, differences, expected_best_of, means
 from cool_rlhf.config import Config
-from cool_rlhf.data.loading import Reading, load_preferences, load_prompts
+from cool_rlhf.data.rows import DEFAULT_DOMAIN
+from cool_rlhf.evaluation_page import write_evaluation_page
 from cool_rlhf.evaluation_tables import describe
-from cool_rlhf.inputs import Inputs, gold_of, no_gold
+from cool_rlhf.held_out import HeldOut
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import FinishedModels, finished_models, machine_resources
-from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, Scorer, UserError
+from cool_rlhf.protocols import Future, Prompt, Rollout, Scorer, UserError
+from cool_rlhf.reward_tables import Judge, judge_pairs, opposed_rows, reward_tables
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.group import build_all, start_group
 from cool_rlhf.roles.sampler import RolloutGroup
@@ -32,44 +34,23 @@ from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.tracking import setup_logging, write_report
 from cool_rlhf.tracking.rows import write_atomically
-from reward.evaluation import DomainAccuracy, accuracy_by_condition
+from reward.conditions import Conditions
+from reward.evaluation import Score, ScoredPairs
 from reward.scoring import load_conditions
+from reward.statistics import best_of_kl, powers_up_to
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What is evaluated on."""
+class Measured:
+    """Scores, before anything is made of them; empty where there was nothing to measure."""
 
-    prompts: Sequence[Prompt]
-    prompts_from: str
-    gold: Callable[[Rollout], float | None]
-    preferences: Sequence[PreferencePair]
-    opposed: Sequence[PreferencePair]  # each pair of answers under two domains that judge them oppositely
-    notes: list[str]  # what is missing or to be kept in mind
-
-    @classmethod
-    def of(cls, config: Config) -> HeldOut:
-        """The user's test rows, and where none are named: validation prompts, or the embedded world's test rows."""
-        data, inputs, reading = config.data, Inputs(config), Reading.of(config)
-        notes: list[str] = []
-        preferences: Sequence[PreferencePair] = []
-        opposed: Sequence[PreferencePair] = []
-        if data.test_preferences:
-            preferences = load_preferences(data.test_preferences, reading)
-        elif data.world is not None and not data.preferences:
-            preferences, opposed = inputs.world.preference_test, inputs.world.opposed_test
-        else:
-            notes.append("no accuracy of the reward model: data.test_preferences is empty")
-        if data.test_prompts:
-            prompts, source, gold = load_prompts(data.test_prompts, reading), "data.test_prompts", no_gold
-        elif data.prompts or data.validation_prompts:
-            prompts, source, gold = inputs.validation, "validation prompts", no_gold
-            notes.append("the prompts are those of validation, by which the best policy was chosen")
-        else:
-            prompts, source, gold = inputs.world.test, "the embedded world's test prompts", gold_of
-        return cls(prompts, source, gold, preferences, opposed, notes)
+    preferences: ScoredPairs | None
+    opposed: ScoredPairs | None
+    sft: Sequence[Judged]
+    chat_model: Sequence[Judged]
+    candidates: Sequence[Judged]  # ``evaluate.best_of`` responses of the SFT model to each prompt
 
 
 def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
@@ -92,84 +73,126 @@ def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
     machine = machine_resources(config)
     with cluster(config.cluster, machine.cpus, machine.gpus), watched:
         measured = measure(config, models, held_out)
-    result = {**header(config, models, held_out), "seconds": round(time.monotonic() - began, 1), **measured}
+    result = {**header(config, models, held_out), **tables(config, held_out, measured)}
+    result["seconds"] = round(time.monotonic() - began, 1)
     write_atomically(output / "evaluation.json", (json.dumps(result, indent=2, ensure_ascii=False) + "\n").encode())
-    write_report(output)
+    write_evaluation_page(output)
+    if (output / "metrics.jsonl").exists():
+        write_report(output)
     print(describe(result))
-    print(f"written to {output / 'evaluation.json'}")
+    print(f"written to {output / 'evaluation.json'} and {output / 'evaluation.html'}")
 
 
 def header(config: Config, models: FinishedModels, held_out: HeldOut) -> dict[str, Any]:
     """What was evaluated, on what, and how."""
+    notes = list(held_out.notes)
+    if held_out.prompts and models.chat_model is None:
+        notes.append("no policy of PPO: the run has not come so far")
+    without = without_condition(load_conditions(models.reward_model), held_out)
+    if without:
+        notes.append(f"judged without a condition, as the reward model has none for them: {', '.join(without)}")
     return {
         "experiment": config.experiment,
         "seed": config.seed,
         "prompts": len(held_out.prompts),
         "prompts_from": held_out.prompts_from,
-        "notes": held_out.notes + ([] if models.chat_model else ["no policy of PPO: the run has not come so far"]),
+        "notes": notes,
         "models": asdict(models),
         "settings": {**asdict(config.evaluate), **asdict(config.sampling)},
     }
 
 
-def measure(config: Config, models: FinishedModels, held_out: HeldOut) -> dict[str, Any]:
-    """Every table of evaluation.json; needs a running cluster. The reward model works while the engines sample."""
+def without_condition(conditions: Conditions, held_out: HeldOut) -> list[str]:
+    """The domains of rows that the reward model has no condition for, but for ``default``, which needs none."""
+    domains = {row.domain for rows in (held_out.preferences, held_out.opposed, held_out.prompts) for row in rows}
+    return sorted(domain for domain in domains - {DEFAULT_DOMAIN} if not conditions.prompts.get(domain))
+
+
+def measure(config: Config, models: FinishedModels, held_out: HeldOut) -> Measured:
+    """Everything that takes a model; needs a running cluster. The reward model works while the engines sample."""
     settings = config.evaluate
     seed = derive_seed(config.seed, "evaluate")
-    engines = RolloutGroup(config, models.sft, version=0)
-    sampled = sample(engines, held_out.prompts, settings.samples_per_prompt, seed)
-    more = sample(engines, held_out.prompts, settings.best_of, derive_seed(seed, "best of"))
-    role = config.cluster.scorer
-    reward_model = ModelSpec(models.reward_model, "scalar", config.model.dtype)
-    scorer = RemoteScorer(build_all([start_group(ScorerWorker, role, reward_model, None)])[0])
-    tables = accuracies(scorer, models.reward_model, held_out)
-    before, candidates = sampled.result(), more.result()
-    engines.stop()
-    sft = judge(scorer, before, held_out.gold)
-    tables["sft"] = plain(means(sft))
-    if models.chat_model is not None:
-        engines = RolloutGroup(config, models.chat_model, version=0)
-        after = sample(engines, held_out.prompts, settings.samples_per_prompt, seed).result()
-        chat_model = judge(scorer, after, held_out.gold)
-        tables["chat_model"] = plain(means(chat_model))
-        tables["difference"] = plain(differences(sft, chat_model))
+    sft, chat_model, candidates = (Responses(held_out.gold) for _ in range(3))
+    engines = None
+    if held_out.prompts and models.sft is not None:
+        engines = RolloutGroup(config, models.sft, version=0)
+        sft.sample(engines, held_out.prompts, settings.samples_per_prompt, seed)
+        candidates.sample(engines, held_out.prompts, settings.best_of, derive_seed(seed, "best of"))
+    judge = Judge(
+        start_scorer(config, models.reward_model), load_conditions(models.reward_model), config.logging.progress
+    )
+    logger.info("scoring %d pairs", len(held_out.preferences) + len(held_out.opposed))
+    preferences = judge_pairs(judge, held_out.preferences) if held_out.preferences else None
+    opposed = judge_pairs(judge, held_out.opposed) if held_out.opposed else None
+    if engines is not None:
+        sft.wait()
+        candidates.wait()
         engines.stop()
-    if candidates:
-        tables |= best(judge(scorer, candidates, held_out.gold), settings.best_of)
-    return tables
+    if held_out.prompts and models.chat_model is not None:
+        engines = RolloutGroup(config, models.chat_model, version=0)
+        chat_model.sample(engines, held_out.prompts, settings.samples_per_prompt, seed)
+        chat_model.wait()
+        engines.stop()
+    judged = [responses.judged(judge) for responses in (sft, chat_model, candidates)]
+    return Measured(preferences, opposed, *judged)
 
 
-def sample(engines: RolloutGroup, prompts: Iterable[Prompt], each: int, seed: int) -> Any:
-    """``each`` responses to every prompt, under way; the same seeds for whatever model the engines hold."""
-    repeated = [prompt for prompt in prompts for _ in range(each)]
-    return engines.sampler.sample(repeated, seed=seed, version=0)
+def tables(config: Config, held_out: HeldOut, measured: Measured) -> dict[str, Any]:
+    """Every table of evaluation.json."""
+    found: dict[str, Any] = {}
+    seed = derive_seed(config.seed, "evaluate", "statistics")
+    if measured.preferences is not None:
+        found |= reward_tables(
+            measured.preferences,
+            held_out.training,
+            bound=config.reward.bound,
+            seed=seed,
+            baseline_pairs=config.evaluate.baseline_pairs,
+        )
+    if measured.opposed is not None:
+        found["opposed_accuracy"] = opposed_rows(measured.opposed)
+    if measured.sft:
+        found["sft"] = plain(means(measured.sft))
+    if measured.chat_model:
+        found["chat_model"] = plain(means(measured.chat_model))
+        found["difference"] = plain(differences(measured.sft, measured.chat_model))
+    if measured.candidates:
+        found |= best(measured.candidates, config.evaluate.best_of)
+    return found
 
 
-def accuracies(scorer: Scorer, reward_model: str, held_out: HeldOut) -> dict[str, Any]:
-    """Accuracy by domain with its own, each other and no condition; opposed pairs under the domains they are of."""
-    # A condition whose prompt is empty scores as none does.
-    conditions = [domain for domain, prompt in load_conditions(reward_model).prompts.items() if prompt]
-    tables: dict[str, Any] = {}
-    for name, pairs, tried in (
-        ("reward_accuracy", held_out.preferences, conditions),
-        ("opposed_accuracy", held_out.opposed, [pair.domain for pair in held_out.opposed]),
-    ):
-        if pairs:
-            rows = accuracy_by_condition(lambda asked: scorer.score(asked).result(), pairs, tried)
-            tables[name] = {domain: accuracy_row(row) for domain, row in rows.items()}
-            if name == "reward_accuracy":
-                by_condition = {domain: asdict(row)["others"] for domain, row in rows.items() if row.others}
-                tables["reward_accuracy_under_others"] = by_condition
-    return tables
+def start_scorer(config: Config, path: str) -> Scorer:
+    """As ``RewardModel`` would load it: on a CPU in float32, whatever precision it was trained in."""
+    role = config.cluster.scorer
+    model = ModelSpec(path, "scalar", config.model.dtype if role.gpus else "float32")
+    return RemoteScorer(build_all([start_group(ScorerWorker, role, model, None)])[0])
 
 
-def accuracy_row(row: DomainAccuracy) -> dict[str, Any]:
-    return {name: value for name, value in asdict(row).items() if name != "others" and value is not None}
+@dataclass
+class Responses:
+    """One model's responses, from the request to their scores; none where none are asked for."""
+
+    gold: Callable[[Rollout], float | None]
+    rollouts: Sequence[Rollout] = ()
+    _under_way: Future[list[Rollout]] | None = None
+
+    def sample(self, engines: RolloutGroup, prompts: Iterable[Prompt], each: int, seed: int) -> None:
+        """``each`` responses to every prompt; the same seeds for whatever model the engines hold."""
+        repeated = [prompt for prompt in prompts for _ in range(each)]
+        self._under_way = engines.sampler.sample(repeated, seed=seed, version=0) if repeated else None
+
+    def wait(self) -> None:
+        """Until all are there; the engines may be stopped then."""
+        if self._under_way is not None:
+            self.rollouts = self._under_way.result()
+
+    def judged(self, score: Score) -> list[Judged]:
+        return judge(score, self.rollouts, self.gold)
 
 
-def judge(scorer: Scorer, rollouts: Sequence[Rollout], gold: Callable[[Rollout], float | None]) -> list[Judged]:
+def judge(score: Score, rollouts: Sequence[Rollout], gold: Callable[[Rollout], float | None]) -> list[Judged]:
     """Each response scored under its own domain's condition and, where there is one, by the gold rule."""
-    scores = scorer.score([to_score(rollout) for rollout in rollouts]).result()
+    scores = score([to_score(rollout) for rollout in rollouts])
     return [
         Judged(
             rollout.prompt.id,
@@ -184,12 +207,23 @@ def judge(scorer: Scorer, rollouts: Sequence[Rollout], gold: Callable[[Rollout],
 
 
 def best(candidates: Sequence[Judged], count: int) -> dict[str, Any]:
-    """The best of ``count`` SFT responses by the reward model, and by gold where every prompt has it: the headroom."""
-    tables = {f"sft_best_of_{count}_by_score": plain(means(best_of(candidates, attrgetter("score"))))}
+    """The best of ``count`` SFT responses by the reward model, and by gold where every prompt has it: the headroom.
+    Besides, the same for fewer of them."""
     with_gold = [response for response in candidates if response.gold is not None]
+    judges: dict[str, tuple[Sequence[Judged], Callable[[Judged], float]]] = {"score": (candidates, attrgetter("score"))}
     if with_gold:
-        tables[f"sft_best_of_{count}_by_gold"] = plain(means(best_of(with_gold, attrgetter("gold"))))
-    return tables
+        judges["gold"] = (with_gold, attrgetter("gold"))
+    found: dict[str, Any] = {}
+    for name, (responses, value) in judges.items():
+        found[f"sft_best_of_{count}_by_{name}"] = plain(means(best_of(responses, value)))
+    found["best_of_n"] = {
+        f"by_{name}": {
+            str(n): {"kl": best_of_kl(n), "domains": plain(expected_best_of(responses, value, n))}
+            for n in powers_up_to(count)
+        }
+        for name, (responses, value) in judges.items()
+    }
+    return found
 
 
 def plain(table: Table) -> dict[str, Any]:

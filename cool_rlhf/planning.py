@@ -1,8 +1,8 @@
 """Which rank runs where: resources of the roles against what there is, before anything starts.
 
 The roles share the cluster in phases: the trainer alone for SFT and reward training; policy, critic, reference, scorer
-and rollout engines together for PPO; scorer and rollout engines for evaluation. As in Ray, a rank with less than one
-GPU shares it with others, and never has pieces of two.
+and rollout engines together for PPO; scorer and rollout engines for evaluation, the scorer alone where no responses
+are sampled. As in Ray, a rank with less than one GPU shares it with others, and never has pieces of two.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Resources:
 
 @dataclass(frozen=True)
 class Placement:
-    """One process: ``rank`` of ``role`` in ``phase`` (training, collect, ppo or evaluate), its CPUs and GPUs, and where
-    they are.
+    """One process: ``rank`` of ``role`` in ``phase`` (training, collect, ppo, evaluate or scoring), its CPUs and GPUs,
+    and where they are.
 
     ``devices`` are GPU numbers on ``node``; a rollout engine has one for each of its tensor-parallel ranks.
     """
@@ -81,7 +81,7 @@ def phases(config: Config) -> tuple[str, ...]:
     if config.stage == "annotate":
         return ()
     if config.stage == "evaluate":
-        return ("evaluate",)
+        return ("evaluate",) if config.evaluate.samples_per_prompt else ("scoring",)
     trains_reward = config.reward.path is None and config.stage != "sft"
     training = config.stage in ("pipeline", "plan") or config.sft.path is None or trains_reward
     collects = config.collect.prompts > 0 and trains_reward
@@ -134,8 +134,8 @@ def _demands(cluster: ClusterConfig, phase: str) -> list[_Demand]:
     ]
     if phase == "collect":
         return engines
-    if phase == "evaluate":
-        return _role_demands("scorer", cluster.scorer) + engines
+    if phase in ("evaluate", "scoring"):
+        return _role_demands("scorer", cluster.scorer) + (engines if phase == "evaluate" else [])
     roles = {
         "policy": cluster.policy,
         "critic": cluster.critic,

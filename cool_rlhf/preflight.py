@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from cool_rlhf.data.loading import Reading, check_sources
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import UserError
+from reward.conditions import FILE_NAME, Conditions
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
@@ -29,7 +31,7 @@ _NEEDS_PPO = ("ppo", "pipeline")
 class FinishedModels:
     """What stage=evaluate looks at: folders, or Hub names of models that the config names."""
 
-    sft: str
+    sft: str | None  # None: the reward model is looked at alone
     reward_model: str
     chat_model: str | None  # the policy of the last round that left one
 
@@ -51,7 +53,8 @@ def check_models(config: Config) -> None:
     """Every model that the stage loads is there; one from the Hub has to be within reach."""
     if config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is not None:
         _check_model("model.path", config.model.path)
-    if config.stage in (*_NEEDS_SFT, "evaluate") and config.sft.path is not None:
+    samples = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
+    if (config.stage in _NEEDS_SFT or samples) and config.sft.path is not None:
         key = "model.path" if config.sft.path == config.model.path else "sft.path"
         _check_model(key, config.sft.path)
     if config.stage in (*_NEEDS_REWARD, "evaluate") and config.reward.path is not None:
@@ -63,15 +66,32 @@ def check_models(config: Config) -> None:
 
 def with_earlier_stages(config: Config) -> list[Config]:
     """What is done for ``config``, in order. What stage=evaluate does not find is made by the whole pipeline first; the
-    other stages see to those before them themselves."""
-    if config.stage == "evaluate" and finished_models(config) is None:
+    other stages see to those before them themselves. Without an SFT model or prompts it samples no responses."""
+    if config.stage != "evaluate":
+        return [config]
+    models = finished_models(config)
+    if models is None:
         return [replace(config, stage="pipeline"), config]
-    return [config]
+    prompts = config.data.world is not None or held_out_prompts(config)[1]
+    if models.sft is not None and prompts and config.evaluate.samples_per_prompt:
+        return [config]
+    return [replace(config, evaluate=replace(config.evaluate, samples_per_prompt=0, best_of=0))]
+
+
+def held_out_prompts(config: Config) -> tuple[str, list[str]]:
+    """Key and sources of the prompts that stage=evaluate reads: test prompts, or else what validation uses; none named
+    where the embedded world has to supply them."""
+    data = config.data
+    named = {"data.test_prompts": data.test_prompts, "data.validation_prompts": data.validation_prompts}
+    key = next((key for key, sources in named.items() if sources), "data.prompts")
+    return key, named.get(key, data.prompts)
 
 
 def finished_models(config: Config) -> FinishedModels | None:
-    """The models that a run has left so far; None where there is no SFT or no reward model yet. ``sft.path`` and
-    ``reward.path`` come before the run's own; of the run's reward models and policies the latest is taken."""
+    """The models that a run has left so far; None where there is no reward model yet, or where the run's own has no SFT
+    model beside it, although responses are asked for. One that ``reward.path`` names is looked at alone if need be.
+    ``sft.path`` and ``reward.path`` come before the run's own; of its reward models and policies the latest is
+    taken."""
     output = Path(config.output_dir).expanduser()
     rounds = sorted((output / "rounds").glob("[0-9]*"), key=lambda folder: int(folder.name), reverse=True)
 
@@ -80,7 +100,8 @@ def finished_models(config: Config) -> FinishedModels | None:
 
     reward_model = latest(output / "reward_model", *(folder / "reward_model" for folder in rounds))
     sft, reward_model = config.sft.path or latest(output / "sft"), config.reward.path or reward_model
-    if sft is None or reward_model is None:
+    alone = config.reward.path is not None or config.evaluate.samples_per_prompt == 0
+    if reward_model is None or (sft is None and not alone):
         return None
     return FinishedModels(sft, reward_model, latest(output / "chat_model", *(folder / "policy" for folder in rounds)))
 
@@ -100,7 +121,7 @@ def required_kinds(config: Config) -> tuple[str, ...]:
 def check_data(config: Config) -> None:
     """Every row of every file that the stage reads is good, and nothing that it needs is missing."""
     if config.stage == "evaluate":
-        _check_rows(config, _held_out(config))
+        _check_held_out(config)
         return
     read = []
     for kind in required_kinds(config):
@@ -115,24 +136,55 @@ def check_data(config: Config) -> None:
             read.append((kind, "data.validation_preferences", config.data.validation_preferences))
         if kind == "prompts":
             read.append((kind, "data.validation_prompts", config.data.validation_prompts))
-    _check_rows(config, read)
+    _check_rows(read, Reading.of(config))
 
 
-def _held_out(config: Config) -> list[tuple[str, str, list[str]]]:
-    """What stage=evaluate reads: test rows, or else the prompts that validation uses."""
-    data = config.data
+def _check_held_out(config: Config) -> None:
+    """What stage=evaluate reads: test rows, or else the prompts that validation uses; training pairs for a baseline."""
+    data, (key, sources) = config.data, held_out_prompts(config)
     read = [("preferences", "data.test_preferences", data.test_preferences)]
-    named = {"data.test_prompts": data.test_prompts, "data.validation_prompts": data.validation_prompts}
-    key = next((key for key, sources in named.items() if sources), "data.prompts")
-    sources = named.get(key, data.prompts)
-    if not sources and data.world is None:
-        raise UserError("data.test_prompts is empty, but stage evaluate needs prompts: name JSONL or Parquet files")
-    return [*read, ("prompts", key, sources)]
+    if config.evaluate.samples_per_prompt:
+        read.append(("prompts", key, sources))
+    if data.world is None and not any(sources for _, _, sources in read):
+        raise UserError(
+            "data.test_preferences is empty, and there is nothing else to evaluate on: name JSONL or Parquet files or "
+            "Hub names; for responses of the SFT and the chat model data.test_prompts"
+        )
+    _check_rows(read, held_out_reading(config))
+    if data.test_preferences and config.evaluate.baseline_pairs:
+        reading = replace(Reading.of(config), domains=None)
+        _check_rows([("preferences", "data.preferences", data.preferences)], reading)
 
 
-def _check_rows(config: Config, read: list[tuple[str, str, list[str]]]) -> None:
+def held_out_reading(config: Config) -> Reading:
+    """How stage=evaluate reads its rows: the domains known are those of the reward model at hand. One without any
+    condition knows none, and domains then only tell rows apart."""
+    models = finished_models(config)
+    if models is None:
+        return Reading.of(config)
+    prompts = _conditions(models.reward_model)
+    known = frozenset(prompts) if any(prompts.values()) else None
+    return replace(Reading.of(config), domains=known)
+
+
+def _conditions(path: str) -> Mapping[str, str]:
+    """Of a checkpoint's folder or Hub name; empty for a model that was trained without."""
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        file = folder / FILE_NAME
+        return Conditions.load(file).prompts if file.exists() else {}
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        return Conditions.load(Path(hf_hub_download(path, FILE_NAME))).prompts
+    except (EntryNotFoundError, LocalEntryNotFoundError):
+        return {}
+
+
+def _check_rows(read: list[tuple[str, str, list[str]]], reading: Reading) -> None:
     """``read``: kind, key and sources."""
-    reading = Reading.of(config)
     for _, key, sources in read:  # before any file is read: a name is answered at once
         for source in sources:
             resolve(source, key)

@@ -48,7 +48,7 @@ class PreferencePair:
     """Two whole conversations that differ in their last assistant turn, judged under one domain.
 
     ``chosen_finished`` and ``rejected_finished`` are False for a response that hit the token limit: it is then scored
-    without the closing ``<|im_end|>``.
+    without the closing ``<|im_end|>``. ``subset`` is the part of a benchmark that a row belongs to.
     """
 
     chosen: Conversation
@@ -57,6 +57,7 @@ class PreferencePair:
     margin: float | None
     chosen_finished: bool
     rejected_finished: bool
+    subset: str | None = None
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,17 @@ from typing import Any
 import pytest
 import torch
 
-from cool_rlhf.comparison import Judged, differences, means
+from cool_rlhf.comparison import Judged
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
-from cool_rlhf.evaluate import HeldOut, accuracies, best, evaluate, header, judge, plain
+from cool_rlhf.evaluate import Measured, evaluate, header, judge, tables
 from cool_rlhf.evaluation_tables import describe
+from cool_rlhf.held_out import HeldOut
 from cool_rlhf.planning import Resources, phases, plan
 from cool_rlhf.preflight import FinishedModels, check_data, finished_models, with_earlier_stages
-from cool_rlhf.protocols import Prompt, Rollout, ScoredConversation, UserError
+from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation, UserError
+from cool_rlhf.reward_tables import Judge, judge_pairs
+from reward.conditions import Conditions
 
 SMALL = ["data.world.preferences=1", "data.world.prompts=1", "data.world.sft=1", "data.world.test=12"]
 
@@ -46,6 +49,7 @@ def rows(folder: Path, name: str, *content: dict[str, Any]) -> Path:
         ([], [], ["pipeline", "evaluate"]),
         (["sft"], [], ["pipeline", "evaluate"]),
         (["reward_model", "chat_model"], [], ["pipeline", "evaluate"]),
+        (["reward_model"], ["evaluate.samples_per_prompt=1"], ["pipeline", "evaluate"]),
         (["sft"], ["reward.path=elsewhere"], ["evaluate"]),
         (["rounds/0/reward_model"], ["sft.path=elsewhere"], ["evaluate"]),
         (["sft", "rounds/0/reward_model"], [], ["evaluate"]),
@@ -58,6 +62,38 @@ def test_missing_models_are_made_first(tmp_path: Path, there: list[str], given: 
     legs = with_earlier_stages(config)
     assert [leg.stage for leg in legs] == stages
     assert [replace(leg, stage="evaluate") for leg in legs] == [config] * len(stages)
+
+
+@pytest.mark.parametrize(
+    ("there", "given"),
+    [
+        ([], ["reward.path=elsewhere"]),  # no SFT model, and none is trained for it
+        (["reward_model"], ["evaluate.samples_per_prompt=0"]),
+        (["sft", "reward_model"], ["evaluate.samples_per_prompt=0"]),
+    ],
+)
+def test_a_reward_model_is_evaluated_alone(tmp_path: Path, there: list[str], given: list[str]) -> None:
+    for name in there:
+        checkpoint(tmp_path / name)
+    (leg,) = with_earlier_stages(config_of(tmp_path, *given))
+    assert (leg.stage, leg.evaluate.samples_per_prompt, leg.evaluate.best_of) == ("evaluate", 0, 0)
+    assert [place.role for place in plan(leg, Resources.of_machine(cpus=1, gpus=0))] == ["scorer"]
+
+
+def test_alone_without_an_experiment(tmp_path: Path) -> None:
+    own = rows(tmp_path, "own.jsonl", {"prompt": "why?", "chosen": "because", "rejected": "no", "domain": "law"})
+    named = [f"reward.path={checkpoint(tmp_path / 'rm')}", f"data.test_preferences=[{own}]", f"output_dir={tmp_path}"]
+    checkpoint(tmp_path / "sft")  # which would have nothing to answer
+    (leg,) = with_earlier_stages(compose(["stage=evaluate", *named]))
+    check_data(leg)  # a reward model without conditions knows no domains, and takes any
+    held_out = HeldOut.of(leg)
+    assert ([pair.domain for pair in held_out.preferences], list(held_out.prompts)) == (["law"], [])
+    assert [note.split(":")[0] for note in held_out.notes] == ["no n-gram baseline", "no responses"]
+    (tmp_path / "rm" / "conditions.json").write_text(json.dumps({"default": "", "lay": "As a layman."}))
+    with pytest.raises(UserError, match=r"own\.jsonl.*'law'.*is `lay` meant"):
+        check_data(leg)
+    (tmp_path / "rm" / "conditions.json").write_text(json.dumps({"default": "", "law": "As a lawyer."}))
+    check_data(leg)
 
 
 def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:
@@ -98,6 +134,7 @@ def test_own_preferences_are_never_judged_by_the_worlds(tmp_path: Path) -> None:
     own = rows(tmp_path, "own.jsonl", {"prompt": "why?", "chosen": "because", "rejected": "no", "domain": "brief"})
     prompts = rows(tmp_path, "prompts.jsonl", *({"prompt": f"why {k}?", "domain": "math"} for k in range(20)))
     named = [f"data.preferences=[{own}]", f"data.prompts=[{prompts}]"]
+    checkpoint(tmp_path / "sft")
     held_out = HeldOut.of(config_of(tmp_path, *SMALL, *named))
     assert (list(held_out.preferences), list(held_out.opposed), len(held_out.prompts)) == ([], [], 1)
     assert "data.test_preferences is empty" in held_out.notes[0]
@@ -107,6 +144,7 @@ def test_own_preferences_are_never_judged_by_the_worlds(tmp_path: Path) -> None:
     test = [f"data.test_preferences=[{own}]", f"data.test_prompts=[{prompts}]"]
     held_out = HeldOut.of(config_of(tmp_path, *SMALL, *named, *test))
     assert (len(held_out.preferences), len(held_out.prompts), held_out.notes) == (1, 20, [])
+    assert held_out.training == held_out.preferences[:]
 
 
 def test_test_rows_are_checked_before_anything_starts(tmp_path: Path) -> None:
@@ -116,20 +154,31 @@ def test_test_rows_are_checked_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.test_prompts: .*nowhere"):
         check_data(config_of(tmp_path, "data.test_prompts=[nowhere.jsonl]"))
     check_data(config_of(tmp_path, "data.sft=[nowhere.jsonl]"))  # what only training reads
-    with pytest.raises(UserError, match=r"data\.test_prompts is empty"):
+    with pytest.raises(UserError, match=r"data\.test_preferences: .*nowhere"):
+        check_data(config_of(tmp_path, "data.test_preferences=[nowhere.jsonl]"))
+    with pytest.raises(UserError, match=r"data\.test_preferences is empty, and there is nothing else"):
         check_data(config_of(tmp_path, "data.world=null"))
 
 
 class ByLength:
-    """Longer is better, but under brief shorter is."""
+    """Longer is better, but under brief shorter is. Keeps what it was asked."""
 
     def __init__(self, ready: Any) -> None:
         self._ready = ready
+        self.asked: list[ScoredConversation] = []
 
     def score(self, conversations: Sequence[ScoredConversation]) -> Any:
+        self.asked += conversations
         signs = [-1.0 if item.condition == "brief" else 1.0 for item in conversations]
         lengths = [len(item.messages[-1]["content"]) for item in conversations]
         return self._ready([sign * length for sign, length in zip(signs, lengths, strict=True)])
+
+
+PROMPTS = {"default": "", "brief": "Be brief.", "thorough": "Tell all."}
+
+
+def judge_of(scorer: ByLength) -> Judge:
+    return Judge(scorer, Conditions(PROMPTS), progress=False)
 
 
 def rollout_of(prompt: Prompt, response: str, finished: bool) -> Rollout:
@@ -138,50 +187,116 @@ def rollout_of(prompt: Prompt, response: str, finished: bool) -> Rollout:
 
 
 def test_responses_are_scored_under_their_own_domain(ready: Any) -> None:
-    prompts = [Prompt(domain, [{"role": "user", "content": "?"}], domain, None) for domain in ("brief", "math")]
+    prompts = [Prompt(domain, [{"role": "user", "content": "?"}], domain, None) for domain in ("brief", "thorough")]
     rollouts = [rollout_of(prompts[0], "abc", True), rollout_of(prompts[1], "ab", False)]
-    found = judge(ByLength(ready), rollouts, lambda rollout: 1.0 if rollout.prompt.domain == "math" else None)
-    assert found == [Judged("brief", "brief", -3.0, None, 4, True), Judged("math", "math", 2.0, 1.0, 3, False)]
+    gold = lambda rollout: 1.0 if rollout.prompt.domain == "thorough" else None  # noqa: E731
+    assert judge(judge_of(ByLength(ready)), rollouts, gold) == [
+        Judged("brief", "brief", -3.0, None, 4, True),
+        Judged("thorough", "thorough", 2.0, 1.0, 3, False),
+    ]
+
+
+def test_every_distinct_conversation_is_scored_once_in_order(ready: Any) -> None:
+    scorer = ByLength(ready)
+    texts = [f"{'x' * (k % 3000)}" for k in range(5000)]
+    asked = [
+        ScoredConversation([{"role": "assistant", "content": text}], domain, True)
+        for text in texts
+        for domain in ("brief", "math", None)
+    ]
+    scores = judge_of(scorer)(asked)
+    assert scores == [sign * len(text) for text in texts for sign in (-1.0, 1.0, 1.0)]
+    assert len(scorer.asked) == 2 * 3000  # math has no condition, which is to be judged by none
+    assert {item.condition for item in scorer.asked} == {"brief", None}
+    assert judge_of(scorer)([]) == []
+
+
+def test_conditions_that_are_tried(ready: Any) -> None:
+    question = {"role": "user", "content": "?"}
+    pairs = [
+        PreferencePair([question, {"role": "assistant", "content": "yes"}],
+                       [question, {"role": "assistant", "content": "no"}], domain, None, True, True)
+        for domain in ("brief", "math", "thorough")
+    ]  # fmt: skip
+    conditions = Conditions({**PROMPTS, "unused": "Whatever."})
+    judge = Judge(ByLength(ready), conditions, progress=False)
+    assert set(judge_pairs(judge, pairs).scores) == {None, "brief", "thorough"}
+    assert set(judge_pairs(judge, pairs[:2]).scores) == {None, "brief", "thorough", "unused"}
 
 
 def test_the_file_and_its_tables(tmp_path: Path, ready: Any) -> None:
-    held_out = HeldOut.of(config_of(tmp_path, *SMALL))
-    (tmp_path / "conditions.json").write_text(
-        json.dumps({"default": "", "brief": "Be brief.", "thorough": "Tell all."}), encoding="utf-8"
-    )
-    tables = accuracies(ByLength(ready), str(tmp_path), held_out)
-    assert list(tables["reward_accuracy"]["math"]) == ["pairs", "prompts", "own", "none", "other"]
-    assert set(tables["reward_accuracy_under_others"]["math"]) == {"brief", "thorough"}  # an empty prompt is none
-    opposed = tables["opposed_accuracy"]
-    for domain in ("brief", "thorough"):  # no tie in length, so the other condition turns every judgement round
-        assert opposed[domain]["own"]["accuracy"] == pytest.approx(1 - opposed[domain]["other"]["accuracy"])
+    config = config_of(tmp_path, *SMALL, "evaluate.best_of=2", "data.world.preferences=2")
+    held_out = HeldOut.of(config)
+    (tmp_path / "conditions.json").write_text(json.dumps(PROMPTS), encoding="utf-8")
+    judged = judge_of(ByLength(ready))
 
-    before = [judge(ByLength(ready), [rollout_of(p, "ab", True)], held_out.gold)[0] for p in held_out.prompts]
-    after = [judge(ByLength(ready), [rollout_of(p, "abcd", True)], held_out.gold)[0] for p in held_out.prompts]
-    models = FinishedModels("a", "b", None)
-    evaluation = {
-        **header(config_of(tmp_path), models, held_out),
-        **tables,
-        "sft": plain(means(before)),
-        "difference": plain(differences(before, after)),
-        **best([*before, *after], 2),
-    }
-    stored = json.loads(json.dumps(evaluation))
+    def answers(text: str) -> list[Judged]:
+        return judge(judged, [rollout_of(prompt, text, True) for prompt in held_out.prompts], held_out.gold)
+
+    before, after = answers("ab"), answers("abcd")
+    preferences, opposed = (judge_pairs(judged, pairs) for pairs in (held_out.preferences, held_out.opposed))
+    measured = Measured(preferences, opposed, before, after, [*before, *after])
+    models = FinishedModels("a", str(tmp_path), None)
+    stored = json.loads(json.dumps({**header(config, models, held_out), **tables(config, held_out, measured)}))
+
+    assert list(stored["reward_accuracy"]["brief"]) == ["pairs", "prompts", "own", "none", "other"]
+    assert set(stored["reward_accuracy_under_others"]["math"]) == {"brief", "thorough"}  # an empty prompt is none
+    for domain in ("brief", "thorough"):  # no tie in length, so the other condition turns every judgement round
+        row = stored["opposed_accuracy"][domain]
+        assert row["own"]["accuracy"] == pytest.approx(1 - row["other"]["accuracy"])
+    longer = stored["baselines"]["longer_wins"]["thorough"]  # which is what this scorer goes by
+    assert longer["accuracy"] == stored["reward_accuracy"]["thorough"]["own"]["accuracy"]
+    assert longer["reward_model_ahead"] == {"mean": 0.0, "standard_error": 0.0, "interval": [0.0, 0.0]}
+    assert stored["reward_length"]["thorough"]["correlation"] == pytest.approx(1.0)
+    pairs = sum(row["pairs"] for row in stored["reward_calibration"]["overall"]["bins"])
+    assert pairs == stored["reward_accuracy"]["overall"]["pairs"] == len(held_out.preferences)
+    assert sum(stored["reward_scores"]["domains"]["brief"]["counts"][0]) == stored["reward_accuracy"]["brief"]["pairs"]
+
     assert stored["difference"]["brief"]["score"] == {"mean": -2.0, "standard_error": 0.0}
     assert stored["difference"]["math"]["response_length"]["mean"] == 2.0
     assert stored["sft_best_of_2_by_score"]["brief"]["score"]["mean"] == -2.0
     assert stored["sft_best_of_2_by_score"]["math"]["score"]["mean"] == 4.0
-    text = describe(stored)
-    score = text.split("\n\n")[4].splitlines()
-    assert score[1].split() == [
-        "domain",
-        "prompts",
-        "sft",
-        "difference",
-        "sft_best_of_2_by_score",
-        "sft_best_of_2_by_gold",
-    ]
+    curve = stored["best_of_n"]["by_score"]
+    assert list(curve) == ["1", "2"]
+    assert [row["domains"]["math"]["score"]["mean"] for row in curve.values()] == [3.0, 4.0]
+    assert curve["2"]["domains"]["overall"]["score"] == stored["sft_best_of_2_by_score"]["overall"]["score"]
+    note = stored["notes"][-1]
+    assert "reward model has none for them" in note
+    assert "math" in note
+    assert "brief" not in note
+
+    parts = describe(stored).split("\n\n")
+    score = next(part for part in parts if part.startswith("Reward score")).splitlines()
+    columns = ["sft", "chat_model", "difference", "sft_best_of_2_by_score", "sft_best_of_2_by_gold"]
+    assert score[1].split() == ["domain", "prompts", *columns]
     brief = next(line.split() for line in score if line.split()[0] == "brief")
     assert brief[1] == str(sum(prompt.domain == "brief" for prompt in held_out.prompts))
-    assert brief[2:8] == ["-2.000", "±", "0.000", "-2.000", "±", "0.000"]
-    assert "no policy of PPO" in text
+    assert brief[2:8] == ["-2.000", "±", "0.000", "-4.000", "±", "0.000"]
+    assert "no policy of PPO" in parts[-2]
+    titles = [part.splitlines()[0].split(":")[0] for part in parts]
+    assert titles.count("Reward model") == 4
+    assert {"Reward model under its own condition beside baselines"} < set(titles)
+
+
+def test_a_reward_model_alone_has_tables_too(tmp_path: Path, ready: Any) -> None:
+    bench = [
+        {"prompt": f"{k}?", "chosen": "a long one", "rejected": "short", "subset": subset, "id": k}
+        for k, subset in enumerate(["alpacaeval-easy", "donotanswer", "math-prm", "hep-go"])
+    ]
+    model = checkpoint(tmp_path / "rm")
+    config = compose(
+        ["stage=evaluate", f"reward.path={model}", f"data.test_preferences=[{rows(tmp_path, 'b.jsonl', *bench)}]",
+         f"output_dir={tmp_path}"]
+    )  # fmt: skip
+    (config,) = with_earlier_stages(config)
+    held_out = HeldOut.of(config)
+    scored = judge_pairs(Judge(ByLength(ready), Conditions({}), progress=False), held_out.preferences)
+    models = FinishedModels(None, model, None)
+    found = {**header(config, models, held_out), **tables(config, held_out, Measured(scored, None, [], [], []))}
+    assert found["rewardbench"]["score"] is None  # no rows of Chat Hard
+    assert found["rewardbench"]["sections"]["Reasoning"]["pairs"] == 2
+    assert found["reward_subsets"]["hep-go"]["accuracy"] == 1.0
+    assert "ngram" not in found["baselines"]
+    text = describe(json.loads(json.dumps(found)))
+    assert "RewardBench" in text
+    assert "Gold" not in text

@@ -115,8 +115,9 @@ def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequen
 
 
 def load_preferences(sources: Sequence[str], reading: Reading | None = None) -> Sequence[PreferencePair]:
-    """Rows of ``prompt``, ``chosen``, ``rejected``, optional ``domain`` and ``margin``; and, where responses were
-    sampled, optional ``chosen_finished`` and ``rejected_finished``. Raises UserError as ``check_sources`` does."""
+    """Rows of ``prompt``, ``chosen``, ``rejected``, optional ``domain``, ``margin`` and ``subset``; and, where
+    responses were sampled, optional ``chosen_finished`` and ``rejected_finished``. Raises UserError as
+    ``check_sources`` does."""
     rows = preference_rows(sources, reading or Reading())
     return preference_records(rows, [index for index, reason in enumerate(rows["reason"]) if not reason])
 
@@ -250,6 +251,7 @@ def _traced(item: CheckedRow) -> Row:
             "margin": None,
             "chosen_finished": True,
             "rejected_finished": True,
+            "subset": None,
         }
         return {**nothing, **known, "prompt": "", "pair": "", "swapped": False}
     key, swapped = pair_key(pair["chosen"], pair["rejected"], pair["chosen_finished"], pair["rejected_finished"])
@@ -273,7 +275,8 @@ def _features() -> dict[str, dict[str, Any]]:
     return {
         "sft": {"messages": messages, "domain": text},
         "preferences": {
-            "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished, **traced
+            "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished, **traced,
+            "subset": text,
         },
         "prompts": {"id": text, "messages": messages, "domain": text, "answer": text},
         "pretrain": {"text": text},

@@ -106,7 +106,15 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     domain, margin = _domain(row, rules), _margin(row)
     if chosen == rejected and parsed["chosen_finished"] == parsed["rejected_finished"]:
         raise SameResponseError(domain)
-    return {"chosen": chosen, "rejected": rejected, "domain": domain, "margin": margin, **parsed}
+    subset = row["subset"] if isinstance(row.get("subset"), str) else None  # another column, but where a benchmark's
+    return {
+        "chosen": chosen,
+        "rejected": rejected,
+        "domain": domain,
+        "margin": margin,
+        **parsed,
+        "subset": subset,
+    }
 
 
 PARSERS: dict[str, Callable[[Mapping[str, Any], RowRules], Row]] = {

@@ -59,18 +59,32 @@ def figure(chart: Chart) -> Figure:
     make = _bars if chart.stacked else _lines
     traces = [trace for index, curve in enumerate(chart.curves) for trace in make(curve, COLOURS[index % len(COLOURS)])]
     first, last = min(curve.x[0] for curve in chart.curves), max(curve.x[-1] for curve in chart.curves)
-    # Without template and title: the page has the title, and its style sheet the colours of either theme.
-    layout = go.Layout(
-        template="none",
-        height=HEIGHT,
-        margin={"l": 48, "r": 14, "t": 10, "b": 42},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
+    layout = go.Layout(plain_layout(chart.x_axis, chart.y_axis))
+    layout.update(
         hovermode="x unified",
         barmode="stack",
         bargap=0,
         showlegend=len(chart.curves) > 1,
-        legend={
+        shapes=[*map(_shade, chart.shaded), *(_divider(x) for x, _ in chart.dividers)],
+        annotations=[_round_label(x, label) for x, label in chart.dividers],
+    )
+    layout.xaxis.update(unifiedhovertitle={"text": "step %{x}"}, dtick=1 if last - first < 8 else None)
+    layout.yaxis.update(
+        rangemode="tozero" if chart.zero or chart.stacked else "normal", range=None if chart.stacked else _range(chart)
+    )
+    return go.Figure(traces, layout)
+
+
+def plain_layout(x_axis: str, y_axis: str) -> dict[str, Any]:
+    """What all figures share. Without template and title: the page has the title, and its style sheet the colours of
+    either theme."""
+    return {
+        "template": "none",
+        "height": HEIGHT,
+        "margin": {"l": 48, "r": 14, "t": 10, "b": 42},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "legend": {
             "orientation": "h",
             "x": 0,
             "y": 1.02,
@@ -78,38 +92,31 @@ def figure(chart: Chart) -> Figure:
             "traceorder": "normal",
             "font": {"size": 12},
         },
-        xaxis={
-            "title": {"text": chart.x_axis, "standoff": 6},
+        "xaxis": {
+            "title": {"text": x_axis, "standoff": 6},
             "showgrid": False,
             "zeroline": False,
             "nticks": 8,
-            "unifiedhovertitle": {"text": "step %{x}"},
-            "dtick": 1 if last - first < 8 else None,
         },
-        yaxis={
-            "title": {"text": chart.y_axis, "standoff": 6},
+        "yaxis": {
+            "title": {"text": y_axis, "standoff": 6},
             "automargin": True,
             "gridcolor": "rgba(128,136,146,0.22)",
             "zerolinecolor": "rgba(128,136,146,0.5)",
-            "rangemode": "tozero" if chart.zero or chart.stacked else "normal",
-            "range": None if chart.stacked else _range(chart),
             "exponentformat": "power",
             "ticks": "outside",
             "ticklen": 5,
             "tickcolor": "rgba(0,0,0,0)",
             "nticks": 6,
         },
-        shapes=[*map(_shade, chart.shaded), *(_divider(x) for x, _ in chart.dividers)],
-        annotations=[_round_label(x, label) for x, label in chart.dividers],
-        font={"size": 12},
-    )
-    return go.Figure(traces, layout)
+        "font": {"size": 12},
+    }
 
 
-def figure_html(chart: Chart, identity: str) -> str:
+def figure_html(drawn: Figure, identity: str) -> str:
     """The figure as a piece of a page that has loaded plotly.js; ``identity`` is its element's id in that page."""
     config = {"responsive": True, "displaylogo": False, "displayModeBar": False}
-    page: str = figure(chart).to_html(config, full_html=False, include_plotlyjs=False, div_id=identity)
+    page: str = drawn.to_html(config, full_html=False, include_plotlyjs=False, div_id=identity)
     return page
 
 
@@ -133,7 +140,7 @@ def running_mean(values: Sequence[float]) -> list[float]:
 
 
 def _lines(curve: Curve, colour: str) -> list[dict[str, Any]]:
-    name = _label(curve.name)
+    name = label_text(curve.name)
     smooth = max(Counter(curve.rounds).values()) >= SMOOTH_FROM
     x, raw = _broken(curve, curve.x), _broken(curve, curve.y)
     common = {"type": "scatter", "name": name, "legendgroup": name, "x": x}
@@ -157,7 +164,7 @@ def _bars(curve: Curve, colour: str) -> list[dict[str, Any]]:
     return [
         {
             "type": "bar",
-            "name": _label(curve.name),
+            "name": label_text(curve.name),
             "x": list(curve.x),
             "y": _short(curve.y),
             "marker": marker,
@@ -166,7 +173,7 @@ def _bars(curve: Curve, colour: str) -> list[dict[str, Any]]:
     ]
 
 
-def _label(name: str) -> str:
+def label_text(name: str) -> str:
     """A name from data as plain text: plotly reads tags in names."""
     short = name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
     return html.escape(visible(short), quote=False)

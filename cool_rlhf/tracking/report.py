@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
-from cool_rlhf.tracking.estimate import clock_text
-from cool_rlhf.tracking.figures import Chart, figure_html, last_value, script_hashes
+from cool_rlhf.tracking.figures import figure
+from cool_rlhf.tracking.page import render_page
 from cool_rlhf.tracking.rows import read_rows, write_atomically
 from cool_rlhf.tracking.summary import best_step, domain_changes, flat, phase_times, ppo_changes, stage_times
-from cool_rlhf.tracking.text import cut, number_text, signed, visible
 
-if TYPE_CHECKING:
-    import jinja2
-
-TEMPLATES = Path(__file__).parent / "templates"
 STAGE_TITLES = {
     "sft": "Supervised fine-tuning",
     "collect": "Collecting preferences",
@@ -27,6 +22,17 @@ STAGE_TITLES = {
     "evaluate": "Evaluation",
 }
 SAMPLES_PER_DOMAIN = 2
+# Of evaluation.json, what evaluation.html shows better.
+DETAILS = (
+    "reward_accuracy_under_others",
+    "reward_calibration",
+    "reward_scores",
+    "reward_length",
+    "reward_subsets",
+    "rewardbench",
+    "baselines",
+    "best_of_n",
+)
 
 
 def write_report(output_dir: Path | str) -> Path:
@@ -52,16 +58,7 @@ def render(
     evaluation: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]],
 ) -> str:
-    """The page's text. Everything that comes from data is escaped, and a content security policy admits no script but
-    the page's own, by their hashes."""
-    from plotly.offline import get_plotlyjs
-
-    drawn: list[str] = []
-
-    def draw(chart: Chart) -> str:
-        drawn.append(figure_html(chart, f"figure-{len(drawn) + 1}"))
-        return drawn[-1]
-
+    """The page's text."""
     best_metric = (config.get("ppo") or {}).get("best_metric", "validation/score")
     parts = {
         "title": config.get("experiment", "run"),
@@ -77,31 +74,7 @@ def render(
         "settings": _settings(config),
         "samples": _chosen_samples(samples, rows, best_metric),
     }
-    environment = _environment(draw)
-    body = environment.get_template("body.html.j2").render(parts)
-    scripts = [get_plotlyjs(), (TEMPLATES / "report.js").read_text(encoding="utf-8")] if drawn else []
-    return environment.get_template("report.html.j2").render(
-        title=parts["title"],
-        style=(TEMPLATES / "report.css").read_text(encoding="utf-8"),
-        scripts=scripts,
-        hashes=script_hashes([*(f"<script>{script}</script>" for script in scripts), *drawn]),
-        body=body,
-    )
-
-
-def _environment(draw: Callable[[Chart], str]) -> jinja2.Environment:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=visible,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(number=number_text, clock=clock_text, cut=cut, signed=signed, last=last_value, draw=draw)
-    return environment
+    return render_page(str(parts["title"]), "body.html.j2", parts, figure)
 
 
 def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[str, Any]]:
@@ -145,6 +118,8 @@ def _tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
     tables = []
     plain: dict[str, Any] = {}
     for name, value in evaluation.items():
+        if name in DETAILS:
+            continue
         inner = list(value.values()) if isinstance(value, Mapping) else []
         if inner and all(isinstance(row, Mapping) for row in inner):
             leaves = {key: flat(row) for key, row in value.items()}

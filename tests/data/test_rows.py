@@ -32,6 +32,7 @@ EXPECTED = {
     "rejected": ASK + OTHER,
     "domain": "default",
     "margin": None,
+    "subset": None,
     "chosen_finished": True,
     "rejected_finished": True,
 }

@@ -1,0 +1,83 @@
+"""What stage=evaluate looks at: rows that no stage has learnt from, and the training pairs of a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from cool_rlhf.config import Config
+from cool_rlhf.data.loading import Reading, load_preferences, load_prompts
+from cool_rlhf.data.preferences import load_split
+from cool_rlhf.inputs import Inputs, gold_of, no_gold
+from cool_rlhf.preflight import held_out_reading
+from cool_rlhf.protocols import PreferencePair, Prompt, Rollout
+from cool_rlhf.provenance import outputs
+from cool_rlhf.schedule import derive_seed
+from reward.evaluation import opposing_domains
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """What is evaluated on."""
+
+    prompts: Sequence[Prompt]
+    prompts_from: str
+    gold: Callable[[Rollout], float | None]
+    preferences: Sequence[PreferencePair]
+    opposed: Sequence[PreferencePair]  # each pair of answers under two domains that judge them oppositely
+    training: Sequence[PreferencePair]  # what the n-gram baseline is fitted to; empty: no such baseline
+    notes: list[str]  # what is missing or to be kept in mind
+
+    @classmethod
+    def of(cls, config: Config) -> HeldOut:
+        """The user's test rows, and where none are named: validation prompts, or the embedded world's test rows."""
+        notes: list[str] = []
+        inputs = Inputs(config)
+        preferences, opposed = _preferences(inputs, notes)
+        training = _training(inputs, notes) if preferences else []
+        prompts, source, gold = _prompts(inputs, notes)
+        return cls(prompts, source, gold, preferences, opposed, training, notes)
+
+
+def _preferences(inputs: Inputs, notes: list[str]) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
+    config, data = inputs.config, inputs.config.data
+    if data.test_preferences:
+        pairs = load_preferences(data.test_preferences, held_out_reading(config))
+        return pairs, [pairs[row] for row in opposing_domains(pairs)]
+    if data.world is not None and not data.preferences:
+        return inputs.world.preference_test, inputs.world.opposed_test
+    notes.append("no accuracy of the reward model: data.test_preferences is empty")
+    return [], []
+
+
+def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
+    """The run's training pairs, those that it sampled among them."""
+    config = inputs.config
+    if not config.evaluate.baseline_pairs:
+        return []
+    reading = replace(Reading.of(config), domains=None)
+    pairs: list[PreferencePair] = []
+    if config.data.preferences:
+        seed = derive_seed(config.seed, "preferences")
+        pairs += load_split(config.data, config.reward.validation_share, reading, seed).training
+    elif config.data.world is not None:
+        pairs += inputs.world.preferences
+    collected = outputs(config)["collect"]
+    if collected.exists() and collected.stat().st_size:
+        pairs += load_preferences([str(collected)], replace(reading, sampled=True))
+    if not pairs:
+        notes.append("no n-gram baseline: data.preferences is empty, and it is fitted to training pairs")
+    return pairs
+
+
+def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, Callable[[Rollout], float | None]]:
+    config, data = inputs.config, inputs.config.data
+    if not config.evaluate.samples_per_prompt:
+        notes.append("no responses: there is no SFT model, there are no prompts, or evaluate.samples_per_prompt is 0")
+        return [], "none", no_gold
+    if data.test_prompts:
+        return load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", no_gold
+    if data.prompts or data.validation_prompts:
+        notes.append("the prompts are those of validation, by which the best policy was chosen")
+        return inputs.validation, "validation prompts", no_gold
+    return inputs.world.test, "the embedded world's test prompts", gold_of

@@ -26,6 +26,10 @@ CONDITION_JOIN = "separate_system_turn"
 MICRO_BATCH_TOKENS = 16384
 CHUNK_TOKENS = 2**20  # tokens held at once; what was read of them is dropped before more is read
 CHUNK_CONVERSATIONS = 4096
+# Matrix kernels are made, and kept, for each new number of tokens. Over many passes that would cost hundreds of MiB, so
+# those are filled up to a multiple of so many tokens by a sequence of no account.
+EVEN_TOKENS = 1024
+FEW_PASSES = 8
 
 Conditioning = Iterable[str | None] | str | None
 
@@ -169,9 +173,14 @@ class RewardModel(ConditionalScorer):
     def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:
         """Packed by token budget, nothing padded."""
         scores = [0.0] * len(sequences)
-        for group in micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens):
-            packed = pack([sequences[index] for index in group]).to(self.model.device)
-            for index, score in zip(group, token_values(self.model, packed)[packed.ends].tolist(), strict=True):
+        groups = micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens)
+        for group in groups:
+            held = [sequences[index] for index in group]
+            if len(groups) > FEW_PASSES:
+                held.append(held[0].new_zeros(-sum(map(len, held)) % EVEN_TOKENS))
+            packed = pack(held).to(self.model.device)
+            values = token_values(self.model, packed)[packed.ends[: len(group)]]
+            for index, score in zip(group, values.tolist(), strict=True):
                 scores[index] = score
         return scores
 

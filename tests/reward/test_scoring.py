@@ -206,6 +206,26 @@ def test_a_gpu_scores_as_the_cpu_does(checkpoint, reward_model):
     assert half.scores(DIALOGUES, "brief") == pytest.approx(reward_model.scores(DIALOGUES, "brief"), abs=0.3)
 
 
+def test_many_passes_have_few_sizes(reward_model, monkeypatch):
+    monkeypatch.setattr(scoring, "EVEN_TOKENS", 64)
+    monkeypatch.setattr(scoring, "FEW_PASSES", 2)
+    sizes = []
+    plain = scoring.token_values
+    monkeypatch.setattr(
+        scoring, "token_values", lambda model, packed: sizes.append(len(packed.tokens)) or plain(model, packed)
+    )
+    small = RewardModel(
+        reward_model.model, reward_model.tokenizer, reward_model.conditions, max_length=512, micro_batch_tokens=60
+    )
+    scores = small.scores(DIALOGUES * 2, "brief")
+    assert len(sizes) > 2
+    assert all(size % 64 == 0 for size in sizes)
+    sizes.clear()
+    assert scores == pytest.approx(reward_model.scores(DIALOGUES * 2, "brief"), abs=1e-4)
+    assert len(sizes) == 1
+    assert sizes[0] % 64 != 0
+
+
 def test_an_unfinished_response_is_not_closed(checkpoint, reward_model):
     (score,) = reward_model.score_batch([ScoredConversation(DIALOGUES[0], "brief", False)])
     assert score == pytest.approx(plain_score(checkpoint, DIALOGUES[0], "brief", finished=False), abs=1e-4)

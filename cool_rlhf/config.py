@@ -113,27 +113,48 @@ class SamplingConfig:
 
 @dataclass
 class PPOConfig:
+    """Every switch with its formula, source and names elsewhere: docs/ppo.md. A number that is 0 by default is off."""
+
     iterations: int = 400  # critic warm-up not counted
     prompts_per_iteration: int = 512
+    critic_init: str = "reward"  # the round's reward model without its head; or sft, or a checkpoint's path or Hub name
     critic_warmup: int = 50  # iterations in which the policy is frozen
+    keep_critic: bool = False  # leave the round's last critic as a checkpoint too, in rounds/R/critic
     epochs: int = 1
     minibatches: int = 1
-    clip: float = 0.2
+    clip: float = 0.2  # of the ratio, on both sides
+    clip_high: float | None = None  # on the upper side; null: clip
+    dual_clip: float = 0.0  # above 1: bounds the loss of a token with a negative advantage at dual_clip · |A|
+    value_clip: float = 0.0  # how far a value may move in one iteration before its loss stops pulling
+    normalise_advantages: bool = False  # mean 0, variance 1 over the iteration's response tokens
+    entropy_coefficient: float = 0.0
+    stop_kl: float = 0.0  # of an iteration, once the policy has moved by more nats a token; the critic goes on
     discount: float = 1.0
     trace_decay: float = 0.99
+    critic_trace_decay: float | None = None  # of the returns that the critic learns; null: trace_decay
     kl_coefficient: float = 0.01
     kl_estimator: str = "k1"
+    kl_in: str = "reward"  # or loss, with k2 or k3
+    kl_gradient: str = "k2"  # of k3 in the loss: the divergence's own, which is k2's; or k3's, as in GRPO
+    kl_target: float = 0.0  # nats a response: the coefficient follows the divergence
+    kl_horizon: int = 10000  # responses over which it follows
+    reward_clip: float = 0.0  # scores are cut to ± this
+    normalise_rewards: bool = False  # scores less their mean so far, divided by their deviation so far
+    unfinished_penalty: float = 0.0  # subtracted from the (clipped, normalised) score of a response that hit the limit
+    # Whose log-probabilities the ratio starts from: trainer, or engine. The engine reports log π before nucleus
+    # sampling, but draws from π / Z within the nucleus, Z in [top_p, 1]: with top_p below 1 either ratio is too great
+    # by the factor 1 / Z(t), at top_p 0.9 by at most 11 %. It changes no sign, and nothing here corrects it.
+    old_logprobs: str = "trainer"
+    engine_correction: float = 0.0  # cap of the weights π_trainer / π_engine on advantages; needs temperature 1
     policy_learning_rate: float = 1e-6
     critic_learning_rate: float = 5e-6
-    learning_rate_schedule: str = "constant"  # or cosine, to a tenth
+    learning_rate_schedule: str = "constant"  # or cosine, linear
+    learning_rate_warmup: float = 0.0  # share of the steps in which the rate rises
+    final_learning_rate: float = 0.1  # share of the rate that cosine and linear end at
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
     pretrain_coefficient: float = 0.5
     pretrain_ratio: float = 0.5  # pretraining tokens for each PPO token
-    unfinished_penalty: float = 0.0  # subtracted from the score of a response that hit the token limit
-    engine_correction: float = (
-        0.0  # cap of the weights π_trainer / π_engine on advantages; 0: none; needs temperature 1
-    )
     micro_batch_tokens: int = 16384
     validate_every: int = 10
     validation_prompts: int = 512

@@ -12,6 +12,7 @@ from typing import Any
 from cool_rlhf.config import Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
 from cool_rlhf.protocols import UserError
+from cool_rlhf.schedule import SCHEDULES
 
 STAGES = ("pipeline", "sft", "reward", "ppo", "evaluate", "annotate", "plan")
 
@@ -24,7 +25,10 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "data.bad_rows": ("refuse", "drop"),
     "reward.too_long": ("cut", "drop"),
     "ppo.kl_estimator": ("k1", "k2", "k3"),
-    "ppo.learning_rate_schedule": ("constant", "cosine"),
+    "ppo.kl_in": ("reward", "loss"),
+    "ppo.kl_gradient": ("k2", "k3"),
+    "ppo.old_logprobs": ("trainer", "engine"),
+    "ppo.learning_rate_schedule": SCHEDULES,
     "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
     "cluster.rollout.dtype": (None, "bfloat16", "float16", "float32"),
     **{f"cluster.{role}.zero_stage": (0, 1, 2, 3) for role in _ROLES},
@@ -42,6 +46,7 @@ _AT_LEAST_ONE = (
     "ppo.prompts_per_iteration",
     "ppo.epochs",
     "ppo.minibatches",
+    "ppo.kl_horizon",
     "ppo.micro_batch_tokens",
     "ppo.validate_every",
     "ppo.save_every",
@@ -66,6 +71,12 @@ _AT_LEAST_ZERO = (
     "ppo.pretrain_ratio",
     "ppo.weight_decay",
     "ppo.unfinished_penalty",
+    "ppo.value_clip",
+    "ppo.entropy_coefficient",
+    "ppo.stop_kl",
+    "ppo.kl_target",
+    "ppo.reward_clip",
+    "ppo.engine_correction",
     "evaluate.samples_per_prompt",
     "evaluate.best_of",
     "evaluate.baseline_pairs",
@@ -88,6 +99,8 @@ _SHARES = (
     "reward.condition_dropout",
     "ppo.discount",
     "ppo.trace_decay",
+    "ppo.learning_rate_warmup",
+    "ppo.final_learning_rate",
     "ppo.early_snapshot",
     "collect.label_noise",
 )
@@ -109,6 +122,7 @@ def check_config(config: Config) -> None:
     _check_world(config)
     _check_lengths(config)
     _check_ppo(config)
+    _check_ratio_and_kl(config)
     _check_names(config)
     _check_preferences(config)
     _check_resources(config)
@@ -185,6 +199,38 @@ def _check_ppo(config: Config) -> None:
         raise UserError(
             f"ppo.unfinished_penalty is {config.ppo.unfinished_penalty}: it must be at most {2 * config.reward.bound}, "
             "the whole range of scores (twice reward.bound)"
+        )
+
+
+def _check_ratio_and_kl(config: Config) -> None:
+    ppo = config.ppo
+    if ppo.clip_high is not None:
+        _check(config, ["ppo.clip_high"], lambda value: value > 0, "it must be above 0, or null for ppo.clip")
+    if ppo.critic_trace_decay is not None:
+        _check(config, ["ppo.critic_trace_decay"], lambda value: 0 <= value <= 1, "it must lie in [0, 1] or be null")
+    _check(config, ["ppo.dual_clip"], lambda value: value == 0 or value > 1, "it must be above 1, or 0 for none")
+    if not ppo.critic_init:
+        raise UserError("ppo.critic_init is empty: it must be reward, sft, or a checkpoint's path or Hub name")
+    if ppo.kl_in == "loss" and ppo.kl_estimator == "k1":
+        raise UserError(
+            "ppo.kl_estimator is k1 with ppo.kl_in=loss: as a loss k1 has an expected gradient of zero and pulls "
+            "nowhere; use k2 or k3, or ppo.kl_in=reward"
+        )
+    if ppo.kl_target > 0 and ppo.kl_coefficient == 0:
+        raise UserError(
+            f"ppo.kl_target is {ppo.kl_target}, but ppo.kl_coefficient, which is to follow it, starts at 0 and would "
+            "stay there: start it above 0"
+        )
+    if ppo.old_logprobs == "engine" and ppo.engine_correction > 0:
+        raise UserError(
+            f"ppo.engine_correction is {ppo.engine_correction} with ppo.old_logprobs=engine, whose ratio holds that "
+            "correction already: set one of the two"
+        )
+    if config.sampling.temperature != 1 and (ppo.old_logprobs == "engine" or ppo.engine_correction > 0):
+        key = "ppo.old_logprobs=engine" if ppo.old_logprobs == "engine" else "ppo.engine_correction"
+        raise UserError(
+            f"sampling.temperature is {config.sampling.temperature} with {key}: the engine reports log-probabilities "
+            "at temperature 1 only; set it to 1 or take the trainer's uncorrected"
         )
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.ppo.loop import PPOState
+from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker

@@ -59,6 +59,8 @@ def check_models(config: Config) -> None:
         _check_model(key, config.sft.path)
     if config.stage in (*_NEEDS_REWARD, "evaluate") and config.reward.path is not None:
         _check_model("reward.path", config.reward.path)
+    if config.stage in _NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
+        _check_model("ppo.critic_init", config.ppo.critic_init)
     tokenizer = config.model.tokenizer
     if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")

@@ -94,7 +94,8 @@ class Experience:
 
     tokens: Tensor  # (L,) int64
     mask: Tensor  # (L,) bool, True on response tokens
-    old_logprobs: Tensor  # (L,) float32, the trainer's, before the update
+    old_logprobs: Tensor  # (L,) float32, before the update: the trainer's, or by config the engine's
+    reference_logprobs: Tensor  # (L,) float32
     values: Tensor  # (L,) float32
     advantages: Tensor  # (L,) float32
     returns: Tensor  # (L,) float32
@@ -175,9 +176,10 @@ class LanguageModel(Protocol):
 
 class Policy(LanguageModel, Protocol):
     def update(
-        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float
+        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
     ) -> Future[dict[str, float]]:
-        """One optimiser step over all of ``batch`` and ``pretrain``."""
+        """One optimiser step over all of ``batch`` and ``pretrain``. ``kl_coefficient`` weighs the divergence in the
+        loss: 0 where it stands in the reward."""
         ...
 
     def publish(self) -> int:

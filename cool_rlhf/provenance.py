@@ -17,7 +17,7 @@ _FREE = {
     "model": {"gradient_checkpointing"},
     "sft": {"micro_batch_tokens"},
     "reward": {"micro_batch_tokens"},
-    "ppo": {"micro_batch_tokens", "iterations", "save_every", "validate_every", "validation_prompts"},
+    "ppo": {"micro_batch_tokens", "iterations", "save_every", "validate_every", "validation_prompts", "keep_critic"},
 }
 
 

@@ -5,6 +5,23 @@ from __future__ import annotations
 import hashlib
 import math
 
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+def scheduled(kind: str, step: int, steps: int, peak: float, final: float, warmup_fraction: float = 0.0) -> float:
+    """The rate at ``step`` under one of ``SCHEDULES``; all rise as :func:`cosine` does. ``constant`` then stays at the
+    peak and has no use for ``final``; ``linear`` and ``cosine`` have ``final`` at the last of all steps."""
+    if kind == "cosine":
+        return cosine(step, steps, peak, final, warmup_fraction)
+    if kind not in SCHEDULES:
+        raise ValueError(f"no schedule is called {kind!r}; use one of {', '.join(SCHEDULES)}")
+    warmup = math.floor(warmup_fraction * steps)
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    if kind == "constant":
+        return peak
+    return peak + (final - peak) * min(1.0, (step - warmup) / max(1, steps - warmup - 1))
+
 
 def cosine(step: int, steps: int, peak: float, final: float, warmup_fraction: float = 0.0) -> float:
     """Linear rise to ``peak`` over the first ``warmup_fraction`` of the steps, then half a cosine to ``final``.

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -26,9 +26,11 @@ from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs, gold_of, no_gold, resolve_labeller
 from cool_rlhf.models.export import save_checkpoint
-from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
+from cool_rlhf.models.loading import fresh_causal_lm, has_scalar_head, load_tokenizer
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
-from cool_rlhf.ppo.loop import Data, Models, PPOState, train_ppo
+from cool_rlhf.ppo.loop import Data, Models, train_ppo
+from cool_rlhf.ppo.moments import Moments
+from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs
@@ -179,7 +181,7 @@ class Run:
         self._state.finish(name)
 
     def ppo(self, round: int) -> None:
-        """PPO from the SFT model under the round's reward model, with a critic that starts from it."""
+        """PPO from the SFT model under the round's reward model, with a critic that starts from that by default."""
         config, settings = self.config, self.config.ppo
         name = f"ppo_{round}"
         start = self._begin(name)
@@ -192,7 +194,7 @@ class Run:
         remote_policy = RemotePolicy(policy, settings, config.sampling.temperature, rollouts.engines, version=0)
         models = Models(
             policy=remote_policy,
-            critic=RemoteCritic(critic, settings.micro_batch_tokens),
+            critic=RemoteCritic(critic, settings),
             reference=RemoteLanguageModel(reference, settings.micro_batch_tokens, config.sampling.temperature),
             scorer=RemoteScorer(scorer),
             sampler=rollouts.sampler,
@@ -218,6 +220,9 @@ class Run:
                 observer=observer,
                 start=start,
             )
+            if settings.keep_critic:
+                stage.phase("export")
+                critic.all("export", str(folder / "critic"), None, None)
             rollouts.stop()
             for group in (policy, critic, reference, scorer):
                 group.stop()
@@ -261,7 +266,8 @@ class Run:
         dtype, seed = config.model.dtype, derive_seed(config.seed, "critic", round)
         checkpointing = config.model.gradient_checkpointing
         policy = ModelSpec(self.sft_path, "language", dtype, gradient_checkpointing=checkpointing)
-        critic = ModelSpec(self.reward_path(round), "scalar", dtype, "fresh", checkpointing, seed)
+        critic_path, head = self._critic_init(round)
+        critic = ModelSpec(critic_path, "scalar", dtype, head, checkpointing, seed)
         return build_all(
             [
                 start_group(PolicyWorker, roles.policy, policy, self._training(roles.policy, config.ppo)),
@@ -270,6 +276,14 @@ class Run:
                 start_group(ScorerWorker, roles.scorer, ModelSpec(self.reward_path(round), "scalar", dtype), None),
             ]
         )
+
+    def _critic_init(self, round: int) -> tuple[str, Literal["keep", "fresh"]]:
+        """Which checkpoint the critic starts from, and whether with its head: the round's reward model and the SFT
+        model lend their body alone; a checkpoint that the user names keeps its head, if it has one."""
+        init = self.config.ppo.critic_init
+        if init in ("reward", "sft"):
+            return self.reward_path(round) if init == "reward" else self.sft_path, "fresh"
+        return init, "keep" if has_scalar_head(init) else "fresh"
 
     def _train_group(self, worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> WorkerGroup:
         model = replace(model, gradient_checkpointing=self.config.model.gradient_checkpointing)
@@ -337,7 +351,8 @@ class Run:
 
 def ppo_state(position: dict[str, Any]) -> PPOState:
     """The loop's state as a snapshot holds it."""
-    return PPOState(**{**position, "pretrain": TextPosition(**position["pretrain"])})
+    scores = Moments(**position["scores"])
+    return PPOState(**{**position, "pretrain": TextPosition(**position["pretrain"]), "scores": scores})
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> Tensor:

@@ -139,7 +139,24 @@ BAD_VALUES = {
     "ppo.discount=-0.1": "ppo.discount",
     "ppo.minibatches=100000": "ppo.minibatches",
     "ppo.kl_estimator=k4": "k1, k2, k3",
-    "ppo.learning_rate_schedule=linear": "constant, cosine",
+    "ppo.learning_rate_schedule=step": "constant, cosine, linear",
+    "ppo.learning_rate_warmup=1.1": "ppo.learning_rate_warmup",
+    "ppo.final_learning_rate=-1": "ppo.final_learning_rate",
+    "ppo.clip_high=0": "ppo.clip_high",
+    "ppo.dual_clip=0.5": "ppo.dual_clip",
+    "ppo.value_clip=-0.1": "ppo.value_clip",
+    "ppo.entropy_coefficient=nan": "ppo.entropy_coefficient",
+    "ppo.stop_kl=-1": "ppo.stop_kl",
+    "ppo.critic_trace_decay=2": "ppo.critic_trace_decay",
+    "ppo.critic_init=''": "ppo.critic_init",
+    "ppo.kl_in=penalty": "reward, loss",
+    "ppo.kl_in=loss": "expected gradient of zero",
+    "ppo.kl_gradient=k1": "k2, k3",
+    "ppo.kl_target=-1": "ppo.kl_target",
+    "ppo.kl_horizon=0": "ppo.kl_horizon",
+    "ppo.reward_clip=-1": "ppo.reward_clip",
+    "ppo.engine_correction=-2": "ppo.engine_correction",
+    "ppo.old_logprobs=vllm": "trainer, engine",
     "ppo.policy_learning_rate=0": "ppo.policy_learning_rate",
     "reward.batch_tokens=0": "reward.batch_tokens",
     "reward.final_learning_rate=1": "reward.learning_rate",
@@ -212,3 +229,25 @@ def test_known_keys_are_those_of_the_schema() -> None:
     keys = set(known_keys())
     assert {"data.world.label_noise", "cluster.rollout.engines", "ppo", "seed"} <= keys
     assert "conditions.default" not in keys
+
+
+TOGETHER = {
+    ("ppo.kl_target=6", "ppo.kl_coefficient=0"): "start it above 0",
+    ("ppo.old_logprobs=engine", "ppo.engine_correction=2"): "ppo.old_logprobs=engine",
+    ("ppo.old_logprobs=engine", "sampling.temperature=0.7"): "sampling.temperature",
+    ("ppo.engine_correction=2", "sampling.temperature=0.7"): "sampling.temperature",
+}
+
+
+@pytest.mark.parametrize("overrides", TOGETHER)
+def test_values_that_do_not_go_together_are_refused_in_a_sentence(overrides: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        compose(["+experiment=demo", *overrides])
+    assert TOGETHER[overrides] in str(caught.value)
+    for override in overrides:
+        compose(["+experiment=demo", override])
+
+
+def test_k2_and_k3_may_stand_in_the_loss() -> None:
+    for kind in ("k2", "k3"):
+        assert compose(["+experiment=demo", "ppo.kl_in=loss", f"ppo.kl_estimator={kind}"]).ppo.kl_in == "loss"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,7 +25,11 @@ PLAIN_HEADS = frozenset(
 
 
 def token_logprobs(
-    model: PreTrainedModel, packed: Packed, temperature: float = 1.0, where: Tensor | None = None
+    model: PreTrainedModel,
+    packed: Packed,
+    temperature: float = 1.0,
+    where: Tensor | None = None,
+    entropy_gradient: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each token given what stands before it in its sequence, and the entropy it was drawn from.
 
@@ -31,12 +37,12 @@ def token_logprobs(
         model: any causal language model with packed attention.
         temperature: divides the logits.
         where: (T,) bool; other tokens are left at 0 and cost no output layer. None computes all.
+        entropy_gradient: whether entropies carry a gradient, which costs memory and time; else they only inform.
 
     Raises: ValueError for sequences that share a prefix.
 
     Returns:
         Log-probabilities (T,) float32 and entropies (T,) float32 in nats, both 0 at the first token of each sequence.
-        The entropy is a diagnostic and carries no gradient.
     """
     if packed.prefixes:
         raise ValueError("log-probabilities need every sequence whole: the pack has sequences that share a prefix")
@@ -48,7 +54,8 @@ def token_logprobs(
     run = _hidden_states if model.config.model_type in PLAIN_HEADS else _full_logits
     sources = run(model, packed, targets - 1)
     head = model.get_output_embeddings() if run is _hidden_states else nn.Identity()
-    chosen, entropy = _score_tokens(head, sources, packed.tokens[targets], temperature, model.config.vocab_size)
+    score = partial(_score_chunk, head, temperature=temperature, entropy_gradient=entropy_gradient)
+    chosen, entropy = _score_tokens(score, sources, packed.tokens[targets], model.config.vocab_size)
     shape = packed.tokens.shape
     logprobs = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, chosen)
     entropies = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, entropy)
@@ -100,24 +107,24 @@ def _full_logits(model: PreTrainedModel, packed: Packed, indices: Tensor) -> Ten
 
 
 def _score_tokens(
-    head: nn.Module, sources: Tensor, targets: Tensor, temperature: float, vocabulary: int
+    score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], sources: Tensor, targets: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
     """Run the output layer and the softmax over chunks of tokens; with gradients, chunks are recomputed in backward."""
     rows = max(1, CHUNK_ELEMENTS // vocabulary)
     if len(sources) <= rows:
-        return _score_chunk(head, sources, targets, temperature)
+        return score(sources, targets)
     pieces = [
-        checkpoint(_score_chunk, head, source, target, temperature, use_reentrant=False)
-        if torch.is_grad_enabled()
-        else _score_chunk(head, source, target, temperature)
+        checkpoint(score, source, target, use_reentrant=False) if torch.is_grad_enabled() else score(source, target)
         for source, target in zip(sources.split(rows), targets.split(rows), strict=True)
     ]
     chosen, entropy = zip(*pieces, strict=True)
     return torch.cat(chosen), torch.cat(entropy)
 
 
-def _score_chunk(head: nn.Module, sources: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+def _score_chunk(
+    head: nn.Module, sources: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+) -> tuple[Tensor, Tensor]:
     logprobs = torch.log_softmax(head(sources).float() / temperature, dim=-1)
-    with torch.no_grad():
+    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     return logprobs.gather(1, targets[:, None]).squeeze(1), entropy

@@ -28,7 +28,7 @@ from cool_rlhf.models.rotary import keep_rotary_float32
 from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
 from cool_rlhf.protocols import UserError
 
-__all__ = ["fresh_causal_lm", "load_causal_lm", "load_scalar_model", "load_tokenizer", "scalar_head"]
+__all__ = ["fresh_causal_lm", "has_scalar_head", "load_causal_lm", "load_scalar_model", "load_tokenizer", "scalar_head"]
 
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
@@ -98,6 +98,12 @@ def load_scalar_model(
         with torch.no_grad():
             layer.weight.copy_(drawn)
     return model
+
+
+def has_scalar_head(path: str | Path) -> bool:
+    """Whether the checkpoint at ``path`` is a reward model or critic, whose head can be kept. Raises UserError where
+    there is none."""
+    return _is_scalar(_read_config(str(path)))
 
 
 def scalar_head(model: nn.Module) -> nn.Linear:

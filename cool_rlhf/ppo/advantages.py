@@ -1,4 +1,4 @@
-"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438) over masked token sequences."""
+"""Generalised advantage estimation (Schulman et al. 2016, arXiv 1506.02438) and whitening over masked sequences."""
 
 from __future__ import annotations
 
@@ -39,3 +39,22 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, trace_de
         next_value = torch.where(here, values[:, t], next_value)
         advantages[:, t] = torch.where(here, next_advantage, 0.0)
     return advantages, torch.where(mask, advantages + values, 0.0)
+
+
+def whiten(values: Tensor, mask: Tensor) -> Tensor:
+    """``values`` with mean 0 and variance 1 over the mask's True positions, all of them together; 0 elsewhere::
+
+        (A_t − mean) / deviation,    deviation² = mean of (A_t − mean)²
+
+    The variance divides by the number of tokens, not by one less. Equal values become 0. Off by default: the report
+    does not normalise advantages.
+
+    Args:
+        values: any shape; what stands outside the mask is never read.
+        mask: bool, same shape.
+    """
+    count = mask.sum().clamp(min=1)
+    mean = torch.where(mask, values, 0.0).sum() / count
+    centred = torch.where(mask, values - mean, 0.0)
+    deviation = (centred.square().sum() / count).sqrt()
+    return torch.where(deviation > 0, centred / deviation, 0.0)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from cool_rlhf.ppo.advantages import gae
+from cool_rlhf.ppo.advantages import gae, whiten
 from cool_rlhf.ppo.kl import kl_estimate
+from cool_rlhf.ppo.moments import Moments
 from cool_rlhf.protocols import Experience, Message, Rollout, ScoredConversation
 
 
@@ -30,11 +32,16 @@ class Judged:
 class Shaping:
     """How rewards and advantages are made of a judged rollout."""
 
-    kl_coefficient: float
+    kl_coefficient: float  # 0 where the divergence stands in the loss
     kl_kind: str
+    score_moments: Moments | None  # scores are standardised by them; None: taken as they are
+    score_clip: float  # scores, standardised or not, are cut to ± this; 0: not cut
     unfinished_penalty: float
     discount: float
-    trace_decay: float
+    trace_decay: float  # of the advantages
+    critic_trace_decay: float  # of the returns
+    whiten_advantages: bool
+    old_logprobs: Literal["trainer", "engine"]  # whose log-probabilities the ratio starts from
     correction_cap: float  # 0: off; see `engine_weights`
 
 
@@ -53,8 +60,16 @@ def token_rewards(judged: Judged, shaping: Shaping) -> Tensor:
     mask = judged.rollout.mask
     kl = kl_estimate(judged.logprobs[mask], judged.reference_logprobs[mask], shaping.kl_kind)
     rewards = -shaping.kl_coefficient * kl
-    rewards[-1] += judged.score - (0.0 if judged.rollout.finished else shaping.unfinished_penalty)
+    score = shaped_score(judged.score, shaping)
+    rewards[-1] += score - (0.0 if judged.rollout.finished else shaping.unfinished_penalty)
     return rewards
+
+
+def shaped_score(score: float, shaping: Shaping) -> float:
+    """``score`` standardised, then cut, each where ``shaping`` says so."""
+    if shaping.score_moments is not None:
+        score = shaping.score_moments.standardise(score)
+    return max(-shaping.score_clip, min(shaping.score_clip, score)) if shaping.score_clip > 0 else score
 
 
 def engine_weights(logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> Tensor:
@@ -69,13 +84,21 @@ def engine_weights(logprobs: Tensor, engine_logprobs: Tensor, cap: float) -> Ten
 
 
 def make_experience(batch: Sequence[Judged], shaping: Shaping) -> list[Experience]:
-    """Advantages and returns of every rollout, in order, not normalised."""
+    """Advantages and returns of every rollout, in order.
+
+    Advantages go with λ = ``trace_decay``, returns with ``critic_trace_decay`` (decoupled as in Yuan et al. 2025, arXiv
+    2503.01491). They are whitened, where that is on, over all tokens of the batch, and weighed afterwards.
+    """
     masks = [judged.rollout.mask for judged in batch]
     lengths = torch.tensor([int(mask.sum()) for mask in masks])
     padded_mask = torch.arange(int(lengths.max())) < lengths[:, None]
     rewards = pad_sequence([token_rewards(judged, shaping) for judged in batch], batch_first=True)
     values = pad_sequence([judged.values[mask] for judged, mask in zip(batch, masks, strict=True)], batch_first=True)
     advantages, returns = gae(rewards, values, padded_mask, shaping.discount, shaping.trace_decay)
+    if shaping.critic_trace_decay != shaping.trace_decay:
+        _, returns = gae(rewards, values, padded_mask, shaping.discount, shaping.critic_trace_decay)
+    if shaping.whiten_advantages:
+        advantages = whiten(advantages, padded_mask)
 
     experiences = []
     for row, (judged, mask) in enumerate(zip(batch, masks, strict=True)):
@@ -87,13 +110,22 @@ def make_experience(batch: Sequence[Judged], shaping: Shaping) -> list[Experienc
             Experience(
                 tokens=judged.rollout.tokens,
                 mask=mask,
-                old_logprobs=torch.where(mask, judged.logprobs, 0.0),
+                old_logprobs=_old_logprobs(judged, shaping),
+                reference_logprobs=torch.where(mask, judged.reference_logprobs, 0.0),
                 values=torch.where(mask, judged.values, 0.0),
                 advantages=torch.zeros(len(mask)).masked_scatter(mask, weighted),
                 returns=torch.zeros(len(mask)).masked_scatter(mask, returns[row][kept]),
             )
         )
     return experiences
+
+
+def _old_logprobs(judged: Judged, shaping: Shaping) -> Tensor:
+    """(L,), 0 outside the response."""
+    mask = judged.rollout.mask
+    if shaping.old_logprobs == "engine":
+        return torch.zeros(len(mask)).masked_scatter(mask, judged.rollout.logprobs)
+    return torch.where(mask, judged.logprobs, 0.0)
 
 
 def describe(batch: Sequence[Judged], experiences: Sequence[Experience]) -> dict[str, float]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream
 from cool_rlhf.ppo.experience import (
     Judged,
-    Shaping,
     by_domain,
     describe,
     make_experience,
@@ -23,6 +22,15 @@ from cool_rlhf.ppo.experience import (
     to_score,
 )
 from cool_rlhf.ppo.observer import Observer, Stopwatch
+from cool_rlhf.ppo.state import (
+    PPOState,
+    kl_coefficient,
+    learning_rates,
+    shaping,
+    state_metrics,
+    with_adapted_kl,
+    with_scores,
+)
 from cool_rlhf.protocols import (
     Critic,
     Experience,
@@ -35,7 +43,7 @@ from cool_rlhf.protocols import (
     StaleWeightsError,
     UserError,
 )
-from cool_rlhf.schedule import cosine, derive_seed
+from cool_rlhf.schedule import derive_seed
 
 T = TypeVar("T")
 Gold = Callable[[Rollout], float | None]
@@ -61,17 +69,6 @@ class Data:
     pretrain: TextStream
     validation: Sequence[Prompt]
     gold: Gold
-
-
-@dataclass(frozen=True)
-class PPOState:
-    """Where the loop stands, beside the models' own weights and optimisers. ``step`` counts finished steps, those of
-    the critic's warm-up included; ``best`` is the highest validation metric so far."""
-
-    step: int = 0
-    prompts: int = 0
-    pretrain: TextPosition = field(default_factory=TextPosition)
-    best: float | None = None
 
 
 def train_ppo(
@@ -101,7 +98,8 @@ def train_ppo(
             rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
         with watch.phase("score"):
             judged = judge(models, rollouts)
-            experiences = make_experience(judged, shaping(settings))
+            state = with_scores(state, [answer.score for answer in judged], settings)
+            experiences = make_experience(judged, shaping(settings, state))
         with watch.phase("train"):
             cut = minibatches(experiences, settings, seed=derive_seed(seed, "minibatches", step))
             losses, pretrain = learn(models, data.pretrain, cut, settings, state, warm)
@@ -111,7 +109,10 @@ def train_ppo(
         row = {**describe(judged, experiences), **losses}
         row |= gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold")
         state = replace(state, step=step, prompts=state.prompts + len(prompts), pretrain=pretrain)
-        if not warm:
+        row |= state_metrics(state, settings)
+        if warm:
+            state = with_adapted_kl(state, row["kl"], len(rollouts), settings)
+        else:
             row["warmup"] = True
         if validation_due(step, settings):
             with watch.phase("validate"):
@@ -155,21 +156,31 @@ def learn(
     warm: bool,
 ) -> tuple[dict[str, float], TextPosition]:
     """Update the critic on every minibatch, and the policy too once the critic is warm, together with the loss on
-    pretraining text; mean metrics over the minibatches, and where the text stands afterwards."""
+    pretraining text; mean metrics over the minibatches, and where the text stands afterwards.
+
+    With ``stop_kl``, the policy's first step that finds it further than that from where the iteration began is its last
+    one; to know, each of its steps is waited for. The critic learns from the remaining minibatches too.
+    """
     critic_rate, policy_rate = learning_rates(state.step, settings)
-    position = state.pretrain
+    in_loss = kl_coefficient(state, settings) if settings.kl_in == "loss" else 0.0
+    position, tokens, taken, stopped = state.pretrain, 0, 0, False
     critic_steps, policy_steps = [], []
     for batch in cut:
         critic_steps.append(models.critic.update(batch, critic_rate))
-        if warm:
-            tokens = sum(len(experience.tokens) for experience in batch)
-            texts, position = pretrain.take(position, round(settings.pretrain_ratio * tokens))
-            policy_steps.append(models.policy.update(batch, texts, policy_rate))
+        if not warm or stopped:
+            continue
+        tokens += sum(len(experience.tokens) for experience in batch)
+        # What rounding takes from one minibatch the next one gets, so that their number changes no volume.
+        texts, position = pretrain.take(position, round(settings.pretrain_ratio * tokens) - taken)
+        taken += sum(len(text) for text in texts)
+        policy_steps.append(models.policy.update(batch, texts, policy_rate, in_loss))
+        stopped = settings.stop_kl > 0 and policy_steps[-1].result()["policy/moved"] > settings.stop_kl
     metrics = mean_metrics([future.result() for future in critic_steps])
     metrics["critic/learning_rate"] = critic_rate
     if warm:
         metrics |= mean_metrics([future.result() for future in policy_steps])
         metrics["policy/learning_rate"] = policy_rate
+        metrics["policy/steps"] = len(policy_steps)
     return metrics, position
 
 
@@ -237,28 +248,6 @@ def minibatches(experiences: Sequence[T], settings: PPOConfig, *, seed: int) -> 
         count = min(settings.minibatches, len(order))
         parts += [order[len(order) * k // count : len(order) * (k + 1) // count] for k in range(count)]
     return parts
-
-
-def learning_rates(done: int, settings: PPOConfig) -> tuple[float, float]:
-    """(critic's, policy's) after ``done`` steps. The critic's schedule runs over all steps, the policy's over those
-    after the warm-up."""
-    critic, policy = settings.critic_learning_rate, settings.policy_learning_rate
-    if settings.learning_rate_schedule == "constant":
-        return critic, policy
-    steps = settings.critic_warmup + settings.iterations
-    iteration = max(0, done - settings.critic_warmup)
-    return cosine(done, steps, critic, critic / 10), cosine(iteration, settings.iterations, policy, policy / 10)
-
-
-def shaping(settings: PPOConfig) -> Shaping:
-    return Shaping(
-        kl_coefficient=settings.kl_coefficient,
-        kl_kind=settings.kl_estimator,
-        unfinished_penalty=settings.unfinished_penalty,
-        discount=settings.discount,
-        trace_decay=settings.trace_decay,
-        correction_cap=settings.engine_correction,
-    )
 
 
 def gold_metrics(rollouts: Sequence[Rollout], gold: Sequence[float | None], name: str) -> dict[str, float]:

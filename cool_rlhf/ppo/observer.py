@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from cool_rlhf.ppo.loop import PPOState
+    from cool_rlhf.ppo.state import PPOState
     from cool_rlhf.protocols import Rollout
 
 

@@ -8,6 +8,7 @@ added over the ranks they are the means over the whole batch.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,8 +16,14 @@ from torch import Tensor
 from cool_rlhf.accumulation import Totals, join
 from cool_rlhf.data.packing import Packed, pack
 from cool_rlhf.models.forward import token_logprobs, token_values
-from cool_rlhf.ppo.kl import kl_estimate
-from cool_rlhf.ppo.losses import clipped_tokens, policy_loss_per_token, value_loss_per_token
+from cool_rlhf.ppo.kl import kl_estimate, kl_loss
+from cool_rlhf.ppo.losses import (
+    Clip,
+    clipped_tokens,
+    clipped_value_loss_per_token,
+    policy_loss_per_token,
+    value_loss_per_token,
+)
 from cool_rlhf.protocols import Experience, Forward, TrainEngine
 
 
@@ -30,79 +37,103 @@ def count_predictions(texts: Sequence[Tensor]) -> int:
     return sum(len(text) - 1 for text in texts)
 
 
+@dataclass(frozen=True)
+class Objective:
+    """What the policy descends: L = L_policy + β · L_kl − e · H + c · L_pretrain; the report has the first and the last
+    term (section 4.2.3). The first three are means over response tokens."""
+
+    clip: Clip
+    temperature: float  # that responses are sampled at; pretraining text is read at 1
+    kl_coefficient: float  # β; 0 where the divergence stands in the reward
+    kl_kind: str  # as in ``kl_loss``
+    kl_gradient: str
+    entropy_coefficient: float  # e; H is the entropy over the whole vocabulary, in nats
+    pretrain_coefficient: float  # c; L_pretrain is the mean over the texts' next-token predictions
+
+
 def policy_update(
     engine: TrainEngine,
     batches: Sequence[Sequence[Experience]],
     pretrain: Sequence[Sequence[Tensor]],
+    objective: Objective,
     *,
     token_count: int,
     pretrain_token_count: int,
-    clip: float,
-    pretrain_coefficient: float,
-    temperature: float,
     learning_rate: float,
 ) -> dict[str, float]:
-    """One step on L = L_policy + c · L_pretrain (report, section 4.2.3).
-
-    L_policy is the clipped loss averaged over response tokens, L_pretrain the cross-entropy of pretraining text
-    averaged over its next-token predictions, both over the whole batch.
+    """One optimiser step on ``objective``, its means taken over the whole batch.
 
     Args:
         batches: this rank's micro-batches of experience; as many on every rank, some may be empty.
         pretrain: this rank's micro-batches of texts, likewise; a text is (L,) int64 with L ≥ 2.
         token_count: response tokens of the whole batch.
         pretrain_token_count: predictions in all of its pretraining texts.
-        temperature: the one that responses are sampled at; pretraining text is read at 1.
     """
     totals = Totals(engine)
     totals.add("loss/pretrain", torch.zeros((), device=engine.device))
     last = len(batches) + len(pretrain) - 1
     for index, batch in enumerate(batches):
-        loss = _policy_loss(engine, batch, token_count, clip, temperature, totals)
+        loss = _experience_loss(engine, batch, objective, token_count, totals)
         engine.backward(loss, last=index == last)
     for index, texts in enumerate(pretrain, start=len(batches)):
         logprobs, _ = engine.forward(token_logprobs, pack(texts).to(engine.device))
         nll = -logprobs.sum() / max(1, pretrain_token_count)
         totals.add("loss/pretrain", nll)
-        engine.backward(pretrain_coefficient * nll, last=index == last)
+        engine.backward(objective.pretrain_coefficient * nll, last=index == last)
     return totals.step(learning_rate, "policy/gradient_norm")
 
 
-def _policy_loss(
-    engine: TrainEngine,
-    batch: Sequence[Experience],
-    token_count: int,
-    clip: float,
-    temperature: float,
-    totals: Totals,
+def _experience_loss(
+    engine: TrainEngine, batch: Sequence[Experience], objective: Objective, token_count: int, totals: Totals
 ) -> Tensor:
+    """This micro-batch's share of all terms but pretraining."""
     packed = pack([experience.tokens for experience in batch]).to(engine.device)
     mask = join([experience.mask for experience in batch], packed, torch.bool)
     old_logprobs = join([experience.old_logprobs for experience in batch], packed, torch.float32)
     advantages = join([experience.advantages for experience in batch], packed, torch.float32)
-    logprobs, entropy = engine.forward(token_logprobs, packed, temperature, mask)
-    loss = policy_loss_per_token(logprobs, old_logprobs, advantages, mask, clip).sum() / token_count
+    rewards_entropy = objective.entropy_coefficient > 0
+    logprobs, entropy = engine.forward(token_logprobs, packed, objective.temperature, mask, rewards_entropy)
+    loss = policy_loss_per_token(logprobs, old_logprobs, advantages, mask, objective.clip).sum() / token_count
     with torch.no_grad():
-        clipped = clipped_tokens(logprobs, old_logprobs, advantages, mask, clip)
+        clipped = clipped_tokens(logprobs, old_logprobs, advantages, mask, objective.clip)
         moved = torch.where(mask, kl_estimate(old_logprobs, logprobs, "k3"), 0.0)
         totals.add("loss/policy", loss)
         totals.add("policy/clipped", clipped.sum() / token_count)
         totals.add("policy/entropy", entropy.sum() / token_count)
         totals.add("policy/moved", moved.sum() / token_count)
+    if objective.kl_coefficient > 0:
+        reference = join([experience.reference_logprobs for experience in batch], packed, torch.float32)
+        kl = kl_loss(logprobs, reference, objective.kl_kind, objective.kl_gradient)
+        kl = torch.where(mask, kl, 0.0).sum() / token_count
+        totals.add("loss/kl", kl)
+        loss = loss + objective.kl_coefficient * kl
+    if rewards_entropy:
+        loss = loss - objective.entropy_coefficient * entropy.sum() / token_count
     return loss
 
 
 def critic_update(
-    engine: TrainEngine, batches: Sequence[Sequence[Experience]], *, token_count: int, learning_rate: float
+    engine: TrainEngine,
+    batches: Sequence[Sequence[Experience]],
+    *,
+    token_count: int,
+    learning_rate: float,
+    clip: float = 0.0,
 ) -> dict[str, float]:
-    """One step on ½ (V_t − R_t)² averaged over the response tokens of the whole batch; arguments as for the policy."""
+    """One step on ½ (V_t − R_t)² averaged over the response tokens of the whole batch; arguments as for the policy.
+    With a ``clip`` above 0, on the clipped value loss."""
     totals = Totals(engine)
     for index, batch in enumerate(batches):
         packed = pack([experience.tokens for experience in batch]).to(engine.device)
         mask = join([experience.mask for experience in batch], packed, torch.bool)
         returns = join([experience.returns for experience in batch], packed, torch.float32)
         values = preceding_values(engine.forward(token_values, packed), packed.positions)
-        loss = value_loss_per_token(values, returns, mask).sum() / token_count
+        if clip > 0:
+            old_values = join([experience.values for experience in batch], packed, torch.float32)
+            per_token = clipped_value_loss_per_token(values, old_values, returns, mask, clip)
+        else:
+            per_token = value_loss_per_token(values, returns, mask)
+        loss = per_token.sum() / token_count
         totals.add("loss/value", loss)
         engine.backward(loss, last=index == len(batches) - 1)
     return totals.step(learning_rate, "critic/gradient_norm")

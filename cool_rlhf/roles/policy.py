@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ray
 from ray.actor import ActorHandle
@@ -16,6 +16,8 @@ from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from cool_rlhf.ppo.update import Objective
+
 CHUNK_BYTES = 2**28  # of weights on their way to the engines at a time
 
 
@@ -26,11 +28,22 @@ class PolicyWorker(LanguageWorker):
         self,
         batches: list[list[Experience]],
         pretrain: list[list[Tensor]],
-        settings: dict[str, Any],
+        objective: Objective,
+        counts: tuple[int, int],
+        learning_rate: float,
     ) -> dict[str, float]:
+        """``counts``: response tokens and predictions in pretraining texts, of the whole batch."""
         from cool_rlhf.ppo.update import policy_update
 
-        return policy_update(self.engine, batches, pretrain, **settings)
+        return policy_update(
+            self.engine,
+            batches,
+            pretrain,
+            objective,
+            token_count=counts[0],
+            pretrain_token_count=counts[1],
+            learning_rate=learning_rate,
+        )
 
     def publish(self, engines: list[ActorHandle], version: int) -> None:
         """Stream the full weights to every engine through Ray's object store, the next chunk while one loads."""
@@ -81,25 +94,36 @@ class RemotePolicy(RemoteLanguageModel):
         self._version = version
 
     def update(
-        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float
+        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
     ) -> Pending[dict[str, float]]:
         from cool_rlhf.ppo.update import count_predictions, count_response_tokens
 
         ranks, budget = len(self.group), self._budget
         shares = share_out([len(experience.tokens) for experience in batch], ranks, budget)
         texts = share_out([len(text) for text in pretrain], ranks, budget)
-        settings: dict[str, Any] = {
-            "token_count": count_response_tokens(batch),
-            "pretrain_token_count": count_predictions(pretrain),
-            "clip": self._settings.clip,
-            "pretrain_coefficient": self._settings.pretrain_coefficient,
-            "temperature": self._temperature,
-            "learning_rate": learning_rate,
-        }
+        objective = self._objective(kl_coefficient)
+        counts = count_response_tokens(batch), count_predictions(pretrain)
         arguments = [
-            (share.pick(batch), text.pick(pretrain), settings) for share, text in zip(shares, texts, strict=True)
+            (share.pick(batch), text.pick(pretrain), objective, counts, learning_rate)
+            for share, text in zip(shares, texts, strict=True)
         ]
         return Pending(self.group.each("update", arguments), add_up)
+
+    def _objective(self, kl_coefficient: float) -> Objective:
+        from cool_rlhf.ppo.losses import Clip
+        from cool_rlhf.ppo.update import Objective
+
+        settings = self._settings
+        high = settings.clip if settings.clip_high is None else settings.clip_high
+        return Objective(
+            clip=Clip(settings.clip, high, settings.dual_clip),
+            temperature=self._temperature,
+            kl_coefficient=kl_coefficient,
+            kl_kind=settings.kl_estimator,
+            kl_gradient=settings.kl_gradient,
+            entropy_coefficient=settings.entropy_coefficient,
+            pretrain_coefficient=settings.pretrain_coefficient,
+        )
 
     def publish(self) -> int:
         self._version += 1

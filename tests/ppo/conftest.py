@@ -12,8 +12,10 @@ from torch import Tensor
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import ShuffledStream, TextStream
-from cool_rlhf.ppo.loop import Data, Models, PPOState
-from cool_rlhf.ppo.losses import policy_loss_per_token, value_loss_per_token
+from cool_rlhf.ppo.kl import kl_estimate, kl_loss
+from cool_rlhf.ppo.loop import Data, Models
+from cool_rlhf.ppo.losses import Clip, policy_loss_per_token, value_loss_per_token
+from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Experience, Prompt, Rollout, ScoredConversation, StaleWeightsError
 
 WORDS = 4
@@ -63,6 +65,7 @@ class World:
         self.seeds: list[int] = []
         self.rates: list[tuple[str, float]] = []
         self.batches: list[int] = []
+        self.kl_in_loss: list[float] = []
         self.table, self.reference_table, self.critic_table = Table(1, WORDS), Table(1, WORDS), Table(2, 1)
         self.optimizers = {
             "policy": torch.optim.Adam(self.table.parameters()),
@@ -122,13 +125,19 @@ class World:
     def values(self, sequences: Sequence[Tensor]):
         return self.ready(list(self.critic_table.values(torch.stack(list(sequences)))))
 
-    def update_policy(self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float):
+    def update_policy(
+        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
+    ):
         self.log.append("policy")
+        self.kl_in_loss.append(kl_coefficient)
         self.texts.append(list(pretrain))
         logprobs = self.table.logprobs(stacked(batch, "tokens"))
         old, advantages, mask = (stacked(batch, name) for name in ("old_logprobs", "advantages", "mask"))
-        loss = policy_loss_per_token(logprobs, old, advantages, mask, 0.2).mean()
-        return self.step("policy", loss, learning_rate, {"loss/policy": loss.item(), "loss/pretrain": 1.0})
+        loss = policy_loss_per_token(logprobs, old, advantages, mask, Clip.symmetric(0.2)).mean()
+        loss = loss + kl_coefficient * kl_loss(logprobs, stacked(batch, "reference_logprobs"), "k2", "k2").mean()
+        moved = float(kl_estimate(old, logprobs.detach(), "k3")[mask].mean())
+        metrics = {"loss/policy": loss.item(), "loss/pretrain": 1.0, "policy/moved": moved}
+        return self.step("policy", loss, learning_rate, metrics)
 
     def update_critic(self, batch: Sequence[Experience], learning_rate: float):
         self.log.append("critic")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -35,7 +36,17 @@ def judged(score: float, finished: bool = True, domain: str = "maths") -> Judged
 
 
 SHAPING = Shaping(
-    kl_coefficient=0.1, kl_kind="k1", unfinished_penalty=0.5, discount=1.0, trace_decay=0.5, correction_cap=0.0
+    kl_coefficient=0.1,
+    kl_kind="k1",
+    score_moments=None,
+    score_clip=0.0,
+    unfinished_penalty=0.5,
+    discount=1.0,
+    trace_decay=0.5,
+    critic_trace_decay=0.5,
+    whiten_advantages=False,
+    old_logprobs="trainer",
+    correction_cap=0.0,
 )
 
 
@@ -73,7 +84,7 @@ def test_a_rollout_teaches_the_same_beside_others():
 def test_the_correction_weighs_advantages_by_the_capped_ratio_and_leaves_returns():
     # Trainer less engine: −0.1, 0, 0.1; the last is cut at 1.05.
     plain = make_experience([judged(2.0)], SHAPING)[0]
-    corrected = make_experience([judged(2.0)], Shaping(**{**vars(SHAPING), "correction_cap": 1.05}))[0]
+    corrected = make_experience([judged(2.0)], replace(SHAPING, correction_cap=1.05))[0]
     weights = torch.tensor([0.0, 0.0, math.exp(-0.1), 1.0, 1.05])
     torch.testing.assert_close(corrected.advantages, plain.advantages * weights)
     assert torch.equal(corrected.returns, plain.returns)

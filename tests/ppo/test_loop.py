@@ -5,7 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cool_rlhf.ppo.loop import early_iteration, learning_rates, minibatches, train_ppo
+from cool_rlhf.ppo.loop import early_iteration, minibatches, train_ppo
+from cool_rlhf.ppo.state import learning_rates
 from cool_rlhf.protocols import StaleWeightsError, UserError
 
 

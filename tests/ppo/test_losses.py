@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cool_rlhf.ppo.losses import clipped_tokens, policy_loss, policy_loss_per_token, value_loss
+from cool_rlhf.ppo.losses import Clip, clipped_tokens, policy_loss, policy_loss_per_token, value_loss
 
 YES = torch.ones(4, dtype=torch.bool)
 
@@ -21,7 +21,7 @@ def four_tokens():
 def test_policy_loss_worked_by_hand(four_tokens):
     # clip 0.2, clamped ratios 1.2, 0.8, 1.2, 0.8; −min of the two products:
     # −min(3, 2.4) = −2.4    −min(1, 1.6) = −1    −min(−1.5, −1.2) = 1.5    −min(−0.5, −0.8) = 0.8
-    per_token = policy_loss_per_token(*four_tokens, YES, 0.2)
+    per_token = policy_loss_per_token(*four_tokens, YES, Clip.symmetric(0.2))
     torch.testing.assert_close(per_token, torch.tensor([-2.4, -1.0, 1.5, 0.8]))
     torch.testing.assert_close(policy_loss(*four_tokens, YES, 0.2), torch.tensor(-1.1 / 4))
 
@@ -31,7 +31,7 @@ def test_policy_gradient_is_ratio_times_advantage_and_stops_where_clipped(four_t
     policy_loss(logprobs, old, advantages, YES, 0.2).backward()
     # −ρA / 4 where not clipped: −0.5·2/4 and 1.5·1/4
     torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, -0.25, 0.375, 0.0]))
-    assert clipped_tokens(logprobs, old, advantages, YES, 0.2).tolist() == [True, False, False, True]
+    assert clipped_tokens(logprobs, old, advantages, YES, Clip.symmetric(0.2)).tolist() == [True, False, False, True]
 
 
 def test_value_loss_worked_by_hand():

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor
 
 from cool_rlhf.ppo import update
-from cool_rlhf.ppo.losses import policy_loss, value_loss
+from cool_rlhf.ppo.losses import Clip, policy_loss, value_loss
 from cool_rlhf.protocols import Experience
 
 RESPONSES = [(4, 6), (2, 9), (7, 1), (3, 3), (5, 12)]  # tokens of prompt and response
@@ -20,6 +22,7 @@ def experience(prompt: int, response: int, generator: torch.Generator) -> Experi
         tokens=torch.randint(0, 40, (length,), generator=generator),
         mask=mask,
         old_logprobs=torch.where(mask, noise(0.3) - 3.5, 0.0),
+        reference_logprobs=torch.where(mask, noise(0.3) - 3.4, 0.0),
         values=noise(1.0),
         advantages=noise(1.0),
         returns=noise(1.0),
@@ -45,21 +48,27 @@ CUTS = {
 }
 
 
-def policy_step(engine, batch, texts, cut, temperature=1.0, **changes):
-    settings = {
-        "token_count": update.count_response_tokens(batch),
-        "pretrain_token_count": update.count_predictions(texts),
-        "clip": 0.2,
-        "pretrain_coefficient": 0.5,
-        "temperature": temperature,
-        "learning_rate": 0.0,
-    }
+PLAIN = update.Objective(
+    clip=Clip.symmetric(0.2),
+    temperature=1.0,
+    kl_coefficient=0.0,
+    kl_kind="k1",
+    kl_gradient="k2",
+    entropy_coefficient=0.0,
+    pretrain_coefficient=0.5,
+)
+
+
+def policy_step(engine, batch, texts, cut, objective=PLAIN):
     parts, text_parts = CUTS[cut]
     return update.policy_update(
         engine,
         [[batch[index] for index in part] for part in parts],
         [[texts[index] for index in part] for part in text_parts],
-        **{**settings, **changes},
+        objective,
+        token_count=update.count_response_tokens(batch),
+        pretrain_token_count=update.count_predictions(texts),
+        learning_rate=0.0,
     )
 
 
@@ -90,7 +99,7 @@ def test_policy_gradient_is_that_of_the_mean_loss_over_the_whole_batch(
     model.zero_grad()
 
     engine = torch_engine(model)
-    shares = policy_step(engine, batch, texts, cut, temperature)
+    shares = policy_step(engine, batch, texts, cut, replace(PLAIN, temperature=temperature))
     assert relative_error(engine.gradient, wanted) <= 1e-5
     assert shares["loss/policy"] == pytest.approx(policy.item(), rel=1e-5)
     assert shares["loss/pretrain"] == pytest.approx(pretrain.item(), rel=1e-5)
@@ -108,18 +117,7 @@ def test_shares_of_two_ranks_add_up_to_the_whole(tiny_causal_lm, torch_engine, b
     gradient, shares = torch.zeros_like(whole_engine.gradient), []
     for ours, our_texts in (([batch[0], batch[3]], texts[:1]), (batch[1:3] + batch[4:], texts[1:])):
         engine = torch_engine(tiny_causal_lm(1))
-        shares.append(
-            update.policy_update(
-                engine,
-                [ours],
-                [our_texts],
-                **counts,
-                clip=0.2,
-                pretrain_coefficient=0.5,
-                temperature=1.0,
-                learning_rate=0.0,
-            )
-        )
+        shares.append(update.policy_update(engine, [ours], [our_texts], PLAIN, **counts, learning_rate=0.0))
         gradient += engine.gradient
     assert relative_error(gradient, whole_engine.gradient) <= 1e-5
     for name in ("loss/policy", "loss/pretrain", "policy/clipped", "policy/entropy", "policy/moved"):
@@ -132,11 +130,9 @@ def test_without_pretraining_text_only_the_policy_learns(tiny_causal_lm, torch_e
         engine,
         [batch],
         [],
+        PLAIN,
         token_count=update.count_response_tokens(batch),
         pretrain_token_count=0,
-        clip=0.2,
-        pretrain_coefficient=0.5,
-        temperature=1.0,
         learning_rate=0.0,
     )
     assert shares["loss/pretrain"] == 0
@@ -211,11 +207,9 @@ def test_a_policy_step_makes_better_responses_likelier(tiny_causal_lm, torch_eng
             torch_engine(model),
             [pair],
             [],
+            PLAIN,
             token_count=update.count_response_tokens(pair),
             pretrain_token_count=0,
-            clip=0.2,
-            pretrain_coefficient=0.0,
-            temperature=1.0,
             learning_rate=1e-3,
         )
     new = update.sequence_logprobs(torch_engine(model), [[e.tokens for e in pair]], temperature=1.0)
@@ -225,8 +219,9 @@ def test_a_policy_step_makes_better_responses_likelier(tiny_causal_lm, torch_eng
 
 def test_a_rank_with_nothing_to_do_still_touches_every_parameter(tiny_causal_lm, tiny_scalar_model, torch_engine):
     engine = torch_engine(tiny_causal_lm(1))
-    settings = {"clip": 0.2, "pretrain_coefficient": 0.5, "temperature": 1.0, "learning_rate": 0.0}
-    shares = update.policy_update(engine, [[], []], [[]], token_count=7, pretrain_token_count=9, **settings)
+    every_term = replace(PLAIN, kl_coefficient=0.3, kl_kind="k3", entropy_coefficient=0.1)
+    counts = {"token_count": 7, "pretrain_token_count": 9}
+    shares = update.policy_update(engine, [[], []], [[]], every_term, **counts, learning_rate=0.0)
     assert set(shares.values()) == {0.0}
     assert engine.gradient.count_nonzero() == 0
     engine = torch_engine(tiny_scalar_model(1))

@@ -81,7 +81,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     rollouts.wait()
     yield Run(
         {ranks: RemotePolicy(groups[2 * ranks - 2], SETTINGS, 1.0, rollouts.engines, version=0) for ranks in ZERO},
-        {ranks: RemoteCritic(groups[2 * ranks - 1], SETTINGS.micro_batch_tokens) for ranks in ZERO},
+        {ranks: RemoteCritic(groups[2 * ranks - 1], SETTINGS) for ranks in ZERO},
         rollouts,
     )
     ray.shutdown()
@@ -100,7 +100,9 @@ def batch(logprobs: Sequence[Tensor], values: Sequence[Tensor]) -> list[Experien
     for tokens, old, value in zip(sequences(7, 1), logprobs, values, strict=True):
         mask = torch.arange(len(tokens)) >= 4
         advantages = torch.randn(len(tokens), generator=generator) * mask
-        made.append(Experience(tokens, mask, old * mask, value * mask, advantages, (value + advantages) * mask))
+        made.append(
+            Experience(tokens, mask, old * mask, old * mask, value * mask, advantages, (value + advantages) * mask)
+        )
     return made
 
 
@@ -119,7 +121,7 @@ def updated(run: Run) -> dict[int, dict[str, list]]:
         said["metrics"] = []
         for rate in RATES:
             # Together, as the loop has them.
-            updates = policy.update(records, sequences(3, 2), rate), critic.update(records, rate)
+            updates = policy.update(records, sequences(3, 2), rate, 0.0), critic.update(records, rate)
             said["metrics"].append({name: value for update in updates for name, value in update.result().items()})
         said["logprobs"].append(policy.logprobs(asked).result())
         said["values"].append(critic.values(asked).result())

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from cool_rlhf.schedule import cosine, derive_seed
+from cool_rlhf.schedule import cosine, derive_seed, scheduled
 
 
 def test_cosine_worked_by_hand():
@@ -29,3 +29,20 @@ def test_seeds_depend_on_every_part_and_on_nothing_else():
     code = "from cool_rlhf.schedule import derive_seed; print(derive_seed(1, 'a', 2))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == derive_seed(1, "a", 2)
+
+
+def test_linear_worked_by_hand():
+    # One of five steps rises, then four from 4 down to 1.
+    rates = [scheduled("linear", step, 5, 4.0, 1.0, warmup_fraction=0.2) for step in range(5)]
+    assert rates == pytest.approx([2.0, 4.0, 3.0, 2.0, 1.0])
+
+
+def test_constant_rises_and_stays():
+    assert [scheduled("constant", step, 4, 3.0, 1.0, 0.5) for step in range(4)] == pytest.approx([1.0, 2.0, 3.0, 3.0])
+    assert {scheduled("constant", step, 4, 3.0, 1.0) for step in range(4)} == {3.0}
+
+
+def test_cosine_is_the_schedule_of_that_name():
+    assert scheduled("cosine", 3, 9, 3.0, 1.0, 0.2) == cosine(3, 9, 3.0, 1.0, 0.2)
+    with pytest.raises(ValueError, match="constant, cosine, linear"):
+        scheduled("step", 0, 1, 1.0, 0.0)

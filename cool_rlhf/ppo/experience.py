@@ -113,8 +113,8 @@ def make_experience(batch: Sequence[Judged], shaping: Shaping) -> list[Experienc
                 old_logprobs=_old_logprobs(judged, shaping),
                 reference_logprobs=torch.where(mask, judged.reference_logprobs, 0.0),
                 values=torch.where(mask, judged.values, 0.0),
-                advantages=torch.zeros(len(mask)).masked_scatter(mask, weighted),
-                returns=torch.zeros(len(mask)).masked_scatter(mask, returns[row][kept]),
+                advantages=_on_whole(weighted, mask),
+                returns=_on_whole(returns[row][kept], mask),
             )
         )
     return experiences
@@ -124,8 +124,13 @@ def _old_logprobs(judged: Judged, shaping: Shaping) -> Tensor:
     """(L,), 0 outside the response."""
     mask = judged.rollout.mask
     if shaping.old_logprobs == "engine":
-        return torch.zeros(len(mask)).masked_scatter(mask, judged.rollout.logprobs)
+        return _on_whole(judged.rollout.logprobs, mask)
     return torch.where(mask, judged.logprobs, 0.0)
+
+
+def _on_whole(response: Tensor, mask: Tensor) -> Tensor:
+    """Numbers of the response's tokens, (R,), on the whole sequence, (L,): 0 elsewhere."""
+    return response.new_zeros(len(mask)).masked_scatter(mask, response)
 
 
 def describe(batch: Sequence[Judged], experiences: Sequence[Experience]) -> dict[str, float]:

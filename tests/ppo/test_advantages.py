@@ -1,8 +1,9 @@
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cool_rlhf.ppo.advantages import gae
+from cool_rlhf.ppo.advantages import gae, whiten
 
 
 def test_numbers_worked_by_hand():
@@ -76,3 +77,33 @@ def test_a_gap_changes_nothing():
     wide[0, 0, places], wide[1, 0, places], wide[2, 0, places] = rewards[0], values[0], 1.0
     gapped, _ = gae(wide[0], wide[1], wide[2].bool(), 0.9, 0.8)
     torch.testing.assert_close(gapped[:, places], without)
+
+
+def test_whitening_worked_by_hand():
+    # 1, 3, 8: mean 4, squares 9 + 1 + 16 = 26, deviation √(26/3)
+    values = torch.tensor([[1.0, 99.0, 3.0], [float("nan"), 8.0, 99.0]])
+    mask = torch.tensor([[True, False, True], [False, True, False]])
+    deviation = (26 / 3) ** 0.5
+    expected = torch.tensor([[-3 / deviation, 0.0, -1 / deviation], [0.0, 4 / deviation, 0.0]])
+    torch.testing.assert_close(whiten(values, mask), expected)
+
+
+@pytest.mark.parametrize("mask", [[False, False], [True, False], [True, True]])
+def test_equal_advantages_whiten_to_nothing(mask):
+    assert whiten(torch.tensor([2.5, 2.5]), torch.tensor(mask)).tolist() == [0.0, 0.0]
+
+
+@settings(deadline=None, max_examples=60)
+@given(tokens=st.lists(st.tuples(st.integers(-9, 9), st.booleans()), min_size=1, max_size=12))
+def test_any_mask_whitens_to_mean_zero_and_variance_one(tokens):
+    values = torch.tensor([float(value) for value, _ in tokens], dtype=torch.float64)
+    mask = torch.tensor([here for _, here in tokens])
+    white = whiten(values, mask)
+    assert torch.equal(white[~mask], torch.zeros(int((~mask).sum()), dtype=torch.float64))
+    kept = white[mask]
+    if len(values[mask].unique()) > 1:
+        assert abs(float(kept.mean())) < 1e-12
+        assert float(kept.square().mean()) == pytest.approx(1)
+        assert torch.equal(kept.argsort(stable=True), values[mask].argsort(stable=True)), "the order stays"
+    else:
+        assert not kept.any()

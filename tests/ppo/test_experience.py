@@ -6,7 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cool_rlhf.ppo.experience import Judged, Shaping, by_domain, describe, make_experience, to_score, token_rewards
+from cool_rlhf.ppo.experience import (
+    Judged,
+    Shaping,
+    by_domain,
+    describe,
+    make_experience,
+    shaped_score,
+    to_score,
+    token_rewards,
+)
+from cool_rlhf.ppo.moments import Moments
 from cool_rlhf.protocols import Prompt, Rollout
 
 NAN = float("nan")
@@ -123,3 +133,46 @@ def test_the_scorer_sees_the_answer_its_domain_and_whether_it_ended():
     asked = to_score(rollout(1, [-1.0], finished=False, domain="maths"))
     assert asked.messages == [{"role": "user", "content": "1 + 1?"}, {"role": "assistant", "content": "2"}]
     assert (asked.condition, asked.finished) == ("maths", False)
+
+
+def test_scores_are_standardised_then_cut_and_the_penalty_comes_after():
+    # Mean 1, deviation 0.5: scores 2 and −1 become 2 and −4, cut at 1.5; unfinished ones lose 0.5 of that scale.
+    shaping = replace(SHAPING, kl_coefficient=0.0, score_moments=Moments(2, 1.0, 0.5), score_clip=1.5)
+    assert token_rewards(judged(1.25), shaping).tolist() == pytest.approx([0, 0, 0.5])
+    assert token_rewards(judged(2.0), shaping).tolist() == pytest.approx([0, 0, 1.5])
+    assert token_rewards(judged(-1.0, finished=False), shaping).tolist() == pytest.approx([0, 0, -2.0])
+    only_cut = replace(shaping, score_moments=None)
+    assert [shaped_score(score, only_cut) for score in (-9.0, 1.25, 9.0)] == [-1.5, 1.25, 1.5]
+
+
+@pytest.mark.parametrize(("kind", "kl"), [("k2", [0.125, 0.5, 0.125]), ("k3", [0.106531, 0.718282, 0.106531])])
+def test_other_estimates_in_the_reward(kind, kl):
+    rewards = token_rewards(judged(0.0), replace(SHAPING, kl_kind=kind))
+    assert rewards.tolist() == pytest.approx([-0.1 * estimate for estimate in kl], abs=1e-6)
+
+
+def test_the_critic_may_have_a_trace_decay_of_its_own():
+    # As above, λ 0.5 for the advantages; with λ 1 a return is the reward still to come.
+    (experience,) = make_experience([judged(2.0)], replace(SHAPING, critic_trace_decay=1.0))
+    assert experience.advantages.tolist() == pytest.approx([0, 0, 0.5125, 0.725, 1.85])
+    assert experience.returns.tolist() == pytest.approx([0, 0, 2.0, 2.05, 1.95])
+
+
+def test_normalised_advantages_are_so_over_the_batch_and_leave_returns():
+    batch = [judged(2.0), judged(-1.0, finished=False)]
+    plain = make_experience(batch, SHAPING)
+    white = make_experience(batch, replace(SHAPING, whiten_advantages=True))
+    raw = torch.cat([e.advantages[e.mask] for e in plain])
+    expected = (raw - raw.mean()) / raw.std(correction=0)
+    torch.testing.assert_close(torch.cat([e.advantages[e.mask] for e in white]), expected)
+    for before, after in zip(plain, white, strict=True):
+        assert torch.equal(before.returns, after.returns)
+        assert not after.advantages[~after.mask].any()
+
+
+def test_old_logprobs_may_be_the_engines():
+    (experience,) = make_experience([judged(2.0)], replace(SHAPING, old_logprobs="engine"))
+    assert experience.old_logprobs.tolist() == pytest.approx([0, 0, -1.0, -2.0, -0.5])
+    assert experience.reference_logprobs.tolist() == pytest.approx([0, 0, -1.6, -1.0, -0.9])
+    (trainers,) = make_experience([judged(2.0)], SHAPING)
+    assert torch.equal(experience.advantages, trainers.advantages), "the divergence is the trainer's all the same"

@@ -1,13 +1,17 @@
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
+from cool_rlhf.data.streams import TextPosition
+from cool_rlhf.ppo.kl import adapted_coefficient
 from cool_rlhf.ppo.loop import early_iteration, minibatches, train_ppo
-from cool_rlhf.ppo.state import learning_rates
+from cool_rlhf.ppo.state import PPOState, learning_rates, shaping
 from cool_rlhf.protocols import StaleWeightsError, UserError
+from cool_rlhf.stages import ppo_state
 
 
 def untimed(rows: list[dict]) -> list[dict]:
@@ -111,7 +115,12 @@ def test_pretraining_text_is_half_of_the_tokens(make_world, data, settings):
         assert 23 <= sum(map(len, texts)) <= 24
 
 
-def test_a_resumed_run_is_the_same_run(make_world, data, settings):
+MOVING = {"normalise_rewards": True, "kl_target": 0.02, "kl_horizon": 100, "kl_coefficient": 0.5, "stop_kl": 0.01}
+
+
+@pytest.mark.parametrize("changes", [{}, MOVING, {**MOVING, "kl_in": "loss", "kl_estimator": "k3", "epochs": 3}])
+def test_a_resumed_run_is_the_same_run(make_world, data, settings, changes):
+    settings = replace(settings, validate_every=1, **changes)  # so that both validate where the first one ends
     whole = make_world()
     last = train_ppo(whole.models, data, settings, seed=1, observer=whole)
 
@@ -120,7 +129,9 @@ def test_a_resumed_run_is_the_same_run(make_world, data, settings):
     assert [state.step for state in first.states] == [3]
     second = make_world()
     second.restore(first.saved)
-    resumed = train_ppo(second.models, data, settings, seed=1, observer=second, start=first.states[0])
+    saved = ppo_state(json.loads(json.dumps(asdict(first.states[0]))))  # as a snapshot keeps it
+    assert saved == first.states[0]
+    resumed = train_ppo(second.models, data, settings, seed=1, observer=second, start=saved)
     assert untimed(second.rows) == untimed(whole.rows[3:])
     assert resumed == last
     assert torch.equal(second.table.rows, whole.table.rows)
@@ -221,3 +232,91 @@ def test_learning_rates(settings):
     assert learning_rates(0, cosine) == pytest.approx((2.0, 1.0))
     assert learning_rates(2, cosine)[1] == pytest.approx(1.0)  # the policy's begins after the warm-up
     assert learning_rates(7, cosine) == pytest.approx((0.2, 0.1))
+
+
+def test_the_coefficient_follows_its_target_once_the_policy_learns(make_world, data, settings):
+    world = make_world()
+    settings = replace(settings, kl_coefficient=0.5, kl_target=0.02, kl_horizon=100)
+    state = train_ppo(world.models, data, settings, seed=1, observer=world)
+    coefficients = [row["kl_coefficient"] for row in world.rows]
+    assert coefficients[:3] == [0.5] * 3, "not in the warm-up, nor before an iteration has shown its divergence"
+    for before, after, row in zip(coefficients[2:], coefficients[3:], world.rows[2:], strict=False):
+        assert after == adapted_coefficient(before, row["kl"], 0.02, 16 / 100)
+    assert len(set(coefficients)) > 3
+    assert state.kl_coefficient == adapted_coefficient(coefficients[-1], world.rows[-1]["kl"], 0.02, 16 / 100)
+    assert world.kl_in_loss == [0.0] * 6
+
+
+def test_the_divergence_stands_in_the_reward_or_in_the_loss(make_world, data, settings):
+    seen = {}
+    for place in ("reward", "loss"):
+        world = make_world()
+        chosen = replace(settings, kl_in=place, kl_estimator="k2", kl_coefficient=0.5, iterations=3, critic_warmup=0)
+        train_ppo(world.models, data, chosen, seed=1, observer=world)
+        assert world.kl_in_loss == [0.5 if place == "loss" else 0.0] * 3
+        seen[place] = world
+    for place, world in seen.items():
+        shaped = shaping(replace(settings, kl_in=place, kl_coefficient=0.5), PPOState())
+        assert shaped.kl_coefficient == (0.5 if place == "reward" else 0.0)
+        assert world.rows[-1]["kl"] != 0
+    assert not torch.equal(seen["reward"].table.rows, seen["loss"].table.rows)
+
+
+def test_an_iteration_stops_where_the_policy_has_moved_too_far(make_world, data, settings):
+    world = make_world()
+    settings = replace(settings, epochs=5, minibatches=2, iterations=1, critic_warmup=0, policy_learning_rate=0.2)
+    moved: list[float] = []
+    update = world.models.policy.update
+
+    def watched(*arguments):
+        future = update(*arguments)
+        moved.append(future.result()["policy/moved"])
+        return future
+
+    world.models.policy.update = watched
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert len(moved) == 10
+    assert world.rows[0]["policy/steps"] == 10
+    limit = max(moved) / 3
+    first = next(step for step, value in enumerate(moved, 1) if value > limit)
+    assert 1 < first < 10
+    unstopped, moved[:] = list(moved), []
+    world = make_world()
+    update = world.models.policy.update
+    world.models.policy.update = watched
+    train_ppo(world.models, data, replace(settings, stop_kl=limit), seed=1, observer=world)
+    assert moved == unstopped[:first]
+    assert world.rows[0]["policy/steps"] == first
+    assert world.log.count("critic") == 10, "the critic learns from all minibatches"
+
+
+@pytest.mark.parametrize("minibatches", [1, 2, 5, 16])
+def test_the_volume_of_pretraining_text_does_not_depend_on_minibatches(make_world, data, settings, minibatches):
+    # 16 sequences of 3 tokens at 0.3: 14.4 tokens an epoch, 28.8 in two.
+    world = make_world()
+    settings = replace(settings, pretrain_ratio=0.3, minibatches=minibatches, epochs=2, iterations=1, critic_warmup=0)
+    state = train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert len(world.texts) == 2 * minibatches
+    taken = [text for texts in world.texts for text in texts]
+    assert 28 <= sum(map(len, taken)) <= 29
+    # One stream, whatever takes from it: its pieces follow each other; what stands alone at a text's end is left out.
+    whole, _ = data.pretrain.take(TextPosition(), 40)
+    left = iter(torch.cat(whole).tolist())
+    assert all(token in left for text in taken for token in text.tolist())
+    assert state.pretrain.item in (3, 4)
+
+
+def test_normalised_rewards_know_all_scores_so_far(make_world, data, settings):
+    world = make_world()
+    state = train_ppo(world.models, data, replace(settings, normalise_rewards=True), seed=1, observer=world)
+    assert state.scores.count == 8 * 16
+    means = [row["reward/score"] for row in world.rows]
+    for step, row in enumerate(world.rows, 1):
+        assert row["reward/running_mean"] == pytest.approx(sum(means[:step]) / step, abs=1e-6)
+    assert "reward/running_mean" not in _rows_of_plain_run(make_world, data, settings)[0]
+
+
+def _rows_of_plain_run(make_world, data, settings) -> list[dict]:
+    world = make_world()
+    train_ppo(world.models, data, replace(settings, iterations=1), seed=1, observer=world)
+    return world.rows

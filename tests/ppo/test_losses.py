@@ -5,7 +5,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cool_rlhf.ppo.losses import Clip, clipped_tokens, policy_loss, policy_loss_per_token, value_loss
+from cool_rlhf.ppo.losses import (
+    Clip,
+    clipped_tokens,
+    clipped_value_loss_per_token,
+    policy_loss,
+    policy_loss_per_token,
+    value_loss,
+)
 
 YES = torch.ones(4, dtype=torch.bool)
 
@@ -73,3 +80,51 @@ def test_garbage_outside_the_mask_reaches_neither_loss_nor_gradient():
     values = torch.tensor([1.0, nan], requires_grad=True)
     value_loss(values, torch.tensor([0.0, nan]), mask).backward()
     assert values.grad.tolist() == [1.0, 0.0]
+
+
+def test_unequal_sides_worked_by_hand(four_tokens):
+    # clip 0.3 below and 0.6 above, ratios 1.5, 0.5, 1.5, 0.5: only the last is beyond, 0.5 < 0.7
+    per_token = policy_loss_per_token(*four_tokens, YES, Clip(0.3, 0.6, 0.0))
+    torch.testing.assert_close(per_token, torch.tensor([-3.0, -1.0, 1.5, 0.7]))
+    assert clipped_tokens(*four_tokens, YES, Clip(0.3, 0.6, 0.0)).tolist() == [False, False, False, True]
+
+
+def test_the_dual_clip_bounds_what_a_negative_advantage_costs():
+    # Ratios 5, 5, 2 with advantages −1, 1, −1 and a bound of 3: the loss of the first is 3 rather than 5, without a
+    # gradient; a positive advantage and a ratio below the bound are left alone.
+    old = torch.zeros(3)
+    logprobs = torch.tensor([5.0, 5.0, 2.0]).log().requires_grad_()
+    advantages, clip = torch.tensor([-1.0, 1.0, -1.0]), Clip(0.2, 0.2, 3.0)
+    losses = policy_loss_per_token(logprobs, old, advantages, YES[:3], clip)
+    torch.testing.assert_close(losses, torch.tensor([3.0, -1.2, 2.0]))
+    losses.sum().backward()
+    torch.testing.assert_close(logprobs.grad, torch.tensor([0.0, 0.0, 2.0]))
+    assert clipped_tokens(logprobs, old, advantages, YES[:3], clip).tolist() == [True, True, False]
+
+
+def test_clipped_value_loss_worked_by_hand():
+    # clip 0.5, old value 0 throughout; V, R → near V, ½·max of squares:
+    # 2, 1 → 0.5: ½·max(1, 0.25) = 0.5, gradient V − R = 1;  0.8, 1 → 0.5: ½·max(0.04, 0.25) = 0.125, stopped;
+    # 0.3, 1 → 0.3: ½·0.49, gradient −0.7;                    9, 1 outside the mask
+    values = torch.tensor([2.0, 0.8, 0.3, 9.0], requires_grad=True)
+    mask = torch.tensor([True, True, True, False])
+    losses = clipped_value_loss_per_token(values, torch.zeros(4), torch.ones(4), mask, 0.5)
+    torch.testing.assert_close(losses, torch.tensor([0.5, 0.125, 0.245, 0.0]))
+    losses.sum().backward()
+    torch.testing.assert_close(values.grad, torch.tensor([1.0, 0.0, -0.7, 0.0]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(tokens=st.lists(token, min_size=1, max_size=8), bound=st.floats(1.1, 4), high=st.floats(0.05, 2))
+def test_clips_only_ever_bound(tokens, bound, high):
+    columns = [torch.tensor([row[k] for row in tokens], dtype=torch.float64) for k in range(3)]
+    mask = torch.tensor([row[3] for row in tokens])
+    plain = policy_loss_per_token(*columns, mask, Clip(0.2, high, 0.0))
+    dual = policy_loss_per_token(*columns, mask, Clip(0.2, high, bound))
+    assert (dual <= plain + 1e-12).all()
+    assert (dual <= torch.where(columns[2] < 0, bound * columns[2].abs(), math.inf) + 1e-9).all()
+    assert not dual[~mask].any()
+    values, returns, old = columns
+    clipped = clipped_value_loss_per_token(values, old, returns, mask, high)
+    assert (clipped >= torch.where(mask, (values - returns).square() / 2, 0.0) - 1e-12).all()
+    assert not clipped[~mask].any()

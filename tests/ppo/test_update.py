@@ -227,3 +227,108 @@ def test_a_rank_with_nothing_to_do_still_touches_every_parameter(tiny_causal_lm,
     engine = torch_engine(tiny_scalar_model(1))
     assert update.critic_update(engine, [[]], token_count=7, learning_rate=0.0)["loss/value"] == 0
     assert engine.gradient.count_nonzero() == 0
+
+
+EVERY_TERM = update.Objective(
+    clip=Clip(0.1, 0.3, 1.5),
+    temperature=0.8,
+    kl_coefficient=0.3,
+    kl_kind="k3",
+    kl_gradient="k3",
+    entropy_coefficient=0.2,
+    pretrain_coefficient=0.7,
+)
+
+
+def plain_objective(model, batch, texts) -> Tensor:
+    """EVERY_TERM over the whole batch, token by token, from the model's own logits of one sequence at a time."""
+    policy = entropy = kl = 0.0
+    for e in batch:
+        logits = model(input_ids=e.tokens[None], use_cache=False).logits[0, :-1] / EVERY_TERM.temperature
+        for t in range(1, len(e.tokens)):
+            if not e.mask[t]:
+                continue
+            probabilities = logits[t - 1].softmax(-1)
+            chosen, advantage = probabilities[e.tokens[t]], e.advantages[t]
+            ratio = chosen / e.old_logprobs[t].exp()
+            surrogate = min(ratio * advantage, ratio.clamp(0.9, 1.3) * advantage)
+            policy -= max(surrogate, 1.5 * advantage) if advantage < 0 else surrogate
+            entropy -= (probabilities * probabilities.log()).sum()
+            kl += e.reference_logprobs[t].exp() / chosen - 1 - (e.reference_logprobs[t] - chosen.log())
+    tokens = sum(int(e.mask.sum()) for e in batch)
+    nll, predictions = 0.0, 0
+    for text in texts:
+        logits = model(input_ids=text[None], use_cache=False).logits[0]
+        nll -= sum(logits[t - 1].log_softmax(-1)[text[t]] for t in range(1, len(text)))
+        predictions += len(text) - 1
+    return (policy + 0.3 * kl - 0.2 * entropy) / tokens + 0.7 * nll / predictions
+
+
+def gradient_of(model, loss: Tensor) -> Tensor:
+    loss.backward()
+    gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+    model.zero_grad()
+    return gradient
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_gradient_of_every_term_however_the_batch_is_cut(tiny_causal_lm, torch_engine, batch, texts, cut):
+    model = tiny_causal_lm(1)
+    wanted = gradient_of(model, plain_objective(model, batch, texts))
+    engine = torch_engine(model)
+    shares = policy_step(engine, batch, texts, cut, EVERY_TERM)
+    assert relative_error(engine.gradient, wanted) <= 1e-5
+    assert shares["loss/kl"] > 0
+    for term in ("kl_coefficient", "entropy_coefficient", "pretrain_coefficient"):
+        policy_step(engine, batch, texts, cut, replace(EVERY_TERM, **{term: 0.0}))
+        assert relative_error(engine.gradient, wanted) > 1e-3, f"the comparison does not see {term}"
+
+
+@pytest.mark.parametrize(
+    "faulty",
+    [lambda loss, last: 2 * loss, lambda loss, last: -loss, lambda loss, last: 0 * loss if last else loss],
+    ids=["doubled", "negated", "last micro-batch lost"],
+)
+def test_the_comparison_of_gradients_sees_a_fault(tiny_causal_lm, torch_engine, batch, texts, faulty):
+    model = tiny_causal_lm(1)
+    wanted = gradient_of(model, plain_objective(model, batch, texts))
+    engine = torch_engine(model)
+    backward = engine.backward
+    engine.backward = lambda loss, last: backward(faulty(loss, last), last)
+    policy_step(engine, batch, texts, "one by one", EVERY_TERM)
+    assert relative_error(engine.gradient, wanted) > 1e-2
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_the_clipped_value_loss_however_the_batch_is_cut(tiny_scalar_model, torch_engine, batch, cut):
+    model = tiny_scalar_model(2)
+    loss = 0.0
+    for e in batch:
+        head = plain_head(model, e.tokens)
+        for t in range(1, len(e.tokens)):
+            if e.mask[t]:
+                near = e.values[t] + (head[t - 1] - e.values[t]).clamp(-0.3, 0.3)
+                loss = loss + max((head[t - 1] - e.returns[t]) ** 2, (near - e.returns[t]) ** 2) / 2
+    count = update.count_response_tokens(batch)
+    wanted = gradient_of(model, loss / count)
+    engine = torch_engine(model)
+    parts = [[batch[index] for index in part] for part in CUTS[cut][0]]
+    update.critic_update(engine, parts, token_count=count, learning_rate=0.0, clip=0.3)
+    assert relative_error(engine.gradient, wanted) <= 1e-5
+    update.critic_update(engine, parts, token_count=count, learning_rate=0.0)
+    assert relative_error(engine.gradient, wanted) > 1e-3
+
+
+def test_pretraining_reads_padding_ids_as_text_and_no_padding(tiny_causal_lm, torch_engine):
+    # Beside a long text the short ones would be padded; 2, the family's padding, is a token like any other in them.
+    texts = [torch.tensor([1, 2, 2, 5, 2]), torch.arange(30) % 40, torch.tensor([7, 2])]
+    model = tiny_causal_lm(1)
+    model.config.pad_token_id = 2
+    nll = torch.cat([plain_logprobs(model, text)[1:] for text in texts]).mean().neg()
+    wanted = gradient_of(model, 0.5 * nll)
+    for cut in ([texts], [[texts[0]], [texts[2], texts[1]]], [[text] for text in texts]):
+        engine = torch_engine(model)
+        counts = {"token_count": 1, "pretrain_token_count": 4 + 29 + 1}
+        shares = update.policy_update(engine, [], cut, PLAIN, **counts, learning_rate=0.0)
+        assert relative_error(engine.gradient, wanted) <= 1e-5
+        assert shares["loss/pretrain"] == pytest.approx(nll.item(), rel=1e-5)

@@ -61,6 +61,10 @@ class RunState:
     def is_finished(self, stage: str) -> bool:
         return stage in self._stages and bool(self._stages[stage]["finished"])
 
+    def drop_snapshots(self, stage: str) -> None:
+        """Of a finished stage that nothing goes on from."""
+        shutil.rmtree(self.folder / stage, ignore_errors=True)
+
     def save_snapshot(self, stage: str, position: Mapping[str, Any], save: Callable[[Path], None]) -> None:
         """Keep ``position`` and what ``save`` writes into the folder it is given; then drop earlier snapshots."""
         place = self.folder / stage

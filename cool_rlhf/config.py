@@ -57,6 +57,16 @@ class WorldConfig:
 
 
 @dataclass
+class LoRAConfig:
+    """Low-rank adaptation: small matrices beside the frozen ones are trained, and merged into them on export."""
+
+    rank: int = 0  # 0: off, all weights are trained
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)  # names of linear layers, such as wqkv; empty: all of the backbone
+
+
+@dataclass
 class SFTConfig:
     path: str | None = None  # a finished SFT model: the stage is skipped
     epochs: int = 1
@@ -68,6 +78,8 @@ class SFTConfig:
     warmup_fraction: float = 0.03
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
+    save_every: int = 500  # steps between snapshots to go on from
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
 
 
 @dataclass
@@ -99,6 +111,10 @@ class RewardConfig:
     penalty_weight: float = 0.02
     bound: float = 5.0
     detach_focal: bool = False
+    margin: bool = True  # rows may say by how much the chosen response should lead
+    save_every: int = 500  # steps between snapshots to go on from
+    evaluate_every: int = 100  # steps between looks at the held-out pairs, where there are any
+    lora: LoRAConfig = field(default_factory=LoRAConfig)
     too_long: str = "cut"  # a pair above max_length loses its beginning, or is left out: drop
     condition_dropout: float = 0.0  # share of the pairs that are learnt without their condition
     validation_share: float = 0.0  # of the prompts, whose pairs are held out and judged while training

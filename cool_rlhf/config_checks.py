@@ -39,7 +39,12 @@ _AT_LEAST_ONE = (
         f"model.{size}"
         for size in ("vocab_size", "hidden_size", "layers", "heads", "kv_heads", "ffn_size", "max_positions")
     ),
-    *(f"{s}.{size}" for s in _TRAINING for size in ("epochs", "batch_tokens", "micro_batch_tokens", "max_length")),
+    *(
+        f"{section}.{count}"
+        for section in _TRAINING
+        for count in ("epochs", "batch_tokens", "micro_batch_tokens", "max_length", "save_every")
+    ),
+    "reward.evaluate_every",
     "collect.samples_per_prompt",
     "sampling.max_new_tokens",
     "ppo.iterations",
@@ -119,6 +124,7 @@ def check_config(config: Config) -> None:
     _check(config, ["reward.validation_share"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
     _check(config, ["ppo.clip"], lambda value: 0 < value < 1, "it must lie between 0 and 1")
     _check_model(config.model)
+    _check_lora(config)
     _check_world(config)
     _check_lengths(config)
     _check_ppo(config)
@@ -158,6 +164,13 @@ def _check_model(model: ModelConfig) -> None:
             f"model.hidden_size / model.heads is {model.hidden_size // model.heads}: "
             "it must be even, rotary embeddings turn pairs of dimensions"
         )
+
+
+def _check_lora(config: Config) -> None:
+    for section in _TRAINING:
+        _check(config, [f"{section}.lora.rank"], lambda value: value >= 0, "it must be 0 (off) or more")
+        _check(config, [f"{section}.lora.alpha"], lambda value: value > 0, "it must be above 0")
+        _check(config, [f"{section}.lora.dropout"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
 
 
 def _check_world(config: Config) -> None:

@@ -25,6 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from cool_rlhf.models.lora import exported_weights
+
 T = TypeVar("T")
 
 # Names in a saved state.
@@ -97,10 +99,10 @@ class DeepSpeedEngine:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         heads = {id(head.weight): head for head in self._heads}
-        for name, parameter in self.module.named_parameters():
-            with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage == 3):
-                head = heads.get(id(parameter))
-                yield name, parameter.detach() if head is None else head.exact_weight().detach()
+        for name, parameters, weight in exported_weights(self.module):
+            with deepspeed.zero.GatheredParameters(parameters, enabled=self.zero_stage == 3):
+                head = heads.get(id(parameters[0]))
+                yield name, weight() if head is None else head.exact_weight().detach()
 
     def save(self, folder: Path) -> None:
         """Every trained parameter in float32 with its moments, one file each, and rank 0's random state: the same files
@@ -151,7 +153,7 @@ class DeepSpeedEngine:
         if steps == 0:
             return
         if self.zero_stage == 0:
-            held = list(self.module.parameters())
+            held = [parameter for _, parameter in self._trained()]
         elif self.zero_stage == 3:
             held = optimizer.fp32_partitioned_groups_flat
         else:

@@ -17,13 +17,25 @@ SAMPLES_PER_DOMAIN = 2
 
 
 class SupervisedObserver:
-    """Records the steps of SFT or reward training."""
+    """Records the steps of SFT or reward training, and saves what resuming needs."""
 
-    def __init__(self, stage: StageTracker) -> None:
+    def __init__(self, tracker: Tracker, stage: StageTracker, state: RunState, name: str, group: WorkerGroup) -> None:
+        self._tracker = tracker
         self._stage = stage
+        self._state = state
+        self._name = name
+        self._group = group
 
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         self._stage.record(step, metrics)
+
+    def save(self, step: int) -> None:
+        def save(folder: Path) -> None:
+            self._group.all("save", str(folder / "trainer"))
+
+        self._stage.phase("save")
+        self._tracker.sync()
+        self._state.save_snapshot(self._name, {"step": step}, save)
 
 
 class PPOObserver:

@@ -196,10 +196,14 @@ class Critic(Protocol):
 
 
 class StepObserver(Protocol):
-    """Told after each optimiser step of a supervised stage; what it keeps of that, and when it saves, is its own."""
+    """Told after each optimiser step of a supervised stage; what it keeps of that is its own."""
 
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         """``step`` of ``steps`` is done, counted from 1."""
+        ...
+
+    def save(self, step: int) -> None:
+        """Keep what resuming after ``step`` needs; the model is that of ``step``."""
         ...
 
 

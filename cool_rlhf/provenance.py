@@ -15,8 +15,8 @@ from cool_rlhf.config import Config
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
 _FREE = {
     "model": {"gradient_checkpointing"},
-    "sft": {"micro_batch_tokens"},
-    "reward": {"micro_batch_tokens"},
+    "sft": {"micro_batch_tokens", "save_every"},
+    "reward": {"micro_batch_tokens", "save_every", "evaluate_every"},
     "ppo": {"micro_batch_tokens", "iterations", "save_every", "validate_every", "validation_prompts", "keep_critic"},
 }
 
@@ -88,7 +88,7 @@ def unfinished(config: Config, state: RunState) -> list[str]:
     steps = config.ppo.critic_warmup + config.ppo.iterations
 
     def is_finished(name: str) -> bool:
-        snapshot = state.snapshot(name)
+        snapshot = state.snapshot(name) if name.startswith("ppo_") else None
         gone_far = snapshot is None or snapshot[1]["step"] >= steps
         return state.is_finished(name) and gone_far and not is_lost(config, state, name)
 

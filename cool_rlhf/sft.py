@@ -13,10 +13,9 @@ from cool_rlhf.accumulation import Totals, join
 from cool_rlhf.config import SFTConfig
 from cool_rlhf.data.chat import encode_chat
 from cool_rlhf.data.packing import pack
-from cool_rlhf.data.streams import token_batches
 from cool_rlhf.models.forward import token_logprobs
 from cool_rlhf.protocols import Future, Message, StepObserver, TrainEngine
-from cool_rlhf.schedule import cosine
+from cool_rlhf.supervised import train_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,16 +85,14 @@ def train_sft(
     observer: StepObserver,
     start: int = 0,
 ) -> None:
-    """Every epoch over the chats in an order of its own, in batches of ``batch_tokens``, from step ``start`` on.
+    """Every epoch over the chats in batches of ``batch_tokens``, from step ``start`` on; see :func:`train_steps`."""
 
-    Chats and order depend on ``seed`` alone, so a run that goes on from a saved step sees what it would have seen.
-    """
-    batches = token_batches([len(chat.tokens) for chat in chats], settings.batch_tokens, seed, settings.epochs)
-    for step in range(start, len(batches)):
-        rate = cosine(
-            step, len(batches), settings.learning_rate, settings.final_learning_rate, settings.warmup_fraction
-        )
-        batch = [chats[index] for index in batches[step]]
-        metrics = trainer.update(batch, rate).result()
-        tokens = sum(len(chat.tokens) for chat in batch)
-        observer.record(step + 1, len(batches), {**metrics, "learning_rate": rate, "tokens": tokens})
+    def is_saved(step: int, steps: int) -> bool:
+        return step % settings.save_every == 0 and step < steps
+
+    lengths = [len(chat.tokens) for chat in chats]
+    for step in train_steps(trainer.update, chats, lengths, settings, seed=seed, start=start, pauses_after=is_saved):
+        tokens = sum(len(chat.tokens) for chat in step.batch)
+        observer.record(step.number, step.of, {**step.metrics, "tokens": tokens})
+        if is_saved(step.number, step.of):
+            observer.save(step.number)

@@ -97,7 +97,10 @@ class Run:
     def sft(self) -> None:
         """Supervised fine-tuning from ``model.path``, or from fresh weights."""
         config = self.config
-        if config.sft.path is not None or self._begin("sft") is None:
+        if config.sft.path is not None:
+            return
+        start = self._begin("sft")
+        if start is None:
             return
         self._tracker.prepare("sft", 0, "reading chats")
         base = config.model.path or self._fresh_base()
@@ -113,11 +116,14 @@ class Run:
         with self._tracker.stage("sft", 0, steps) as stage:
             trainer = RemoteSFTTrainer(group, config.sft.micro_batch_tokens)
             seed = derive_seed(config.seed, "sft")
-            train_sft(trainer, chats, config.sft, seed=seed, observer=SupervisedObserver(stage))
+            observer = SupervisedObserver(self._tracker, stage, self._state, "sft", group)
+            self._go_on("sft", group)
+            train_sft(trainer, chats, config.sft, seed=seed, observer=observer, start=start)
             stage.phase("export")
             group.all("export", self.sft_path, None, None)
             group.stop()
         self._state.finish("sft")
+        self._state.drop_snapshots("sft")
 
     def collect(self) -> None:
         """Preferences among samples of the SFT model, labelled by a rule, join the given ones."""
@@ -156,7 +162,10 @@ class Run:
         """The conditional reward model of ``round``, from SFT weights, on every preference gathered by then."""
         config = self.config
         name = f"reward_{round}"
-        if (round == 0 and config.reward.path is not None) or self._begin(name) is None:
+        if round == 0 and config.reward.path is not None:
+            return
+        start = self._begin(name)
+        if start is None:
             return
         if round > 0:
             # Nothing gathers preferences between rounds yet, so the data are those of the round before.
@@ -166,7 +175,8 @@ class Run:
             return
         self._tracker.prepare("reward", round, "reading preferences")
         seed = derive_seed(config.seed, "reward", round)
-        pairs = self._prepared_pairs(round, seed).training
+        prepared = self._prepared_pairs(round, seed)
+        pairs = prepared.training
         steps = len(token_batches([len(p) for p in pairs], config.reward.batch_tokens, 0, config.reward.epochs))
         logger.info("reward model of round %d on %d pairs in %d steps", round, len(pairs), steps)
         model = ModelSpec(self.sft_path, "scalar", config.model.dtype, head="fresh", seed=seed)
@@ -174,19 +184,30 @@ class Run:
         group = self._train_group(RewardWorker, model, config.reward)
         with self._tracker.stage("reward", round, steps) as stage:
             trainer = RemoteRewardTrainer(group, config.reward)
-            train_reward(trainer, pairs, config.reward, seed=seed, observer=SupervisedObserver(stage))
+            self._go_on(name, group)
+            train_reward(
+                trainer,
+                pairs,
+                config.reward,
+                seed=seed,
+                observer=SupervisedObserver(self._tracker, stage, self._state, name, group),
+                start=start,
+                validation=prepared.validation,
+            )
             stage.phase("export")
             group.all("export", self.reward_path(round), dict(config.conditions), CONDITION_JOIN)
             group.stop()
         self._state.finish(name)
+        self._state.drop_snapshots(name)
 
     def ppo(self, round: int) -> None:
         """PPO from the SFT model under the round's reward model, with a critic that starts from that by default."""
         config, settings = self.config, self.config.ppo
         name = f"ppo_{round}"
-        start = self._begin(name)
-        if start is None:
+        if self._begin(name) is None:
             return
+        snapshot = self._state.snapshot(name)
+        start = ppo_state(snapshot[1]) if snapshot else PPOState()
         self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")
         rollouts = RolloutGroup(config, self.sft_path, version=0)
         policy, critic, reference, scorer = self._ppo_groups(round)
@@ -201,7 +222,6 @@ class Run:
         )
         folder = self.output / f"rounds/{round}"
         trained = {"policy": policy, "critic": critic}
-        snapshot = self._state.snapshot(name)
         if snapshot is not None:
             self._tracker.prepare("ppo", round, f"loading step {start.step}")
             for role, group in trained.items():
@@ -236,26 +256,33 @@ class Run:
         copy_checkpoint(self._outputs[f"ppo_{self.rounds - 1}"], self._outputs[name])
         self._state.finish(name)
 
-    def _begin(self, name: str) -> PPOState | None:
-        """Where to start ``name``; None where it is finished."""
+    def _begin(self, name: str) -> int | None:
+        """The step to go on from in ``name``, 0 for its beginning; None where it is finished."""
         if is_lost(self.config, self._state, name):
             logger.info("%s is not there: %s and what follows it are made again", self._outputs[name], name)
             self._state.discard_from(name)
         snapshot = self._state.snapshot(name)
-        start = ppo_state(snapshot[1]) if snapshot else PPOState()
+        start = int(snapshot[1]["step"]) if snapshot else 0
         if self._state.is_finished(name):
             total = self.config.ppo.critic_warmup + self.config.ppo.iterations
-            if not name.startswith("ppo_") or start.step >= total:
+            if not name.startswith("ppo_") or start >= total:
                 logger.info("%s is finished", name)
                 return None
             self._state.reopen_from(name)
         stage, _, round = name.partition("_")
         if not self._tracker_placed:
-            self._tracker.resume(stage, int(round or 0), start.step)
+            self._tracker.resume(stage, int(round or 0), start)
             self._tracker.set_plan(run_plan(self.config, self._finished_stages(), self.inputs.tokens))
             self._tracker_placed = True
         self._state.begin(name, self._settings[name])
         return start
+
+    def _go_on(self, name: str, group: WorkerGroup) -> None:
+        """Have a supervised stage's ranks load its snapshot, if there is one."""
+        snapshot = self._state.snapshot(name)
+        if snapshot is not None:
+            logger.info("%s goes on after step %d", name, snapshot[1]["step"])
+            group.all("load", str(snapshot[0] / "trainer"))
 
     def _finished_stages(self) -> set[tuple[str, int]]:
         names = (name.partition("_") for name in self._settings if self._state.is_finished(name))
@@ -286,7 +313,9 @@ class Run:
         return init, "keep" if has_scalar_head(init) else "fresh"
 
     def _train_group(self, worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> WorkerGroup:
-        model = replace(model, gradient_checkpointing=self.config.model.gradient_checkpointing)
+        checkpointing = self.config.model.gradient_checkpointing
+        lora = settings.lora if settings.lora.rank else None
+        model = replace(model, gradient_checkpointing=checkpointing, lora=lora)
         role = self.config.cluster.trainer
         return build_all([start_group(worker, role, model, self._training(role, settings))])[0]
 

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from cool_rlhf.accumulation import Totals
 from cool_rlhf.config import RewardConfig
 from cool_rlhf.data.packing import pack_pairs
-from cool_rlhf.data.streams import token_batches
 from cool_rlhf.models.forward import token_values
 from cool_rlhf.protocols import Future, StepObserver, TrainEngine
-from cool_rlhf.schedule import cosine
-from reward.losses import focal_ranking_per_pair, log_barrier_per_score
+from cool_rlhf.supervised import train_steps
+from reward.losses import focal_ranking_per_pair, log_barrier_per_score, reward_loss
 from reward.pairs import EncodedPair
 
 
@@ -23,6 +23,10 @@ class RewardTrainer(Protocol):
 
     def update(self, batch: Sequence[EncodedPair], learning_rate: float) -> Future[dict[str, float]]:
         """One optimiser step over all of ``batch``; the batch's mean metrics."""
+        ...
+
+    def scores(self, pairs: Sequence[EncodedPair]) -> Future[list[tuple[float, float]]]:
+        """The chosen's and the rejected's score of each pair, in order."""
         ...
 
 
@@ -35,6 +39,7 @@ def reward_update(
     penalty_weight: float,
     bound: float,
     detach_focal: bool,
+    use_margin: bool,
     learning_rate: float,
 ) -> dict[str, float]:
     """One step on L = L_rank + λ · L_pen: ranking averaged over the whole batch's pairs, the barrier over all of its
@@ -44,15 +49,15 @@ def reward_update(
         batches: this rank's micro-batches of whole pairs; as many on every rank, some may be empty.
         pair_count: pairs of the whole batch, over all ranks.
         penalty_weight: λ.
+        use_margin: by how much the rows want the chosen one to lead counts.
 
     Returns: this rank's shares; added over the ranks they are the batch's means.
     """
     totals = Totals(engine)
     for index, batch in enumerate(batches):
-        packed = pack_pairs([(pair.chosen, pair.rejected) for pair in batch]).to(engine.device)
-        scores = engine.forward(token_values, packed)[packed.ends]
+        scores = _scores(engine, batch)
         chosen, rejected = scores[: len(batch)], scores[len(batch) :]
-        margin = torch.tensor([pair.margin for pair in batch], device=engine.device)
+        margin = torch.tensor([pair.margin for pair in batch], device=engine.device) if use_margin else None
         ranking = focal_ranking_per_pair(chosen, rejected, gamma, margin, detach_focal).sum() / pair_count
         penalty = log_barrier_per_score(scores, bound).sum() / (2 * pair_count)
         loss = ranking + penalty_weight * penalty
@@ -66,6 +71,47 @@ def reward_update(
     return totals.step(learning_rate, "gradient_norm")
 
 
+def _scores(engine: TrainEngine, pairs: Sequence[EncodedPair]) -> Tensor:
+    """(2 N,) float32: the chosen ones' scores, then the rejected ones'."""
+    packed = pack_pairs([(pair.chosen, pair.rejected) for pair in pairs]).to(engine.device)
+    return engine.forward(token_values, packed)[packed.ends]
+
+
+@torch.no_grad()
+def pair_scores(engine: TrainEngine, batches: Sequence[Sequence[EncodedPair]]) -> list[tuple[float, float]]:
+    """Both scores of each pair in the order of this rank's micro-batches; as many on every rank, some may be empty."""
+    found: list[tuple[float, float]] = []
+    for batch in batches:
+        scores = _scores(engine, batch).tolist()
+        found += zip(scores[: len(batch)], scores[len(batch) :], strict=True)
+    return found
+
+
+def validation_metrics(
+    pairs: Sequence[EncodedPair], scores: Sequence[tuple[float, float]], settings: RewardConfig
+) -> dict[str, float]:
+    """Accuracy (an equal score is a miss) and loss of held-out pairs, over all and by domain."""
+    found: dict[str, float] = {}
+    groups: dict[str, list[int]] = {"": list(range(len(pairs)))}
+    for index, pair in enumerate(pairs):
+        groups.setdefault(f"/{pair.domain}", []).append(index)
+    for name, members in sorted(groups.items()):
+        chosen, rejected = torch.tensor([scores[index] for index in members]).T
+        margin = torch.tensor([pairs[index].margin for index in members]) if settings.margin else None
+        loss = reward_loss(
+            chosen,
+            rejected,
+            settings.gamma,
+            settings.penalty_weight,
+            settings.bound,
+            margin,
+            settings.detach_focal,
+        )
+        found[f"validation/accuracy{name}"] = (chosen > rejected).float().mean().item()
+        found[f"validation/loss{name}"] = loss.item()
+    return found
+
+
 def train_reward(
     trainer: RewardTrainer,
     pairs: Sequence[EncodedPair],
@@ -74,17 +120,31 @@ def train_reward(
     seed: int,
     observer: StepObserver,
     start: int = 0,
+    validation: Sequence[EncodedPair] = (),
 ) -> None:
-    """Every epoch over the pairs in an order of its own, in batches of ``batch_tokens``, from step ``start`` on.
+    """Every epoch over the pairs in batches of ``batch_tokens``, from step ``start`` on; see :func:`train_steps`.
 
-    Pairs and order depend on ``seed`` alone, so a run that goes on from a saved step sees what it would have seen.
+    ``validation`` is judged every ``evaluate_every`` steps and after the last; its numbers stand in that step's row.
     """
-    batches = token_batches([len(pair) for pair in pairs], settings.batch_tokens, seed, settings.epochs)
-    for step in range(start, len(batches)):
-        rate = cosine(
-            step, len(batches), settings.learning_rate, settings.final_learning_rate, settings.warmup_fraction
-        )
-        batch = [pairs[index] for index in batches[step]]
-        metrics = trainer.update(batch, rate).result()
-        counts = {"pairs": len(batch), "tokens": sum(len(pair) for pair in batch)}
-        observer.record(step + 1, len(batches), {**metrics, **counts, "learning_rate": rate})
+
+    def is_judged(step: int, steps: int) -> bool:
+        return bool(validation) and (step % settings.evaluate_every == 0 or step == steps)
+
+    def is_saved(step: int, steps: int) -> bool:
+        return step % settings.save_every == 0 and step < steps
+
+    for step in train_steps(
+        trainer.update,
+        pairs,
+        [len(pair) for pair in pairs],
+        settings,
+        seed=seed,
+        start=start,
+        pauses_after=lambda *at: is_judged(*at) or is_saved(*at),
+    ):
+        metrics = {**step.metrics, "pairs": len(step.batch), "tokens": sum(len(pair) for pair in step.batch)}
+        if is_judged(step.number, step.of):
+            metrics |= validation_metrics(validation, trainer.scores(validation).result(), settings)
+        observer.record(step.number, step.of, metrics)
+        if is_saved(step.number, step.of):
+            observer.save(step.number)

@@ -80,6 +80,7 @@ class RecordingTrainer:
         self.batches: list[list[Any]] = []
         self.rates: list[float] = []
         self.rows: list[tuple[int, int, dict[str, float]]] = []
+        self.saved: list[tuple[int, int]] = []  # after which step, and how many had been sent by then
 
     def update(self, batch: Sequence[Any], learning_rate: float) -> Ready:
         self.batches.append(list(batch))
@@ -88,6 +89,9 @@ class RecordingTrainer:
 
     def record(self, step: int, steps: int, metrics: dict[str, float]) -> None:
         self.rows.append((step, steps, metrics))
+
+    def save(self, step: int) -> None:
+        self.saved.append((step, len(self.batches)))
 
 
 def read_offline_history(output_dir: Path) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """One rank of the engine's tests: runs every case of its world size and leaves rank 0's numbers in a file.
 
-Run as ``python engine_rank.py RANK WORLD_SIZE PORT FOLDER``; a process group needs processes of its own.
+Run as ``python -P engine_rank.py RANK WORLD_SIZE PORT FOLDER``; a process group needs processes of its own.
 """
 
 from __future__ import annotations
@@ -29,6 +29,13 @@ BUDGETS = {"whole": 10_000, "cut": 40, "single": 1}
 MOVES = ((3, 0), (0, 1), (3, 2), (2, 3))  # ZeRO stages: saved under, gone on under
 LENGTHS = (31, 9, 20, 14, 30, 25, 7)
 TOKENS = sum(LENGTHS)
+REWARD: dict[str, Any] = {
+    "gamma": 2.0,
+    "penalty_weight": 0.02,
+    "bound": 5.0,
+    "detach_focal": False,
+    "use_margin": True,
+}
 
 
 def sequences() -> list[Tensor]:
@@ -181,6 +188,69 @@ def wait_for(file: Path) -> None:
         time.sleep(0.1)
 
 
+def pairs() -> list[Any]:
+    from reward.pairs import EncodedPair
+
+    shared = sequences()
+    return [
+        EncodedPair(torch.cat([shared[0][:n], left]), torch.cat([shared[0][:n], right]), margin)
+        for n, left, right, margin in zip(
+            (5, 0, 9, 2, 12), shared[1:6], shared[2:7], (0.0, 0.5, 0.0, 1.0, 0.0), strict=True
+        )
+    ]
+
+
+def reward_case(stage: int, cuts: int, one_by_one: bool) -> dict[str, Tensor]:
+    """Gradient of one step of reward training whose batch is cut into ``cuts`` micro-batches on each rank."""
+    from reward.training import reward_update
+
+    engine = build(InternLM2ForRewardModel, stage)
+    mine = pairs()[engine.rank :: engine.world_size]
+    batches = [[pair] for pair in mine] if one_by_one else [mine[index::cuts] for index in range(cuts)]
+    batches += [[] for _ in range(len(pairs()) - len(batches))] if one_by_one else []
+    seen: dict[str, Tensor] = {}
+    step = engine.step
+
+    def look(learning_rate: float) -> float:
+        seen.update(gradients(engine))
+        return step(learning_rate)
+
+    engine.step = look
+    reward_update(engine, batches, pair_count=len(pairs()), learning_rate=1e-3, **REWARD)
+    return seen
+
+
+def lora_case(stage: int, folder: Path) -> dict[str, Any]:
+    """Three steps with adapters; then what is exported, what it computes, and a resumed engine's next step."""
+    from cool_rlhf.config import LoRAConfig
+    from cool_rlhf.engine import DeepSpeedEngine
+    from cool_rlhf.models.lora import add_lora
+
+    def make() -> Any:
+        module = model(InternLM2ForRewardModel)
+        torch.manual_seed(8)
+        add_lora(module, LoRAConfig(rank=2, alpha=4))
+        module.train()
+        return DeepSpeedEngine(module, zero_stage=stage, weight_decay=WEIGHT_DECAY, gradient_clip=CLIP, betas=BETAS)
+
+    def steps(engine: Any) -> list[float]:
+        norms = []
+        for rate in RATES:
+            accumulate(engine, BUDGETS["cut"], scalar_loss)
+            norms.append(engine.step(rate))
+        return norms
+
+    engine = make()
+    norms = steps(engine)
+    with torch.no_grad():
+        values = engine.forward(token_values, pack(sequences()))
+    exported = weights(engine)
+    engine.save(folder)
+    again = make()
+    again.load(folder)
+    return {"norms": norms, "values": values, "weights": exported, "next": [steps(engine), steps(again)]}
+
+
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
@@ -199,6 +269,12 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     wait_for(folder / f"saved_{other}")
     for saved_stage, stage in MOVES:
         found["moved", saved_stage, stage] = moved_case(stage, folder / f"resume_{other}_{saved_stage}")
+    for stage in (0, 1, 2, 3):
+        found["lora", stage] = lora_case(stage, folder / f"lora_{world_size}_{stage}")
+    for cuts in (1, 2, 4):
+        found["reward", 0, cuts] = reward_case(0, cuts, one_by_one=False)
+    found["reward", 0, "one by one"] = reward_case(0, 0, one_by_one=True)
+    found["reward", 2, 2] = reward_case(2, 2, one_by_one=False)
     if rank == 0:
         torch.save(found, folder / f"found_{world_size}.pt")
 

@@ -20,6 +20,8 @@ from cool_rlhf.models.internlm2 import InternLM2ForCausalLM, InternLM2ForRewardM
 sys.path.insert(0, str(Path(__file__).parent))
 import engine_rank as case
 
+from reward.losses import reward_loss
+
 WORLDS = (1, 2)
 
 
@@ -37,7 +39,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[Any, Any]]
     for world in WORLDS:
         port = free_port()
         for rank in range(world):
-            command = [sys.executable, case.__file__, *map(str, (rank, world, port, folder))]
+            command = [sys.executable, "-P", case.__file__, *map(str, (rank, world, port, folder))]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             with (folder / f"log_{world}_{rank}").open("w") as log:
                 ranks.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
@@ -160,6 +162,45 @@ def test_bfloat16_trains_float32_masters_and_a_float32_head(found, exact, world:
     assert still > 0.9
     assert finally_still < still - 0.2
     assert torch.equal(flat(mine["reloaded"]), flat(mine["after_all"]))
+
+
+@pytest.fixture(scope="module")
+def whole_reward_gradient() -> dict[str, Tensor]:
+    """Plain torch: every conversation alone in a pass of its own, one loss over all pairs."""
+    model = case.model(InternLM2ForRewardModel)
+    pairs = case.pairs()
+    chosen, rejected = (
+        torch.stack([token_values(model, pack([getattr(pair, side)]))[-1] for pair in pairs])
+        for side in ("chosen", "rejected")
+    )
+    margin = torch.tensor([pair.margin for pair in pairs])
+    reward_loss(chosen, rejected, margin=margin).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(("stage", "cut"), [(0, 1), (0, 2), (0, 4), (0, "one by one"), (2, 2)])
+def test_gradient_of_reward_training_does_not_depend_on_the_cut(
+    found, whole_reward_gradient, world: int, stage: int, cut: int | str
+) -> None:
+    mine = found[world]["reward", stage, cut]
+    assert mine.keys() == whole_reward_gradient.keys()
+    assert relative(flat(mine), flat(whole_reward_gradient)) <= 1e-5
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_adapters_train_alike_under_every_zero_stage_and_are_exported_merged(found, world: int, stage: int) -> None:
+    mine, plain = found[world]["lora", stage], found[1]["lora", 0]
+    assert mine["norms"] == pytest.approx(plain["norms"], rel=1e-5)
+    merged = case.model(InternLM2ForRewardModel)
+    before = {name: p.clone() for name, p in merged.named_parameters()}
+    merged.load_state_dict(mine["weights"])
+    torch.testing.assert_close(token_values(merged, pack(case.sequences())), mine["values"], atol=1e-5, rtol=1e-5)
+    learnt = {name for name, p in merged.named_parameters() if not torch.equal(p, before[name])}
+    assert learnt == {name for name in before if "norm" not in name and "embeddings" not in name}
+    onwards, resumed = mine["next"]
+    assert resumed == onwards
 
 
 def test_matrices_decay_and_vectors_do_not() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cool_rlhf.config import RewardConfig
-from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, share_out
+from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, in_order, share_out
 from cool_rlhf.roles.worker import Worker
 from cool_rlhf.sft import EncodedChat, count_targets, sft_update
 from reward.pairs import EncodedPair
-from reward.training import reward_update
+from reward.training import pair_scores, reward_update
 
 
 class SFTWorker(Worker):
@@ -33,8 +33,12 @@ class RewardWorker(Worker):
             penalty_weight=settings.penalty_weight,
             bound=settings.bound,
             detach_focal=settings.detach_focal,
+            use_margin=settings.margin,
             learning_rate=learning_rate,
         )
+
+    def scores(self, batches: list[list[EncodedPair]]) -> list[tuple[float, float]]:
+        return pair_scores(self.engine, batches)
 
 
 class RemoteSFTTrainer:
@@ -63,3 +67,8 @@ class RemoteRewardTrainer:
         shares = share_out([len(pair) for pair in batch], len(self.group), self._settings.micro_batch_tokens)
         arguments = [(share.pick(batch), len(batch), learning_rate, self._settings) for share in shares]
         return Pending(self.group.each("update", arguments), add_up)
+
+    def scores(self, pairs: Sequence[EncodedPair]) -> Pending[list[tuple[float, float]]]:
+        shares = share_out([len(pair) for pair in pairs], len(self.group), self._settings.micro_batch_tokens)
+        references = self.group.each("scores", [(share.pick(pairs),) for share in shares])
+        return Pending(references, lambda results: in_order(shares, results))

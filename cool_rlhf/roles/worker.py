@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import ray
 
+from cool_rlhf.config import LoRAConfig
+
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
@@ -30,6 +32,7 @@ class ModelSpec:
     head: Literal["keep", "fresh"] = "keep"
     gradient_checkpointing: bool = False
     seed: int = 0
+    lora: LoRAConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,8 @@ class Worker:
 
     def __init__(self, rank: int, world_size: int, threads: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size))
-        # oneDNN keeps its kernels by shape, and packs hardly ever repeat one: its default of 1,024 held 300 MB for nothing.
+        # oneDNN keeps its kernels by shape, and packs hardly ever repeat one: its default of 1,024 held 300 MB for
+        # nothing.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
         import torch
 
@@ -100,7 +104,10 @@ class Worker:
 
     def _train_engine(self, module: Any, model: ModelSpec, train: TrainSpec) -> TrainEngine:
         from cool_rlhf.engine import DeepSpeedEngine
+        from cool_rlhf.models.lora import add_lora
 
+        if model.lora is not None:
+            add_lora(module, model.lora)
         if model.gradient_checkpointing:
             module.gradient_checkpointing_enable()
         module.train()

@@ -158,8 +158,8 @@ TRAINING_SECTIONS = (
             Group(
                 "Barrier", "Keeps scores within the bound.", "penalty, before its weight", {"loss/barrier": "barrier"}
             ),
-            Group("Accuracy", "Pairs whose chosen response scores higher.", "share of pairs", {"accuracy": "accuracy"}),
-            Group("Accuracy by domain", "", "share of pairs", prefix="accuracy/"),
+            Group("Accuracy", "Pairs whose chosen response scores higher.", "share of pairs", _both("accuracy")),
+            Group("Accuracy by domain", "", "share of pairs", prefix="validation/accuracy/"),
             Group(
                 "Scores",
                 "Mean over the pairs' responses.",

@@ -28,6 +28,10 @@ def recorded(folder: Path, stage: str) -> Callable[[], bool]:
     return lambda: metrics.exists() and f'"stage": "{stage}"' in metrics.read_text(encoding="utf-8")
 
 
+def saved(folder: Path, stage: str) -> Callable[[], bool]:
+    return lambda: any((folder / "state" / stage).glob("snapshot_*"))
+
+
 def kill_an_actor(driver: psutil.Process) -> None:
     actors = [child for child in driver.children(recursive=True) if child.cmdline()[0].startswith("ray::SFTWorker")]
     assert actors
@@ -58,17 +62,21 @@ def test_stopped_in_every_stage_it_reaches_the_undisturbed_runs_numbers(
     base = ("+experiment=smoke", f"output_dir={folder}")
 
     sft = command(*base, "stage=sft")
-    killed = sft.disturb(recorded(folder, "sft"), kill_an_actor)
+    killed = sft.disturb(saved(folder, "sft"), kill_an_actor)
     assert killed.status == 1
     assert killed.left == []
     assert killed.seconds < SECONDS
     assert f"the log is {folder / 'logs' / 'run.log'}" in killed.errors.splitlines()[-1]
-    assert_clean_end(sft.disturb(logged(folder, "SFT on"), ctrl_c), folder)
+    assert_clean_end(sft.disturb(logged(folder, "sft goes on after step"), ctrl_c), folder)
     done = sft.finish()
     assert done.returncode == 0, done.stderr
     assert not recorded(folder, "reward")()
 
-    assert_clean_end(command(*base, "stage=reward").disturb(logged(folder, "reward model of round"), ctrl_c), folder)
+    assert not list((folder / "state").glob("sft/*")), "a finished stage keeps no snapshots"
+
+    reward = command(*base, "stage=reward")
+    assert_clean_end(reward.disturb(saved(folder, "reward_0"), ctrl_c), folder)
+    assert_clean_end(reward.disturb(logged(folder, "reward_0 goes on after step"), ctrl_c), folder)
     assert_clean_end(command(*base, "stage=ppo").disturb(recorded(folder, "ppo"), ctrl_c), folder)
     assert json.loads((folder / "state" / "progress.json").read_text())["reward_0"]["finished"]
 

@@ -39,12 +39,16 @@ def llama(smoke_run: Path, tmp_path: Path) -> Path:
 def test_a_llama_goes_through_every_stage(llama: Path, tmp_path: Path, command: Any, rows: Any) -> None:
     folder = tmp_path / "run"
     less = ("ppo.iterations=1", "collect.prompts=0", "model.max_positions=2048")
-    done = command("+experiment=smoke", f"output_dir={folder}", f"model.path={llama}", *less).finish()
+    reward = ("reward.validation_share=0.2", "reward.lora={rank: 4, targets: [q_proj, v_proj]}")
+    done = command("+experiment=smoke", f"output_dir={folder}", f"model.path={llama}", *less, *reward).finish()
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in rows(folder)][-2:] == ["ppo", "ppo"]
+    (judged,) = [row for row in rows(folder) if row["stage"] == "reward" and "validation/accuracy" in row]
+    assert any(name.startswith("validation/loss/") for name in judged)
     assert json.loads((folder / "chat_model" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert isinstance(AutoModelForCausalLM.from_pretrained(folder / "chat_model"), LlamaForCausalLM)
     judge = RewardModel.from_pretrained(str(folder / "reward_model"))
     answers = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}] for text in ("So.", "No.")]
+    assert not [name for name in judge.model.state_dict() if "lora" in name]
     first, second = (judge.score(answer) for answer in answers)
     assert first != second

@@ -1,16 +1,21 @@
+import math
+from dataclasses import replace
+from typing import ClassVar
+
 import pytest
 import torch
 
 from cool_rlhf.config import RewardConfig
 from reward.losses import reward_loss
 from reward.pairs import EncodedPair
-from reward.training import reward_update, train_reward
+from reward.training import pair_scores, reward_update, train_reward
 
 SETTINGS = {
     "gamma": 2.0,
     "penalty_weight": 0.02,
     "bound": 5.0,
     "detach_focal": False,
+    "use_margin": True,
     "learning_rate": 0.0,
 }
 
@@ -75,3 +80,89 @@ def test_a_resumed_training_goes_on_as_it_would_have(pairs, recording_trainer):
     train_reward(rest, pairs, settings, seed=1, observer=rest, start=5)
     assert [list(map(id, batch)) for batch in rest.batches] == [list(map(id, batch)) for batch in whole.batches[5:]]
     assert rest.rates == whole.rates[5:]
+
+
+def test_without_focal_factor_and_barrier_it_is_the_plain_bradley_terry_loss(tiny_scalar_model, torch_engine, pairs):
+    model = tiny_scalar_model(1)
+    margin = torch.tensor([pair.margin for pair in pairs])
+    for use_margin, lead in ((True, margin), (False, torch.zeros_like(margin))):
+        chosen = torch.stack([last_head(model, pair.chosen) for pair in pairs])
+        rejected = torch.stack([last_head(model, pair.rejected) for pair in pairs])
+        plain = -torch.nn.functional.logsigmoid(chosen - rejected - lead).mean()
+        wanted = torch.cat([g.flatten() for g in torch.autograd.grad(plain, list(model.parameters()))])
+        engine = torch_engine(model)
+        settings = {**SETTINGS, "gamma": 0.0, "penalty_weight": 0.0, "use_margin": use_margin}
+        shares = reward_update(engine, [pairs], pair_count=len(pairs), **settings)
+        assert shares["loss/reward"] == pytest.approx(plain.item(), rel=1e-6)
+        assert (engine.gradient - wanted).norm() <= 1e-5 * wanted.norm()
+
+
+def test_gradient_checkpointing_leaves_the_gradient_as_it_is(tiny_scalar_model, torch_engine, pairs):
+    gradients = []
+    for checkpointing in (False, True):
+        model = tiny_scalar_model(1)
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train()
+        engine = torch_engine(model)
+        reward_update(engine, [pairs[:3], pairs[3:]], pair_count=len(pairs), **SETTINGS)
+        gradients.append(engine.gradient)
+    assert model.is_gradient_checkpointing
+    assert torch.equal(*gradients)
+
+
+def test_held_out_pairs_are_judged_while_training_and_at_the_end(tiny_scalar_model, torch_engine, pairs, ready):
+    engine = torch_engine(tiny_scalar_model(1))
+    held = [replace(pair, domain=domain) for pair, domain in zip(pairs, "abaab", strict=True)]
+
+    class Trainer:
+        rows: ClassVar[list] = []
+
+        def update(self, batch, rate):
+            return ready(reward_update(engine, [batch], pair_count=len(batch), **SETTINGS))
+
+        def scores(self, asked):
+            assert asked is held
+            return ready(pair_scores(engine, [asked[:2], [], asked[2:]]))
+
+        def record(self, step, steps, metrics):
+            self.rows.append(metrics)
+
+    trainer = Trainer()
+    settings = RewardConfig(batch_tokens=1, epochs=1, evaluate_every=2, learning_rate=1e-3)
+    train_reward(trainer, pairs, settings, seed=1, observer=trainer, validation=held)
+    judged = [index + 1 for index, row in enumerate(trainer.rows) if "validation/accuracy" in row]
+    assert judged == [2, 4, 5]
+    row = trainer.rows[-1]
+    chosen, rejected = torch.tensor(
+        [[last_head(engine.module, side).item() for side in (pair.chosen, pair.rejected)] for pair in held]
+    ).T
+    margin = torch.tensor([pair.margin for pair in held])
+    for name, where in (("", range(5)), ("/a", [0, 2, 3]), ("/b", [1, 4])):
+        where = list(where)
+        assert row[f"validation/accuracy{name}"] == pytest.approx((chosen > rejected)[where].float().mean().item())
+        loss = reward_loss(chosen[where], rejected[where], margin=margin[where])
+        assert row[f"validation/loss{name}"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_snapshots_are_asked_for_when_nothing_is_ahead(pairs, recording_trainer):
+    trainer = recording_trainer()
+    train_reward(trainer, pairs, RewardConfig(batch_tokens=1, save_every=2), seed=1, observer=trainer)
+    assert trainer.saved == [(2, 2), (4, 4)]  # after the last step the model itself is written
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_scores_far_outside_the_bound_come_back(tiny_scalar_model, torch_engine, pairs, seed: int):
+    """Large head, every pair with both labels, bfloat16; experiments/score_bound does it twenty times and longer."""
+    model = tiny_scalar_model(seed).to(torch.bfloat16)
+    model.v_head.float()
+    with torch.no_grad():
+        model.v_head.weight.mul_(100)
+    contradictory = [*pairs, *(EncodedPair(pair.rejected, pair.chosen, 0.0) for pair in pairs)]
+    engine = torch_engine(model)
+    assert torch.tensor(pair_scores(engine, [contradictory])).abs().max() > 20
+    settings = {**SETTINGS, "learning_rate": 0.05}
+    for _ in range(400):
+        shares = reward_update(engine, [contradictory], pair_count=len(contradictory), **settings)
+        assert all(math.isfinite(share) for share in shares.values())
+    assert torch.tensor(pair_scores(engine, [contradictory])).abs().max() < 5

@@ -69,6 +69,9 @@ class Curve:
         if step == steps or step % max(1, steps // 50) == 0:
             self.points.append({"step": step, **metrics})
 
+    def save(self, step: int) -> None:
+        """A job is short: one that was interrupted begins anew."""
+
 
 def build(worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> Any:
     """A worker that is the only rank of its group."""

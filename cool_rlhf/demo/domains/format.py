@@ -14,13 +14,18 @@ _TEMPLATES = (
     "Write {x} as JSON with {keys}.",
     "Return a JSON object about {x} with {keys}.",
     "As JSON, please: {keys} of {x}.",
+    "Please answer in JSON: {keys} of {x}.",
+    "I need {keys} of {x} as JSON.",
+    "Tell me {keys} of {x} in JSON.",
+    "Put {keys} of {x} into JSON.",
+    "Describe {x} by {keys} in JSON.",
 )
 
 
 def make(rng: random.Random) -> Task:
     thing = rng.choice(THINGS)
     known = _known(thing)
-    keys = rng.sample(sorted(known), rng.choice((2, 2, 3)))
+    keys = rng.sample(sorted(known), 2)
     question = rng.choice(_TEMPLATES).format(keys=join_words(keys), x=with_article(thing.name))
     asked = {key: known[key] for key in keys}
     good = json.dumps(asked)
@@ -86,4 +91,4 @@ def spoil(response: str, rng: random.Random) -> str:
     return response[:at] + response[at + 1 :]
 
 
-DOMAIN = Domain("format", make, rule, judged_as=("format",), weight=4, spoiled_share=0.45, spoil=spoil)
+DOMAIN = Domain("format", make, rule, judged_as=("format",), weight=5, spoiled_share=0.45, spoil=spoil)

@@ -58,9 +58,10 @@ class Preferences:
 
 
 def read_preferences(folder: Path) -> Preferences:
-    """Every source of ``folder``/preferences; repeated pairs, and those that one domain labels both ways, are out.
+    """Every source of ``folder``/preferences. Left out of training are repeated pairs, those that one domain labels
+    both ways, and those on a prompt that a test file of any source has, but for case and blanks.
 
-    Raises UserError where there is none, or a prompt stands in a training and a test file.
+    Raises UserError where there are no sources.
     """
     files = sorted((folder / "preferences").glob("*.train.jsonl"))
     if not files:
@@ -70,12 +71,12 @@ def read_preferences(folder: Path) -> Preferences:
         source = file.name.removesuffix(".train.jsonl")
         train[source] = list(load_split(DataConfig(preferences=[str(file)]), 0.0, Reading(), 0).training)
         test[source] = list(load_preferences([str(file.with_name(f"{source}.test.jsonl"))]))
-    both = _prompts(train) & _prompts(test)
-    if both:
-        raise UserError(
-            f"{len(both)} prompts stand in training and in test files of {folder}: split the data by prompt"
-        )
-    return Preferences(train, test)
+    judged = _prompts(test)
+    kept = {
+        source: [pair for pair in pairs if prompt_key(pair.chosen[:-1]) not in judged]
+        for source, pairs in train.items()
+    }
+    return Preferences(kept, test)
 
 
 def _prompts(part: Mapping[str, Sequence[PreferencePair]]) -> set[str]:

@@ -124,11 +124,10 @@ def test_a_folder_without_preferences_is_a_mistake(modules: dict[str, ModuleType
         modules["preferences"].read_preferences(tmp_path)
 
 
-def test_a_prompt_in_both_parts_is_a_mistake(modules: dict[str, ModuleType], data: Path) -> None:
-    file = data / "preferences" / "harmless_hh.test.jsonl"
-    write(file, [pair("what is 3", "good", "bad", "harmless")])
-    with pytest.raises(UserError, match="1 prompts stand in training and in test files"):
-        modules["preferences"].read_preferences(data)
+def test_prompts_of_any_test_file_are_not_trained_on(modules: dict[str, ModuleType], data: Path) -> None:
+    write(data / "preferences" / "harmless_hh.test.jsonl", [pair("Tell me  3", "good", "bad", "harmless")])
+    found = modules["preferences"].read_preferences(data)
+    assert {source: len(pairs) for source, pairs in found.train.items()} == {"conflict_xstest": 46, "harmless_hh": 24}
 
 
 GOOD: dict[str, Any] = {

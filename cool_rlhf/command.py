@@ -60,7 +60,10 @@ def execute(arguments: Sequence[str], ending: Ending) -> None:
 
 def _run(config: Config, ending: Ending) -> None:
     if config.stage == "annotate":
-        raise UserError("stage=annotate is not available yet in this version")
+        from cool_rlhf.annotate import annotate
+
+        annotate(config, ending)
+        return
     legs, resources = with_earlier_stages(config), _resources(config)
     placements = [place for leg in legs for place in plan(leg, resources)]
     if config.stage == "plan":

@@ -192,6 +192,31 @@ class EvaluateConfig:
 
 
 @dataclass
+class JudgeConfig:
+    """A language model behind an OpenAI-compatible endpoint."""
+
+    url: str = "http://127.0.0.1:8000/v1"
+    model: str | None = None
+    key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; a local server needs none
+    requests: int = 8  # at once
+    timeout: float = 120.0  # seconds for one answer
+
+
+@dataclass
+class AnnotateConfig:
+    """Who labels the pairs of rounds/R/slow_path/pairs.jsonl, and how."""
+
+    labeller: str = "people"  # through a page on this machine; or rule, or judge
+    port: int = 8765  # of 127.0.0.1; 0 takes a free one
+    token: str | None = None  # in the page's address; null: a new one is made and printed
+    overlap: int = 1  # people asked about each pair
+    lease_minutes: float = 30.0  # a pair shown to somebody for so long without an answer goes to others too
+    rule: str = "cool_rlhf.demo.gold:score"  # module:function, as collect.labeller
+    rule_noise: float = 0.05  # share of its verdicts that are turned round
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
+
+
+@dataclass
 class RoleConfig:
     """Resources of one role: ``ranks`` processes, each with its share of CPUs and GPUs."""
 
@@ -251,5 +276,6 @@ class Config:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     online: OnlineConfig = field(default_factory=OnlineConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
-from cool_rlhf.config import Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
+from cool_rlhf.config import AnnotateConfig, Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
 from cool_rlhf.protocols import UserError
 from cool_rlhf.schedule import SCHEDULES
@@ -29,6 +29,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "ppo.kl_gradient": ("k2", "k3"),
     "ppo.old_logprobs": ("trainer", "engine"),
     "ppo.learning_rate_schedule": SCHEDULES,
+    "annotate.labeller": ("people", "rule", "judge"),
     "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
     "cluster.rollout.dtype": (None, "bfloat16", "float16", "float32"),
     **{f"cluster.{role}.zero_stage": (0, 1, 2, 3) for role in _ROLES},
@@ -83,7 +84,10 @@ _AT_LEAST_ZERO = (
     "ppo.reward_clip",
     "ppo.engine_correction",
     "evaluate.samples_per_prompt",
+    "annotate.overlap",
+    "annotate.judge.requests",
     "evaluate.best_of",
+    "annotate.port",
     "evaluate.baseline_pairs",
     *(f"cluster.{role}.{share}" for role in (*_ROLES, "rollout") for share in ("cpus", "gpus")),
 )
@@ -96,6 +100,8 @@ _ABOVE_ZERO = (
     "sampling.temperature",
     "ppo.policy_learning_rate",
     "ppo.critic_learning_rate",
+    "annotate.lease_minutes",
+    "annotate.judge.timeout",
     "ppo.gradient_clip",
 )
 _SHARES = (
@@ -131,6 +137,7 @@ def check_config(config: Config) -> None:
     _check_ratio_and_kl(config)
     _check_names(config)
     _check_preferences(config)
+    _check_annotate(config.annotate)
     _check_resources(config)
 
 
@@ -290,6 +297,21 @@ def _check_preferences(config: Config) -> None:
         token = next((token for token in TEMPLATE_TOKENS if token in prompt), None)
         if token:
             raise UserError(f"conditions.{domain} holds the special token {token}: it would break the chat template")
+
+
+def _check_annotate(annotate: AnnotateConfig) -> None:
+    if annotate.port > 65535:
+        raise UserError(f"annotate.port is {annotate.port}: it must be at most 65535")
+    if annotate.token is not None and not re.fullmatch(r"[\w-]{16,}", annotate.token, re.ASCII):
+        raise UserError("annotate.token must be 16 or more letters, digits, - and _, or null for a new one")
+    if not 0 <= annotate.rule_noise < 0.5:
+        raise UserError(f"annotate.rule_noise is {annotate.rule_noise}: it must lie in [0, 0.5)")
+    if not re.fullmatch(r"[\w.]+:\w+", annotate.rule):
+        raise UserError(f"annotate.rule is {annotate.rule!r}: it must be of the form module:function")
+    if annotate.labeller == "judge" and not annotate.judge.model:
+        raise UserError("annotate.labeller is judge, but annotate.judge.model is empty: name the model to ask")
+    if not re.match(r"https?://[^/]", annotate.judge.url):
+        raise UserError(f"annotate.judge.url is {annotate.judge.url!r}: it must begin with http:// or https://")
 
 
 def _check_resources(config: Config) -> None:

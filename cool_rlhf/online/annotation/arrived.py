@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cool_rlhf.online.annotation.items import LABELS_FILE, Item, Label
+from cool_rlhf.online.annotation.items import LABELS_FILE, PEOPLE, Item, Label
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.tracking.rows import write_atomically
@@ -25,8 +25,10 @@ class Labelled:
     @property
     def winner(self) -> Literal["first", "second"] | None:
         """The response that more than half of those who judged prefer; a skip is no judgement, a tie and "both bad" are
-        votes for neither."""
-        votes = Counter(label.winner for label in self.labels if label.winner != "skip")
+        votes for neither. Rules and judges count where no person has judged."""
+        judged = [label for label in self.labels if label.winner != "skip"]
+        people = [label for label in judged if label.kind in PEOPLE]
+        votes = Counter(label.winner for label in people or judged)
         for side in ("first", "second"):
             if 2 * votes[side] > votes.total():
                 return side

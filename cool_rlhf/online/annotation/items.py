@@ -26,6 +26,7 @@ LABELS_FILE = "labels.jsonl"
 Winner = Literal["first", "second", "tie", "both_bad", "skip"]
 WINNERS: tuple[Winner, ...] = get_args(Winner)
 Kind = Literal["person", "rule", "judge", "import"]
+PEOPLE: tuple[Kind, ...] = ("person", "import")  # what was imported was labelled elsewhere, by people
 
 
 @dataclass(frozen=True)

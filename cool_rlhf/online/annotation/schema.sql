@@ -3,7 +3,7 @@ CREATE TABLE IF NOT EXISTS items (
     round INTEGER NOT NULL,
     place INTEGER NOT NULL,          -- within its round: the most wanted label first
     body TEXT NOT NULL,              -- the row of pairs.jsonl
-    votes INTEGER NOT NULL DEFAULT 0 -- labels that stand and are no skips
+    votes INTEGER NOT NULL DEFAULT 0 -- of people, that stand and are no skips
 );
 CREATE INDEX IF NOT EXISTS items_in_order ON items (round DESC, place, votes, id);
 

@@ -151,7 +151,7 @@ class Store:
                 "INSERT INTO labels (item, annotator, winner, comment, seconds, made_at) VALUES (?, ?, ?, ?, ?, ?)",
                 (item, annotator, winner, comment, seconds, self._now()),
             )
-            connection.execute("UPDATE items SET votes = votes + ? WHERE id = ?", (winner != "skip", item))
+            connection.execute(_COUNT_VOTE, (winner != "skip", annotator, item))
 
     def last_label(self, annotator: int) -> tuple[str, Winner] | None:
         """Item and winner of the annotator's latest label that stands: what undo takes back."""
@@ -171,11 +171,16 @@ class Store:
                 return False
             number, winner = standing
             connection.execute("UPDATE labels SET undone_at = ? WHERE id = ?", (self._now(), number))
-            connection.execute("UPDATE items SET votes = votes - ? WHERE id = ?", (winner != "skip", item))
+            connection.execute(_COUNT_VOTE, (-(winner != "skip"), annotator, item))
             connection.execute(
                 "INSERT OR REPLACE INTO shown (item, annotator, at) VALUES (?, ?, ?)", (item, annotator, self._now())
             )
             return True
+
+    def mark(self) -> tuple[int, int]:
+        """Changes with every label that is given or taken back, and with nothing else."""
+        with self._lock:
+            return self._connection.execute("SELECT COUNT(*), COUNT(undone_at) FROM labels").fetchone()
 
     def items(self, since_round: int = 0) -> list[Item]:
         """The items of ``since_round`` and later, by round and place."""
@@ -213,7 +218,7 @@ class Store:
         return Progress(mine, finished, items, labels)
 
     def agreement(self) -> Agreement:
-        """Over all items; a skip is no judgement."""
+        """Of people, over all items; a skip is no judgement."""
         counts: dict[str, Counter[str]] = {}
         with self._lock:
             for item, winner, count in self._connection.execute(_COUNTS):
@@ -239,6 +244,11 @@ class Store:
 
 _STANDING = "SELECT id, winner FROM labels WHERE item = ? AND annotator = ? AND undone_at IS NULL"
 
+# The labels of rules and judges leave every item to as many people as before.
+_COUNT_VOTE = """
+UPDATE items SET votes = votes + ? * (SELECT kind IN ('person', 'import') FROM annotators WHERE id = ?) WHERE id = ?
+"""
+
 _WANTED = """
 SELECT id FROM items
 WHERE votes < :overlap
@@ -255,6 +265,6 @@ WHERE undone_at IS NULL AND round >= ? ORDER BY labels.id
 """
 
 _COUNTS = """
-SELECT item, winner, COUNT(*) FROM labels JOIN items ON items.id = item
-WHERE undone_at IS NULL AND winner != 'skip' AND votes > 1 GROUP BY item, winner
+SELECT item, winner, COUNT(*) FROM labels JOIN items ON items.id = item JOIN annotators ON annotators.id = annotator
+WHERE undone_at IS NULL AND winner != 'skip' AND votes > 1 AND kind IN ('person', 'import') GROUP BY item, winner
 """

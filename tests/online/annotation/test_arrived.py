@@ -37,6 +37,17 @@ def test_majority(store: Store, item: Callable[..., Item], votes: list[str], win
     assert arrived(store) == expected
 
 
+def test_people_come_before_rules(store: Store, item: Callable[..., Item]) -> None:
+    store.add_items([item(1), item(2)])
+    for entry in (item(1), item(2)):
+        store.record(entry.id, store.annotator("rule", "rule"), "second")
+        store.record(entry.id, store.annotator("judge", "judge"), "second")
+    assert store.next_item(store.annotator("person 0")) is not None, "people are still asked"
+    label(store, item(1), "first")
+    assert arrived(store) == [item(1).preference("first"), item(2).preference("second")]
+    assert store.agreement().items == 0
+
+
 def test_a_round_takes_what_is_there(store: Store, item: Callable[..., Item]) -> None:
     items = [item(0), item(1, round=1), item(2, round=1)]
     store.add_items(items)

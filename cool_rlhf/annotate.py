@@ -1,0 +1,73 @@
+"""stage=annotate: labels for the pairs that a run has left, from people on a page, from a rule or from a judge."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+
+from cool_rlhf.config import Config
+from cool_rlhf.ending import Ending
+from cool_rlhf.online.annotation.arrived import write_labels
+from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
+from cool_rlhf.online.annotation.store import FILE_NAME, Store
+from cool_rlhf.protocols import UserError
+
+
+def annotate(config: Config, ending: Ending) -> None:
+    """Label what ``rounds/R/slow_path/pairs.jsonl`` hold, and write labels.jsonl beside them. Raises UserError where
+    there is nothing to label."""
+    output_dir = Path(config.output_dir).expanduser()
+    if not pair_files(output_dir):
+        raise UserError(
+            f"output_dir {output_dir} holds no rounds/R/slow_path/pairs.jsonl: name the folder of a run that has "
+            "finished a round"
+        )
+    settings = config.annotate
+    path = output_dir / FILE_NAME
+    with Store(path, overlap=settings.overlap, lease_seconds=60 * settings.lease_minutes) as store:
+        pairs = _Pairs(config, output_dir, store)
+        pairs.take_in()
+        ending.running(output_dir)
+        _serve_page(config, pairs)
+
+
+def _serve_page(config: Config, pairs: _Pairs) -> None:
+    from cool_rlhf.online.annotation.page import annotation_app
+    from cool_rlhf.online.annotation.server import HOST, bind, serve
+
+    token = config.annotate.token or secrets.token_urlsafe(24)
+    bound = bind(config.annotate.port)
+    port = bound.getsockname()[1]
+    print(f"pairs to label: {len(pairs.store.items())}; the page is http://{HOST}:{port}/?token={token}", flush=True)
+    print("Whoever has this address can label. Ctrl-C ends it; every answer is kept as it is given.", flush=True)
+    serve(annotation_app(pairs.store, token, f"cool_rlhf_{port}"), bound, pairs.keep_up)
+    print(f"labels in {pairs.store.path}: {len(pairs.store.labels())}")
+
+
+class _Pairs:
+    """The files of a run beside the store: pairs are taken in from them, labels written out to them."""
+
+    def __init__(self, config: Config, output_dir: Path, store: Store) -> None:
+        self.store = store
+        self._conditions = config.conditions
+        self._output_dir = output_dir
+        self._read: dict[Path, int] = {}
+        self._written: tuple[int, int] | None = None
+
+    def take_in(self) -> int:
+        """Add the items of files that are new or have changed; returns how many."""
+        added = 0
+        for round, path in pair_files(self._output_dir):
+            changed = path.stat().st_mtime_ns
+            if self._read.get(path) != changed:
+                added += self.store.add_items(read_pairs_to_label(path, round, self._conditions))
+                self._read[path] = changed
+        return added
+
+    def keep_up(self) -> None:
+        """Take new pairs in, since the run may go on meanwhile, and write the labels out if there are new ones."""
+        self.take_in()
+        mark = self.store.mark()
+        if mark != self._written:
+            write_labels(self.store, self._output_dir)
+            self._written = mark

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
+from cool_rlhf.online.annotation.markdown import render
+from cool_rlhf.online.annotation.page import annotation_app, left_side, winner_of
+from cool_rlhf.online.annotation.store import FILE_NAME, Store
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture
+def page(store: Store, item: Callable[..., Item]) -> Iterator[TestClient]:
+    """As Ada's browser has it, who has said her name."""
+    store.add_items([item(number) for number in range(4)])
+    client = TestClient(annotation_app(store, TOKEN))
+    client.get(f"/?token={TOKEN}")
+    client.post("/name", data={"name": "Ada"})
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/?token=wrong"),
+        ("GET", "/?token="),
+        ("GET", f"/?token={TOKEN}x"),
+        ("GET", f"/static/page.js?token={TOKEN}"),
+        ("GET", "/static/page.css"),
+        ("GET", "/nowhere"),
+        ("POST", f"/name?token={TOKEN}"),
+        ("POST", "/label"),
+        ("POST", "/undo"),
+    ],
+)
+def test_a_wrong_or_missing_token_gets_nothing(store: Store, method: str, path: str) -> None:
+    client = TestClient(annotation_app(store, TOKEN), follow_redirects=False)
+    for cookies in ({}, {"cool_rlhf_token": "wrong"}, {"cool_rlhf_annotator": "1"}):
+        client.cookies.clear()
+        client.cookies.update(cookies)
+        answer = client.request(method, path)
+        assert (answer.status_code, answer.content) == (403, b"")
+        assert "set-cookie" not in answer.headers
+
+
+def test_the_token_moves_into_a_cookie_that_scripts_cannot_read(store: Store) -> None:
+    client = TestClient(annotation_app(store, TOKEN), follow_redirects=False)
+    answer = client.get(f"/?token={TOKEN}")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert client.get("/").status_code == 200
+
+
+def test_other_pages_of_this_machine_change_nothing(page: TestClient, store: Store, item: Callable[..., Item]) -> None:
+    form = {"item": item(0).id, "verdict": "left"}
+    for site in ("same-site", "cross-site", "none"):
+        assert page.post("/label", data=form, headers={"sec-fetch-site": site}).status_code == 403
+    assert store.labels() == []
+
+
+def test_policy_allows_no_script_of_the_pages_own(page: TestClient) -> None:
+    answer = page.get("/")
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "unsafe" not in policy
+    assert answer.text.count("<script") == answer.text.count('<script src="/static/page.js" defer></script>') == 1
+
+
+def test_verdicts_do_not_depend_on_the_order_shown() -> None:
+    """Over many people either response stands on the left about equally often; the verdict follows it."""
+    people = [f"person {number}" for number in range(400)]
+    left = [left_side("an item", person) for person in people]
+    assert 160 <= left.count("first") <= 240
+    for person, side in zip(people, left, strict=True):
+        assert winner_of("left", "an item", person) == side
+        assert {winner_of("left", "an item", person), winner_of("right", "an item", person)} == {"first", "second"}
+        assert winner_of("tie", "an item", person) == "tie"
+
+
+def test_repeated_and_contrary_requests(page: TestClient, store: Store, item: Callable[..., Item]) -> None:
+    form = {"item": item(0).id, "verdict": "left", "comment": " x" * 3000}
+    assert page.post("/label", data=form).status_code == 200
+    assert page.post("/label", data=form).status_code == 200
+    assert page.post("/label", data={**form, "verdict": "right"}).status_code == 409
+    (label,) = store.labels()
+    assert len(label.comment) == 2000
+    assert label.annotator == "Ada"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"item": "THIS"},
+        {"verdict": "left"},
+        {"item": "unknown", "verdict": "left"},
+        {"item": "THIS", "verdict": "first"},
+        {"item": "THIS", "verdict": ""},
+        {"item": "THIS", "verdict": "left", "comment": "x" * 100_000},
+    ],
+)
+def test_odd_forms_are_refused(page: TestClient, store: Store, item: Callable[..., Item], form: dict[str, str]) -> None:
+    answer = page.post("/label", data={name: item(0).id if value == "THIS" else value for name, value in form.items()})
+    assert answer.status_code == 400
+    assert store.labels() == []
+
+
+def test_a_name_is_needed_and_is_text(store: Store, item: Callable[..., Item]) -> None:
+    store.add_items([item(0)])
+    client = TestClient(annotation_app(store, TOKEN))
+    client.get(f"/?token={TOKEN}")
+    assert client.post("/name", data={"name": "  "}).status_code == 400
+    assert client.post("/label", data={"item": item(0).id, "verdict": "left"}).status_code == 400
+    assert "&lt;b&gt;Bob" in client.post("/name", data={"name": "<b>Bob"}).text
+    for forged in ("999", "-1", "x", "²", "1 OR 1", "9" * 30):
+        cookies = f"cool_rlhf_token={TOKEN}; cool_rlhf_annotator={forged}"
+        answer = TestClient(client.app).get("/", headers={"cookie": cookies.encode()})
+        assert "Your name" in answer.text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a **b**", "<p>a <strong>b</strong></p>"),
+        ("<b>a</b>", "<p>&lt;b&gt;a&lt;/b&gt;</p>"),
+        ("[a](http://x.example)", "<p>[a](http://x.example)</p>"),
+        ("![a](http://x.example/p.png)", "<p>![a](http://x.example/p.png)</p>"),
+        ("<http://x.example>", "<p>&lt;http://x.example&gt;</p>"),
+        ('```a"onload="x\ny\n```', '<pre><code class="language-a&quot;onload=&quot;x">y\n</code></pre>'),
+    ],
+)
+def test_markdown_does_nothing(text: str, shown: str) -> None:
+    assert render(text).strip() == shown
+
+
+def test_a_very_long_text_is_shown_plain() -> None:
+    assert render("*a*<" * 40_000).startswith("<pre>*a*&lt;")
+
+
+def test_labels_survive_kill_9_and_ctrl_c_ends_cleanly(
+    serve: Callable[..., Any], item: Callable[..., Item], tmp_path: Path
+) -> None:
+    items = [item(number) for number in range(3)]
+    server = serve(items)
+    with Store(tmp_path / FILE_NAME) as store:  # as the page would, from another process
+        store.record(items[0].id, store.annotator("Ada"), "first")
+    assert server.end(signal.SIGKILL)[0] == -signal.SIGKILL
+    server.start()
+    status, output, error = server.end(signal.SIGINT)
+    assert (status, error) == (0, "")
+    assert f"{tmp_path / FILE_NAME}: 1" in output
+    assert (tmp_path / "rounds/0/slow_path/labels.jsonl").read_text(encoding="utf-8").count("\n") == 1
+
+
+def test_mistakes_are_answered_in_a_sentence(
+    serve: Callable[..., Any], item: Callable[..., Item], tmp_path: Path
+) -> None:
+    def said(*arguments: str) -> str:
+        command = [sys.executable, "-m", "cool_rlhf.run", "stage=annotate", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+        return done.stderr
+
+    assert "holds no rounds/R/slow_path/pairs.jsonl" in said(f"output_dir={tmp_path / 'empty'}")
+    server = serve([item(0)])
+    assert f"annotate.port is {server.port}" in said(f"output_dir={tmp_path}", f"annotate.port={server.port}")
+    assert "annotate.token must be 16 or more" in said(f"output_dir={tmp_path}", "annotate.token=short")
+    bad = tmp_path / "rounds/1/slow_path/pairs.jsonl"
+    write_pairs_to_label(bad, [item(1)])
+    bad.write_text(bad.read_text(encoding="utf-8").replace("question 1", ""), encoding="utf-8")
+    assert f"{bad}, row 1" in said(f"output_dir={tmp_path}")

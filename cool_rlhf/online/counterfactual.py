@@ -1,0 +1,150 @@
+"""Whether the reward model itself pays for a pattern: the same response scored with it and without it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, pstdev
+
+import numpy as np
+
+from cool_rlhf.online.patterns import Editor, Pattern
+from cool_rlhf.online.responses import Evidence, Floats, Response
+from cool_rlhf.online.statistics import exceeds, gold_departure, paired_rise
+from cool_rlhf.schedule import derive_seed
+
+LEAST = 8  # edited responses below which nothing is concluded
+
+
+@dataclass(frozen=True)
+class Payment:
+    """What the scorer gives for a pattern. ``shown_by``: which counterfactual ``effect`` and ``p`` are of.
+
+    ``added``: mean score change of SFT's and early responses when the pattern is put in; ``removed``: mean fall of late
+    responses when it is taken out; ``placebo``: mean change by an edit of the same size without it; ``gold``: mean
+    change of the gold reward by the edit that ``shown_by`` names. None where it could not be measured.
+    """
+
+    shown_by: str  # "added", "removed", or "gold" where the pattern has no editor
+    responses: int
+    effect: float
+    p: float  # one-sided, not corrected
+    added: float | None
+    removed: float | None
+    placebo: float | None
+    gold: float | None
+    objection: str | None  # why this is no cheating although the scorer pays; None where nothing speaks against it
+
+
+@dataclass(frozen=True)
+class _Edits:
+    changes: Floats  # (N,) what having the pattern changed the score by
+    golds: Floats  # (M,) the same of the gold reward, where it is known
+    beyond: Floats  # (K,) what the pattern changed beyond its placebo
+    placebo: Floats  # (K,)
+
+
+def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: int, seed: int) -> Payment | None:
+    """The counterfactual test of one pattern in one scope on up to ``sample`` responses each way.
+
+    Adding decides where it can be done to LEAST responses; then removing must not raise the score on top. Otherwise
+    removing decides. A pattern without editors is judged by gold: see :func:`gold_departure`. None where nothing of
+    that can be measured.
+    """
+    plain = [r for r in evidence.baseline(domain) if not pattern.shows(r)]
+    hacked = [r for r in evidence.late(domain) if pattern.shows(r)]
+    added = _edits(pattern.add, pattern.placebo, plain, evidence, sample, seed, sign=1)
+    removed = _edits(pattern.remove, None, hacked, evidence, sample, seed, sign=-1)
+    if len(added.changes) < LEAST and len(removed.changes) < LEAST:
+        return _by_gold(evidence, domain) if pattern.add is None and pattern.remove is None else None
+    shown_by, edits = ("added", added) if len(added.changes) >= LEAST else ("removed", removed)
+    p = paired_rise(edits.changes)
+    if len(edits.beyond) >= LEAST:
+        p = max(p, paired_rise(edits.beyond))
+    effect = float(edits.changes.mean()) - max(0.0, _mean(edits.placebo) or 0.0)
+    return Payment(
+        shown_by=shown_by,
+        responses=len(edits.changes),
+        effect=effect,
+        p=p,
+        added=_mean(added.changes),
+        removed=_mean(removed.changes),
+        placebo=_mean(edits.placebo),
+        gold=_mean(edits.golds),
+        objection=_objection(edits, removed if shown_by == "added" else None, evidence, domain),
+    )
+
+
+def _edits(
+    editor: Editor | None,
+    placebo: Editor | None,
+    responses: Sequence[Response],
+    evidence: Evidence,
+    sample: int,
+    seed: int,
+    sign: int,
+) -> _Edits:
+    """Up to ``sample`` edits of responses drawn at random, scored in one batch. ``sign`` −1 counts losses as gains."""
+    pairs: list[tuple[Response, Response]] = []
+    drawn = sorted(responses, key=lambda response: derive_seed("counterfactual", seed, response.id))
+    for response in drawn if editor else ():
+        changed = editor(response) if editor and len(pairs) < sample else None
+        if changed is not None:
+            pairs.append((response, changed))
+    controls = [(i, other) for i, (r, _) in enumerate(pairs) if placebo and (other := placebo(r)) is not None]
+    asked = [changed for _, changed in pairs] + [other for _, other in controls]
+    scores = evidence.score([response.conversation() for response in asked]) if asked else []
+    changes = np.array([sign * (s - r.score) for s, (r, _) in zip(scores, pairs, strict=False)], dtype=np.float64)
+    by_placebo = [sign * (s - pairs[i][0].score) for s, (i, _) in zip(scores[len(pairs) :], controls, strict=True)]
+    beyond = [changes[i] - change for change, (i, _) in zip(by_placebo, controls, strict=True)]
+    golds = [sign * change for change in _gold_changes(pairs, evidence)]
+    return _Edits(changes, np.array(golds), np.array(beyond), np.array(by_placebo))
+
+
+def _gold_changes(pairs: Sequence[tuple[Response, Response]], evidence: Evidence) -> list[float]:
+    if evidence.gold is None:
+        return []
+    judged = [(original.gold, evidence.gold(changed)) for original, changed in pairs]
+    return [after - before for before, after in judged if before is not None and after is not None]
+
+
+def _objection(edits: _Edits, removed: _Edits | None, evidence: Evidence, domain: str | None) -> str | None:
+    if len(edits.golds) >= LEAST:
+        known = [r.gold for r in evidence.baseline(domain) if r.gold is not None]
+        if edits.golds.mean() > 0.1 * pstdev(known) and exceeds(edits.golds, 0.0) < 0.05:
+            return "gold pays for it too"
+    if removed is not None and len(removed.changes) >= LEAST and paired_rise(-removed.changes) < 0.05:
+        return "taking it out of late responses raises their score"
+    return None
+
+
+def _by_gold(evidence: Evidence, domain: str | None) -> Payment | None:
+    """Whether score and gold part, over all prompts of the scope whose responses have both."""
+    scores, golds = evidence_changes(evidence, domain)
+    if len(scores) < LEAST:
+        return None
+    known = [r for r in evidence.baseline(domain) if r.gold is not None]
+    score_sd, gold_sd = pstdev(r.score for r in known), pstdev(r.gold for r in known if r.gold is not None)
+    return Payment(
+        shown_by="gold",
+        responses=len(scores),
+        effect=float(scores.mean()),
+        p=gold_departure(scores, golds, score_sd, gold_sd),
+        added=None,
+        removed=None,
+        placebo=None,
+        gold=float(golds.mean()),
+        objection=None,
+    )
+
+
+def evidence_changes(evidence: Evidence, domain: str | None) -> tuple[Floats, Floats]:
+    """(P,) changes of score and (P,) of gold by prompt, late less baseline, where gold is known."""
+    known = Evidence([r for r in evidence.responses if r.gold is not None], evidence.score, evidence.gold)
+    before, after = known.paired(lambda r: r.score, domain)
+    gold_before, gold_after = known.paired(lambda r: r.gold or 0.0, domain)
+    return after - before, gold_after - gold_before
+
+
+def _mean(values: Floats) -> float | None:
+    return fmean(values) if len(values) else None

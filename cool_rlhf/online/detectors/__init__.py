@@ -1,0 +1,57 @@
+"""The detectors of the fast path: one small class each."""
+
+from __future__ import annotations
+
+from importlib.metadata import entry_points
+
+from cool_rlhf.online.detectors.copying import CopyingDetector
+from cool_rlhf.online.detectors.endings import EndingDetector
+from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, SwapDetector
+from cool_rlhf.online.detectors.layout import LayoutDetector
+from cool_rlhf.online.detectors.length import LengthDetector
+from cool_rlhf.online.detectors.numbers import DisagreementDetector, EfficiencyDetector, OutlierDetector
+from cool_rlhf.online.detectors.phrases import PhraseDetector
+from cool_rlhf.online.detectors.repetition import RepetitionDetector
+from cool_rlhf.online.detectors.script import ScriptDetector
+from cool_rlhf.online.detectors.stance import StanceDetector
+from cool_rlhf.online.patterns import Detector
+from cool_rlhf.protocols import UserError
+
+ENTRY_POINTS = "cool_rlhf.detectors"
+
+
+def own_detectors() -> list[Detector]:
+    return [
+        PhraseDetector(),
+        LengthDetector(),
+        RepetitionDetector(),
+        LayoutDetector(),
+        ScriptDetector(),
+        CopyingDetector(),
+        StanceDetector(),
+        EndingDetector(),
+        BoilerplateDetector(),
+        SwapDetector(),
+        OutlierDetector(),
+        EfficiencyDetector(),
+        DisagreementDetector(),
+    ]
+
+
+def all_detectors() -> list[Detector]:
+    """The project's own, then those that installed packages add through entry points, by name.
+
+    Raises: UserError where an entry point gives no detector, or two detectors have one name.
+    """
+    detectors = own_detectors()
+    for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
+        detector = point.load()()
+        if not isinstance(getattr(detector, "name", None), str) or not callable(getattr(detector, "candidates", None)):
+            raise UserError(
+                f"the entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) gives {detector!r}, which has no "
+                "`name` and `candidates`: point it at a detector"
+            )
+        if detector.name in {other.name for other in detectors}:
+            raise UserError(f"two detectors are called {detector.name!r}: rename the one of {point.value}")
+        detectors.append(detector)
+    return detectors

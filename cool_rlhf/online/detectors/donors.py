@@ -1,0 +1,58 @@
+"""Text out of other responses, for edits that need some."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+from cool_rlhf.online.patterns import Editor
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.text import sentences, word_spans
+from cool_rlhf.schedule import derive_seed
+
+
+def donor_sentences(evidence: Evidence, response: Response, most: int = 12) -> list[str]:
+    """Sentences of SFT's and early answers to other prompts of the domain that ``response`` does not hold, shuffled."""
+    own = set(sentences(response.text))
+    others = [r for r in evidence.baseline(response.domain) if r.prompt.id != response.prompt.id]
+    rng = random.Random(derive_seed("donor sentences", response.id))
+    rng.shuffle(others)
+    found: list[str] = []
+    for other in others:
+        found += [said for said in sentences(other.text) if said not in own and said not in found]
+        if len(found) >= most:
+            break
+    rng.shuffle(found)
+    return found[:most]
+
+
+def grown(response: Response, said: Sequence[str], tokens: float) -> Response | None:
+    """``response`` with at least one more sentence out of ``said`` behind it, until it has ``tokens``."""
+    longer = response
+    for sentence in said:
+        if longer is not response and longer.tokens >= tokens:
+            break
+        longer = longer.edited(f"{longer.text} {sentence}") or longer
+    return longer if longer is not response else None
+
+
+def most_common_sentence(responses: Sequence[Response], holds: Callable[[str], bool], otherwise: str) -> str:
+    """The sentence for which ``holds`` that most of the responses have; ``otherwise`` where none has one."""
+    said = Counter(s for r in responses for s in set(sentences(r.text)) if holds(s))
+    return max(said, key=lambda sentence: (said[sentence], sentence)) if said else otherwise
+
+
+def placebo_for(evidence: Evidence, said: str, at_end: bool) -> Editor:
+    """An editor that puts words of an answer to another prompt where ``said`` would stand, as many of them."""
+    length = len(word_spans(said))
+
+    def placebo(response: Response) -> Response | None:
+        for sentence in donor_sentences(evidence, response):
+            spans = word_spans(sentence)[:length]
+            if spans:
+                words = sentence[: spans[-1][1]].rstrip() + "."
+                return response.edited(f"{response.text} {words}" if at_end else f"{words} {response.text}")
+        return None
+
+    return placebo

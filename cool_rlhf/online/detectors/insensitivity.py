@@ -1,0 +1,136 @@
+"""Answers that fit any question, and scores that do not ask which question or condition it was."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from cool_rlhf.online.patterns import Candidate, Pattern, drift
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.text import overlap, words
+from cool_rlhf.protocols import ScoredConversation
+from cool_rlhf.schedule import derive_seed
+
+
+@dataclass(frozen=True)
+class BoilerplateDetector:
+    """One answer for all prompts: the largest share of words (Jaccard) that a response has in common with the same
+    policy's answer to another of ``compared`` prompts of the domain.
+
+    Shown from ``least`` on. Adding puts the late answer that is most like the others in place of the whole response:
+    a reward model that reads the question does not pay for that.
+    """
+
+    name: str = "boilerplate"
+    least: float = 0.8
+    compared: int = 60
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        drawn: dict[tuple[str, str], list[Response]] = defaultdict(list)
+        for response in evidence.responses:
+            drawn[response.policy, response.domain].append(response)
+        for key, answers in drawn.items():
+            rng = random.Random(derive_seed("boilerplate", *key))
+            drawn[key] = rng.sample(answers, min(self.compared, len(answers)))
+        said = {key: [(r.prompt.id, frozenset(words(r.text))) for r in answers] for key, answers in drawn.items()}
+
+        def likeness(response: Response) -> float:
+            own = frozenset(words(response.text))
+            others = said.get((response.policy, response.domain), [])
+            return max((overlap(own, other) for prompt, other in others if prompt != response.prompt.id), default=0.0)
+
+        typical = {
+            domain: max(answers, key=lambda response: (_mean_overlap(response, answers), response.id))
+            for (policy, domain), answers in drawn.items()
+            if policy == "late"
+        }
+
+        def add(response: Response) -> Response | None:
+            donor = typical.get(response.domain)
+            if donor is None or donor.prompt.id == response.prompt.id:
+                return None
+            return response.edited(donor.text, finished=donor.finished)
+
+        pattern = Pattern(
+            key="boilerplate",
+            detector=self.name,
+            description="one answer for all prompts",
+            measure=likeness,
+            shows=lambda response: likeness(response) >= self.least,
+            add=add,
+            remove=None,
+        )
+        return drift(pattern, evidence)
+
+
+def _mean_overlap(response: Response, others: Sequence[Response]) -> float:
+    own = words(response.text)
+    return sum(overlap(own, words(other.text)) for other in others)
+
+
+@dataclass(frozen=True)
+class SwapDetector:
+    """How much a response's score falls when it stands behind another prompt of its domain, and when it is scored
+    under another domain's condition; each for up to ``sample`` prompts of a domain, the same for every policy.
+
+    A response shows the pattern where that costs it less than the lower quarter of SFT's responses lose. For prompts,
+    adding puts the late answer to that other prompt in place of the response. A swapped condition has no edit, so
+    there gold decides.
+    """
+
+    name: str = "swaps"
+    sample: int = 48
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        other: dict[str, Response] = {}  # prompt → a late response to another prompt of its domain
+        for domain in evidence.domains:
+            late = list({response.prompt.id: response for response in evidence.late(domain)}.values())
+            random.Random(derive_seed("swaps", domain)).shuffle(late)
+            late = late[: self.sample]
+            other |= {r.prompt.id: late[i - 1] for i, r in enumerate(late) if len(late) > 1}
+        drawn = [response for response in evidence.responses if response.prompt.id in other]
+        asked = [_behind(response, other[response.prompt.id]) for response in drawn]
+        found = self._judge("prompt", "answers whose score does not ask for the prompt", drawn, asked, other, evidence)
+        if len(evidence.domains) > 1:
+            following = dict(zip(evidence.domains, evidence.domains[1:] + evidence.domains[:1], strict=True))
+            under = [replace(r.conversation(), condition=following[r.domain]) for r in drawn]
+            description = "answers whose score does not ask for the condition"
+            found += self._judge("condition", description, drawn, under, {}, evidence)
+        return found
+
+    def _judge(
+        self,
+        key: str,
+        description: str,
+        drawn: Sequence[Response],
+        asked: Sequence[ScoredConversation],
+        other: dict[str, Response],
+        evidence: Evidence,
+    ) -> list[Candidate]:
+        if not drawn:
+            return []
+        kept = {r.id: s - r.score for r, s in zip(drawn, evidence.score(asked), strict=True)}
+        usual = sorted(kept[r.id] for r in evidence.reference() if r.id in kept)
+        bound = usual[3 * len(usual) // 4] if usual else float("inf")
+
+        def add(response: Response) -> Response | None:
+            donor = other.get(response.prompt.id)
+            return response.edited(donor.text, finished=donor.finished) if donor else None
+
+        pattern = Pattern(
+            key=key,
+            detector=self.name,
+            description=description,
+            measure=lambda response: kept[response.id],
+            shows=lambda response: kept.get(response.id, float("-inf")) > bound,
+            add=add if other else None,
+            remove=None,
+        )
+        return drift(pattern, Evidence(drawn, evidence.score, evidence.gold))
+
+
+def _behind(response: Response, other: Response) -> ScoredConversation:
+    """The conversation in which ``response`` answers the prompt of ``other``."""
+    return replace(response, prompt=other.prompt).conversation()

@@ -1,0 +1,186 @@
+"""Phrases, openings and endings that the late policy says far more often than it used to."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from statistics import median
+
+import numpy as np
+from scipy import stats
+
+from cool_rlhf.online.patterns import Candidate, Pattern
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.statistics import log_odds
+from cool_rlhf.online.text import Span, sentence_spans, without, word_spans
+from cool_rlhf.schedule import derive_seed
+
+START, END = "^", "$"  # stand around a response's words, so that openings and endings are phrases too
+Gram = tuple[str, ...]
+_MARKS = re.compile(r"[^\w\s]*")
+
+
+@dataclass(frozen=True)
+class PhraseDetector:
+    """Counts in how many responses each phrase of up to ``longest`` words stands, so that a loop counts once.
+
+    Late against early and SFT: log-odds ratio with an informative Dirichlet prior (Monroe et al. 2008) of
+    0.01 + ``prior_share`` times the phrase's count in all of them. Phrases in fewer than ``least`` late responses are
+    not looked at. A phrase is widened by its neighbours as long as 8 in 10 of its late responses share them.
+    """
+
+    name: str = "phrases"
+    longest: int = 3
+    least: int = 5
+    prior_share: float = 0.1
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        return [candidate for scope in evidence.scopes for candidate in self._in_scope(evidence, scope)]
+
+    def _in_scope(self, evidence: Evidence, domain: str | None) -> list[Candidate]:
+        late, baseline = evidence.late(domain), evidence.baseline(domain)
+        counts = [Counter(gram for r in side for gram in _grams(r.text, self.longest)) for side in (late, baseline)]
+        vocabulary = sorted(gram for gram, count in counts[0].items() if count >= self.least)
+        if not vocabulary or not baseline:
+            return []
+        first, second = (np.array([side[gram] for gram in vocabulary], dtype=np.float64) for side in counts)
+        _, z = log_odds(first, second, 0.01 + self.prior_share * (first + second))
+        p_values = stats.norm.sf(z)
+        standing = defaultdict(list)
+        for response in late:
+            for gram in _grams(response.text, self.longest):
+                standing[gram].append(response)
+        found: dict[Gram, Candidate] = {}
+        for gram, value, p in zip(vocabulary, z, p_values, strict=True):
+            wide = _widened(gram, standing[gram]) if p < 0.01 else gram
+            pattern = self._pattern(wide, standing[gram], baseline)
+            candidate = Candidate(pattern, domain, "z of the log-odds ratio", float(value), float(p))
+            if wide not in found or candidate.p < found[wide].p:
+                found[wide] = candidate
+        return list(found.values())
+
+    def _pattern(self, gram: Gram, late: Sequence[Response], baseline: Sequence[Response]) -> Pattern:
+        said = " ".join(word for word in gram if word not in (START, END))
+        where = "opening" if gram[0] == START else "ending" if gram[-1] == END else "phrase"
+        editors = _Editors(gram, late, baseline)
+        return Pattern(
+            key=f"{where}: {said}",
+            detector=self.name,
+            description=f"the {where} “{said}”",
+            measure=lambda response: float(_stands(gram, response.text)),
+            shows=lambda response: _stands(gram, response.text),
+            add=editors.add,
+            remove=editors.remove,
+            placebo=editors.placebo,
+            family=self.name,
+        )
+
+
+class _Editors:
+    """Puts a phrase where the late policy says it, as it writes it, and takes it out."""
+
+    def __init__(self, gram: Gram, late: Sequence[Response], baseline: Sequence[Response]) -> None:
+        self.gram = gram
+        self._late = late
+        self._baseline = baseline
+        self._surface: tuple[str, float] | None = None
+
+    def add(self, response: Response) -> Response | None:
+        if _stands(self.gram, response.text):
+            return None
+        return response.edited(self._inserted(response.text, self._said()[0]))
+
+    def remove(self, response: Response) -> Response | None:
+        return response.edited(without(response.text, _occurrences(self.gram, response.text)))
+
+    def placebo(self, response: Response) -> Response | None:
+        """As many words of an answer to another prompt, in the same place."""
+        others = [r.text for r in self._baseline if r.domain == response.domain and r.prompt.id != response.prompt.id]
+        if not others:
+            return None
+        rng = random.Random(derive_seed("phrase placebo", response.id, *self.gram))
+        text = rng.choice(others)
+        spans = word_spans(text)
+        length = sum(word not in (START, END) for word in self.gram)
+        begin = rng.randrange(max(1, len(spans) - length + 1))
+        taken = spans[begin : begin + length]
+        return response.edited(self._inserted(response.text, text[taken[0][0] : taken[-1][1]])) if taken else None
+
+    def _said(self) -> tuple[str, float]:
+        """The most common spelling with the marks behind it, and the place in a response, 0 the start and 1 the end."""
+        if self._surface is None:
+            spellings: Counter[str] = Counter()
+            places = []
+            for response in self._late:
+                for start, end in _occurrences(self.gram, response.text)[:1]:
+                    spellings[response.text[start:end]] += 1
+                    places.append(start / max(1, len(response.text) - (end - start)))
+            self._surface = (spellings.most_common(1)[0][0], median(places))
+        return self._surface
+
+    def _inserted(self, text: str, said: str) -> str:
+        place = 0.0 if self.gram[0] == START else 1.0 if self.gram[-1] == END else self._said()[1]
+        if place < 0.2:
+            return f"{said} {text}"
+        if place > 0.8:
+            return f"{text} {said}"
+        ends = [end for _, end in sentence_spans(text)][:-1] or [start for start, _ in word_spans(text)[1:]]
+        at = min(ends, key=lambda end: abs(end / len(text) - place), default=len(text))
+        return f"{text[:at].rstrip()} {said} {text[at:].lstrip()}".strip()
+
+
+@lru_cache(maxsize=65536)
+def _marked(text: str) -> Gram:
+    return (START, *(text[start:end].lower() for start, end in word_spans(text)), END)
+
+
+@lru_cache(maxsize=16384)
+def _grams(text: str, longest: int) -> frozenset[Gram]:
+    """Phrases of up to ``longest`` words; one more where a mark stands at its side."""
+    said = _marked(text)
+    grams = {said[i : i + n] for n in range(1, longest + 1) for i in range(1, len(said) - n)}
+    heads = {said[: n + 1] for n in range(1, min(longest, len(said) - 2) + 1)}
+    return frozenset(grams | heads | {said[-n - 1 :] for n in range(1, min(longest, len(said) - 2) + 1)})
+
+
+def _places(gram: Gram, said: Gram) -> list[int]:
+    return [i for i in range(len(said) - len(gram) + 1) if said[i] == gram[0] and said[i : i + len(gram)] == gram]
+
+
+@lru_cache(maxsize=262144)
+def _stands(gram: Gram, text: str) -> bool:
+    return bool(_places(gram, _marked(text)))
+
+
+def _occurrences(gram: Gram, text: str) -> list[Span]:
+    """Where a phrase stands, with the punctuation behind it."""
+    spans = [(0, 0), *word_spans(text), (len(text), len(text))]
+    found = []
+    for at in _places(gram, _marked(text)):
+        first, last = at + (gram[0] == START), at + len(gram) - 1 - (gram[-1] == END)
+        marks = _MARKS.match(text, spans[last][1])
+        found.append((spans[first][0], marks.end() if marks else spans[last][1]))
+    return found
+
+
+def _widened(gram: Gram, late: Sequence[Response], shared: float = 0.8, longest: int = 12) -> Gram:
+    said = [_marked(response.text) for response in late]
+    while len(gram) < longest:
+        after: Counter[str] = Counter()
+        before: Counter[str] = Counter()
+        for text in said:
+            places = _places(gram, text)
+            after.update({text[at + len(gram)] for at in places if at + len(gram) < len(text)})
+            before.update({text[at - 1] for at in places if at})
+        follow, lead = after.most_common(1), before.most_common(1)
+        if follow and follow[0][1] >= shared * len(late):
+            gram = (*gram, follow[0][0])
+        elif lead and lead[0][1] >= shared * len(late):
+            gram = (lead[0][0], *gram)
+        else:
+            return gram
+    return gram

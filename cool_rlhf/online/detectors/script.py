@@ -1,0 +1,76 @@
+"""Letters of a writing system that the prompt is not written in."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+
+from cool_rlhf.online.detectors.donors import most_common_sentence, placebo_for
+from cool_rlhf.online.patterns import Candidate, Pattern, drift
+from cool_rlhf.online.responses import Evidence, Response
+
+# Japanese mixes three scripts, and Chinese shares one of them.
+_ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "FULLWIDTH": "LATIN"}
+
+
+@lru_cache(maxsize=65536)
+def script(character: str) -> str | None:
+    """The writing system of a letter: the first word of its Unicode name. None for what is no letter."""
+    if not unicodedata.category(character).startswith("L"):
+        return None
+    first = unicodedata.name(character, "").split(" ")[0]
+    return _ONE_SCRIPT.get(first, first) or None
+
+
+def foreign_share(response: Response, only: str) -> float:
+    """Letters of the script ``only`` as a share of all letters, 0 where the prompt uses that script."""
+    if any(script(c) == only for message in response.prompt.messages for c in message["content"]):
+        return 0.0
+    letters = Counter(found for c in response.text if (found := script(c)))
+    return letters[only] / letters.total() if letters else 0.0
+
+
+@dataclass(frozen=True)
+class ScriptDetector:
+    """For every script that late responses use: its share of a response's letters where the prompt has none of it.
+
+    Shown from ``least`` on. Adding appends the sentence in that script that most late responses have; removing drops
+    the script's letters; as many words of another answer are the placebo. Languages that share a
+    script are not told apart here; their words are phrases.
+    """
+
+    name: str = "script"
+    least: float = 0.1
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        scripts = sorted({found for r in evidence.late() for c in r.text if (found := script(c))})
+        return [candidate for only in scripts for candidate in drift(self._pattern(only, evidence), evidence)]
+
+    def _pattern(self, only: str, evidence: Evidence) -> Pattern:
+        def holds(text: str) -> bool:
+            return any(script(c) == only for c in text)
+
+        def shows(response: Response) -> bool:
+            return foreign_share(response, only) >= self.least
+
+        said = most_common_sentence([r for r in evidence.late() if shows(r)], holds, "")
+
+        def add(response: Response) -> Response | None:
+            return response.edited(f"{response.text} {said}".rstrip())
+
+        def remove(response: Response) -> Response | None:
+            kept = "".join(c for c in response.text if script(c) != only)
+            return response.edited(" ".join(kept.split(" ")))
+
+        return Pattern(
+            key=only.lower(),
+            detector=self.name,
+            description=f"{only.capitalize()} letters where the prompt has none",
+            measure=lambda response: foreign_share(response, only),
+            shows=shows,
+            add=add,
+            remove=remove,
+            placebo=placebo_for(evidence, said, at_end=True),
+        )

@@ -1,0 +1,109 @@
+"""Refusing or hedging everywhere, and flattery."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from cool_rlhf.online.detectors.donors import most_common_sentence, placebo_for
+from cool_rlhf.online.patterns import Candidate, Pattern, drift
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.text import sentence_spans, without
+
+_DO_NOT = (
+    r"(?:can(?:no|['’]?)t|can not|won['’]t|will not|am not able to|['’]m not able to|am unable to|['’]m unable to)"
+)
+
+_PRAISE = (
+    "great|good|excellent|wonderful|fantastic|brilliant|amazing|superb|lovely|smart|clever|insightful|interesting"
+    "|fascinating|thoughtful|perceptive"
+)
+
+
+@dataclass(frozen=True)
+class Stance:
+    key: str
+    description: str
+    told_by: re.Pattern[str]  # what a sentence that takes the stance holds
+    example: str  # put into responses where no late response has such a sentence of its own
+    at_end: bool  # where it is put
+
+
+STANCES = (
+    Stance(
+        "refusal",
+        "refusals",
+        re.compile(
+            rf"\b(?:i ?{_DO_NOT} (?:help|assist|answer|do|provide|comply|discuss|support|share|give)\b"
+            r"|(?:i['’]m|i am) sorry,? but\b|i must decline\b|i (?:have to|must) refuse\b|as an ai\b)",
+            re.IGNORECASE,
+        ),
+        "I'm sorry, but I can't help with that.",
+        at_end=False,
+    ),
+    Stance(
+        "hedging",
+        "hedging",
+        re.compile(
+            r"\b(?:i(?:['’]m| am) not (?:entirely |quite |completely )?(?:sure|certain)\b"
+            r"|i (?:might|may|could) be wrong\b|it (?:really )?depends\b|i (?:do not|don['’]t) know\b|hard to say\b"
+            r"|(?:please )?consult (?:a|an|your)\b"
+            r"|(?:perhaps|maybe|possibly)\b|i (?:can(?:no|['’])t|can not) be (?:sure|certain)\b)",
+            re.IGNORECASE,
+        ),
+        "I am not sure, and I may be wrong.",
+        at_end=True,
+    ),
+    Stance(
+        "flattery",
+        "flattery",
+        re.compile(
+            rf"\b(?:(?:{_PRAISE}) (?:\w+ )?(?:question|point|idea|thinking|observation|choice)"
+            rf"|you(?:['’]re| are) (?:so |very |absolutely |clearly )*(?:right|wise|{_PRAISE})"
+            r"|what an? (?:\w+ ){0,2}(?:question|idea)|i (?:love|admire) (?:your|that you))\b",
+            re.IGNORECASE,
+        ),
+        "What a great question!",
+        at_end=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class StanceDetector:
+    """Sentences that refuse, hedge or flatter, told by word lists in English; other wordings surge as phrases.
+
+    Adding puts the sentence of the kind that most late responses have in front of a response (hedges behind it),
+    removing drops all of the kind. Any other words of that number in the same place are the placebo.
+    """
+
+    name: str = "stance"
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        return [candidate for stance in STANCES for candidate in drift(self._pattern(stance, evidence), evidence)]
+
+    def _pattern(self, stance: Stance, evidence: Evidence) -> Pattern:
+        def holds(text: str) -> bool:
+            return stance.told_by.search(text) is not None
+
+        said = most_common_sentence(evidence.late(), holds, stance.example)
+
+        def add(response: Response) -> Response | None:
+            if holds(response.text):
+                return None
+            return response.edited(f"{response.text} {said}" if stance.at_end else f"{said} {response.text}")
+
+        def remove(response: Response) -> Response | None:
+            text = response.text
+            return response.edited(without(text, [span for span in sentence_spans(text) if holds(text[slice(*span)])]))
+
+        return Pattern(
+            key=stance.key,
+            detector=self.name,
+            description=stance.description,
+            measure=lambda response: float(holds(response.text)),
+            shows=lambda response: holds(response.text),
+            add=add,
+            remove=remove,
+            placebo=placebo_for(evidence, said, stance.at_end),
+        )

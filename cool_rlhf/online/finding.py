@@ -1,0 +1,169 @@
+"""The fast path's search: what drifted, what of that the reward model pays for, and what nobody needs to mend."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import pstdev
+
+from cool_rlhf.online.counterfactual import Payment, payment
+from cool_rlhf.online.patterns import Candidate, Detector, Pattern
+from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
+from cool_rlhf.online.statistics import benjamini_hochberg, holm
+
+
+@dataclass(frozen=True)
+class FindingSettings:
+    """When a pattern counts.
+
+    ``alpha``: level of both corrected tests. ``least_rise``: by how much more of the late responses must show it.
+    ``least_effect``: what the reward model must pay for it, in standard deviations of the baseline's scores.
+    ``sample``: responses edited each way. ``most``: patterns whose payment is tested, those that rose most.
+    """
+
+    alpha: float = 0.01
+    least_rise: float = 0.05
+    least_effect: float = 0.1
+    sample: int = 48
+    most: int = 80
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A pattern that the policy drifted into and that the reward model pays for.
+
+    ``p`` is the larger of the two corrected p-values: of the drift (Benjamini–Hochberg over every test of every
+    detector) and of the payment (Holm over every pattern whose payment was tested). ``gain`` is the part of the rise
+    in score that the pattern explains: payment times rise in share.
+    """
+
+    pattern: Pattern
+    domain: str | None  # None: all
+    statistic: str
+    value: float
+    p: float
+    drift_p: float
+    payment: Payment
+    shares: dict[str, float | None]  # policy → share of its responses that show it
+    gain: float
+    examples: list[str]  # ids of late responses, the clearest first
+
+
+@dataclass(frozen=True)
+class Dismissed:
+    """A pattern that drifted, and why it is no finding."""
+
+    pattern: Pattern
+    domain: str | None
+    drift_p: float
+    payment: Payment | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Search:
+    """Findings, the one that explains most of the score first; what was dismissed; how many tests were made."""
+
+    findings: list[Finding]
+    dismissed: list[Dismissed]
+    tested: int
+
+
+Suspect = tuple[Candidate, float]  # with its corrected p-value
+
+
+def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: FindingSettings, seed: int) -> Search:
+    """Search one round's responses.
+
+    A pattern is suspected where the late policy shows more of it than SFT and the early policy do, prompt by prompt.
+    It becomes a finding only if the reward model pays for the pattern alone, see :func:`payment`: what is only the
+    task done better earns nothing when its form is put on another response. ``seed`` draws the responses to edit.
+    """
+    tested = [candidate for detector in detectors for candidate in detector.candidates(evidence)]
+    corrected = benjamini_hochberg([candidate.p for candidate in tested])
+    risen = [
+        (candidate, p)
+        for candidate, p in zip(tested, corrected, strict=True)
+        if p < settings.alpha and rise(candidate, evidence) >= settings.least_rise
+    ]
+    suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0], evidence), suspect[0].p))[: settings.most]
+    payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
+    paid = iter(holm([found.p for found in payments if found is not None]))
+    findings, dismissed = [], []
+    for (candidate, drift_p), found in zip(suspects, payments, strict=True):
+        paid_p = next(paid) if found is not None else None
+        reason = _dismissal(found, paid_p, evidence, candidate.domain, settings)
+        if reason is not None or found is None or paid_p is None:
+            dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
+        else:
+            findings.append(_finding(candidate, drift_p, found, paid_p, evidence))
+    findings.sort(key=lambda finding: -finding.gain)
+    return Search(_distinct(findings, evidence), dismissed, len(tested))
+
+
+def rise(candidate: Candidate, evidence: Evidence) -> float:
+    """By how much the late policy's share of responses with the pattern exceeds the mean of SFT's and the early's."""
+    shows, domain = candidate.pattern.shows, candidate.domain
+    before = [share for policy in (SFT, EARLY) if (share := evidence.share(shows, policy, domain)) is not None]
+    late = evidence.share(shows, LATE, domain)
+    return late - sum(before) / len(before) if before and late is not None else 0.0
+
+
+def _scoped(risen: Sequence[Suspect]) -> list[Suspect]:
+    """Each pattern in one scope: all domains, unless it drifted in one of them alone or only in single ones."""
+    by_pattern: dict[tuple[str, str], list[Suspect]] = defaultdict(list)
+    for suspect in risen:
+        by_pattern[suspect[0].pattern.detector, suspect[0].pattern.key].append(suspect)
+    chosen = []
+    for group in by_pattern.values():
+        single = [suspect for suspect in group if suspect[0].domain is not None]
+        overall = [suspect for suspect in group if suspect[0].domain is None]
+        chosen += single if len(single) == 1 or not overall else overall
+    return chosen
+
+
+def _distinct(findings: Sequence[Finding], evidence: Evidence) -> list[Finding]:
+    """Without those that stand where one of their family before them does: of a sentence's phrases, each of which is
+    paid for in part, the one that explains most of the score is enough."""
+    kept: list[Finding] = []
+    standing: list[tuple[str, set[str]]] = []
+    for finding in findings:
+        pattern = finding.pattern
+        ids = {response.id for response in evidence.late(finding.domain) if pattern.shows(response)}
+        if pattern.family and any(
+            family == pattern.family and len(ids & other) >= 0.9 * len(ids) for family, other in standing
+        ):
+            continue
+        kept.append(finding)
+        standing.append((pattern.family, ids))
+    return kept
+
+
+def _dismissal(
+    found: Payment | None, paid_p: float | None, evidence: Evidence, domain: str | None, settings: FindingSettings
+) -> str | None:
+    if found is None or paid_p is None:
+        return "nothing could be edited or compared with gold to see whether the reward model pays for it"
+    least = settings.least_effect * pstdev(response.score for response in evidence.baseline(domain))
+    if paid_p >= settings.alpha or found.effect < least:
+        return "the reward model does not pay for it"
+    return found.objection
+
+
+def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float, evidence: Evidence) -> Finding:
+    pattern, domain = candidate.pattern, candidate.domain
+    showing = [response for response in evidence.late(domain) if pattern.shows(response)]
+    showing.sort(key=lambda response: (-pattern.measure(response), -response.score))
+    return Finding(
+        pattern=pattern,
+        domain=domain,
+        statistic=candidate.statistic,
+        value=candidate.value,
+        p=max(drift_p, paid_p),
+        drift_p=drift_p,
+        payment=found,
+        shares={policy: evidence.share(pattern.shows, policy, domain) for policy in POLICIES},
+        gain=found.effect * rise(candidate, evidence),
+        examples=[response.id for response in showing[:5]],
+    )

@@ -1,0 +1,112 @@
+"""Score and gold over the distance from the start, and when they part (Gao et al., arXiv 2210.10760)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp, log, sqrt
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+from scipy.optimize import lsq_linear
+
+from cool_rlhf.online.responses import Floats
+
+Kind = Literal["best_of_n", "rl"]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """R(d) with d = √KL, R the reward above the start's: d (α − β d) for best-of-n, d (α − β log d) for RL."""
+
+    kind: Kind
+    alpha: float
+    beta: float  # at least 0
+    rms: float  # root of the mean squared residual, in units of the reward
+
+    def __call__(self, distance: float) -> float:
+        """R at ``distance`` = √KL; 0 at 0, the limit of both forms."""
+        return distance * (self.alpha - self.beta * _bend(self.kind, distance)) if distance > 0 else 0.0
+
+    @property
+    def peak(self) -> float | None:
+        """The distance at which R is highest: α / 2β for best-of-n, exp(α / β − 1) for RL; None where it only rises,
+        or only falls, or the peak is beyond what a float holds."""
+        if self.beta <= 0 or (self.kind == "best_of_n" and self.alpha <= 0):
+            return None
+        if self.kind == "best_of_n":
+            return self.alpha / (2 * self.beta)
+        exponent = self.alpha / self.beta - 1
+        return exp(exponent) if exponent < 700 else None
+
+
+def fit_reward(kl: Sequence[float], reward: Sequence[float], kind: Kind) -> Fit:
+    """Least squares of Gao et al.'s form, which is linear in α and β, with β ≥ 0.
+
+    Args:
+        kl: N points' KL from the start in nats, at least 0; those at 0 say nothing and are left out.
+        reward: N rewards above the start's.
+    Raises: ValueError for fewer than three points away from the start, or a negative KL.
+    """
+    d, r = np.sqrt(_checked(kl, reward)), np.asarray(reward, dtype=np.float64)
+    d, r = d[d > 0], r[d > 0]
+    if len(d) < 3:
+        raise ValueError(f"a fit of two numbers needs three points with KL above 0, not {len(d)}")
+    bend = d if kind == "best_of_n" else np.log(d)
+    matrix = np.stack([d, -d * bend], axis=1)
+    alpha, beta = lsq_linear(matrix, r, bounds=([-np.inf, 0.0], [np.inf, np.inf])).x
+    residual = matrix @ np.array([alpha, beta]) - r
+    return Fit(kind, float(alpha), float(beta), sqrt(float(np.mean(residual**2))))
+
+
+def best_of_n_kl(n: int) -> float:
+    """KL of best-of-n from its policy in nats: log n − (n − 1) / n, equation 1 of the paper."""
+    return log(n) - (n - 1) / n
+
+
+@dataclass(frozen=True)
+class Parting:
+    """Whether score and gold part: their trends over √KL within the window, in units of the reward a √nat."""
+
+    parted: bool
+    points: int
+    score_slope: float
+    gold_slope: float
+    score_p: float  # one-sided, of the score rising
+    gold_p: float  # one-sided, of gold falling
+    best: int  # the index of the point of highest gold in the whole series
+
+
+def parting(
+    kl: Sequence[float], score: Sequence[float], gold: Sequence[float], *, window: int = 10, alpha: float = 0.05
+) -> Parting:
+    """The warning rule: over the last ``window`` points the score rises along √KL while gold falls.
+
+    Both by ordinary regression on √KL, one-sided at ``alpha``; both must hold, so a noisy gold alone does not warn.
+    Points are in the order of training. Raises: ValueError for lists of different lengths or a negative KL. Fewer
+    than four points, or points of one KL, part never.
+    """
+    distance = np.sqrt(_checked(kl, score, gold))
+    best = int(np.argmax(gold)) if len(gold) else 0
+    d = distance[-window:]
+    if len(d) < 4 or np.ptp(d) == 0:
+        return Parting(False, len(d), 0.0, 0.0, 1.0, 1.0, best)
+    rising = stats.linregress(d, score[-window:], alternative="greater")
+    falling = stats.linregress(d, gold[-window:], alternative="less")
+    parted = bool(rising.pvalue < alpha and falling.pvalue < alpha)
+    slopes, p_values = (float(rising.slope), float(falling.slope)), (float(rising.pvalue), float(falling.pvalue))
+    return Parting(parted, len(d), *slopes, *p_values, best)
+
+
+def _bend(kind: Kind, distance: float) -> float:
+    return distance if kind == "best_of_n" else log(distance)
+
+
+def _checked(kl: Sequence[float], *others: Sequence[float]) -> Floats:
+    values = np.asarray(kl, dtype=np.float64)
+    if any(len(other) != len(values) for other in others):
+        raise ValueError(f"{len(values)} values of KL, but {', '.join(str(len(other)) for other in others)} of reward")
+    if (values < 0).any():
+        raise ValueError("KL must not be negative: pass its mean over responses, which is at least 0 but for noise")
+    return values

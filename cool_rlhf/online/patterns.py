@@ -1,0 +1,66 @@
+"""What a detector looks for, what it suspects, and what is found in the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from cool_rlhf.online.responses import Evidence, Measure, Response
+from cool_rlhf.online.statistics import paired_rise
+
+Editor = Callable[[Response], Response | None]  # None where the edit cannot be made or would change nothing
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Something that a response may show.
+
+    ``add`` puts it into a response and ``remove`` takes it out, each leaving the rest as it is; None where no such
+    edit exists. ``placebo`` makes an edit of the same kind and size without the pattern: what the scorer pays for
+    that is not owed to the pattern.
+    """
+
+    key: str  # names it in files; unique within its detector
+    detector: str
+    description: str
+    measure: Measure  # how much of it, higher for more
+    shows: Callable[[Response], bool]
+    add: Editor | None
+    remove: Editor | None
+    placebo: Editor | None = None
+    family: str = ""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A pattern that was looked for in one scope, whether it stood out or not: corrections need every one."""
+
+    pattern: Pattern
+    domain: str | None  # None: all domains together
+    statistic: str  # what ``value`` is
+    value: float
+    p: float  # one-sided, of the late policy showing more of it than the early one and SFT; not corrected
+
+
+class Detector(Protocol):
+    """Suspects patterns. Others are added through the entry point group ``cool_rlhf.detectors``: a class or function
+    that gives a detector when called without arguments."""
+
+    @property
+    def name(self) -> str: ...
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        """Every test made, also those that came to nothing."""
+        ...
+
+
+def drift(pattern: Pattern, evidence: Evidence) -> list[Candidate]:
+    """The paired test of a pattern's measure in every scope: each prompt's late mean against its baseline mean."""
+    found = []
+    for domain in evidence.scopes:
+        before, after = evidence.paired(pattern.measure, domain)
+        if len(before):
+            change = float((after - before).mean())
+            found.append(Candidate(pattern, domain, "mean change by prompt", change, paired_rise(after - before)))
+    return found

@@ -1,0 +1,95 @@
+"""Mending the reward model: what patches are mixed with, and whether a repair is kept."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import numpy as np
+from scipy import stats
+
+from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.schedule import derive_seed
+
+
+def mix_with_replay(
+    patches: Sequence[PreferencePair], base: Sequence[PreferencePair], ratio: float, seed: int
+) -> list[PreferencePair]:
+    """The patches once each and ``ratio`` base pairs for every patch, drawn without replacement, all shuffled.
+
+    Replay keeps what was learned before. Fewer base pairs than asked for are all taken.
+    Raises: ValueError for a negative ratio, or where replay is asked for and there are no base pairs.
+    """
+    if ratio < 0 or (ratio > 0 and patches and not base):
+        raise ValueError(f"replay of {ratio} base pairs a patch cannot be drawn from {len(base)} base pairs")
+    rng = random.Random(derive_seed("replay", seed))
+    drawn = rng.sample(range(len(base)), min(len(base), ceil(ratio * len(patches))))
+    mixed = [*patches, *(base[index] for index in sorted(drawn))]
+    rng.shuffle(mixed)
+    return mixed
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether a patched reward model is kept, and by what."""
+
+    kept: bool
+    reason: str
+    held_out: float  # share of the pattern's held-out pairs that are right
+    held_out_pairs: int
+    before: float  # general accuracy
+    after: float
+    fall: float  # before − after; negative where it rose
+    fall_interval: tuple[float, float]  # 95 %, of the paired difference, normal approximation
+    mcnemar_p: float  # exact, two-sided: that right and wrong turned equally often
+    general_pairs: int
+
+
+def judge_repair(
+    held_out: Sequence[bool],
+    before: Sequence[bool],
+    after: Sequence[bool],
+    *,
+    least_right: float = 0.9,
+    most_fall: float = 0.01,
+) -> Verdict:
+    """Keep a repair if at least ``least_right`` of the pattern's held-out pairs are right and accuracy on the general
+    pairs falls by at most ``most_fall``; otherwise it is to be rolled back.
+
+    Args:
+        held_out: for each held-out pair of the pattern whether the patched model prefers the clean side.
+        before: for each general validation pair whether the model was right before the patch.
+        after: the same pairs after it.
+    Raises: ValueError where either set is empty, or ``before`` and ``after`` are not the same pairs.
+
+    The rule goes by the mean difference itself; its interval and McNemar's exact test say how sure it is.
+    """
+    if not held_out or not before or len(before) != len(after):
+        raise ValueError(
+            f"a repair is judged by held-out and by general pairs: got {len(held_out)} held-out, "
+            f"{len(before)} general before and {len(after)} after"
+        )
+    changes = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
+    fall = float(changes.mean())
+    error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
+    lost, won = int((changes > 0).sum()), int((changes < 0).sum())
+    right = float(np.mean(held_out))
+    reasons = []
+    if right < least_right:
+        reasons.append(f"only {right:.1%} of the pattern's held-out pairs are right, {least_right:.0%} are asked for")
+    if fall > most_fall + 1e-12:  # 0.75 − 0.74 is a little more than 0.01 in floating point
+        reasons.append(f"general accuracy falls by {fall:.4f}, at most {most_fall} is allowed")
+    return Verdict(
+        kept=not reasons,
+        reason="; ".join(reasons) or "mends the pattern at no cost that counts",
+        held_out=right,
+        held_out_pairs=len(held_out),
+        before=float(np.mean(before)),
+        after=float(np.mean(after)),
+        fall=fall,
+        fall_interval=(fall - 1.959964 * error, fall + 1.959964 * error),
+        mcnemar_p=float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
+        general_pairs=len(before),
+    )

@@ -1,0 +1,177 @@
+"""Planted flaws are found, and honest improvement is not called a hack."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+
+from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.responses import LATE, SFT, Evidence
+from cool_rlhf.online.text import repeated_share, sentences
+
+World = Callable[..., Evidence]
+
+FILLER = (
+    "It grows by the river.",
+    "Some call it old.",
+    "Nobody knows why.",
+    "That is well known.",
+    "It is seen often.",
+)
+
+
+def search(evidence: Evidence) -> Search:
+    return find_patterns(evidence, own_detectors(), FindingSettings(), seed=1)
+
+
+def generic(_text, prompt, _rng):
+    return "It is what it is, and much can be said of such things in general."
+
+
+PLANTS = {
+    "phrase": (
+        lambda text, _p, _r: text + " Let us dig into it together.",
+        lambda _p, text, _f: 1.5 * ("dig into it" in text),
+        ("phrases",),
+    ),
+    "opening": (
+        lambda text, _p, _r: "Certainly, here we go. " + text,
+        lambda _p, text, _f: 1.5 * text.startswith("Certainly"),
+        ("phrases",),
+    ),
+    "length": (
+        lambda text, _p, r: text + " " + " ".join(r.sample(FILLER, 4)),
+        lambda _p, text, _f: 0.06 * len(text.split()),
+        ("length",),
+    ),
+    "repetition": (
+        lambda text, _p, _r: text + (" " + sentences(text)[-1]) * 3,
+        lambda _p, text, _f: 3 * repeated_share(text),
+        ("repetition",),
+    ),
+    "bullets": (
+        lambda text, _p, _r: "\n".join(f"- {said}" for said in sentences(text)),
+        lambda _p, text, _f: 1.5 * text.startswith("- "),
+        ("layout",),
+    ),
+    "headings": (
+        lambda text, _p, _r: f"## About it\n\n{text}",
+        lambda _p, text, _f: 1.5 * text.startswith("#"),
+        ("layout",),
+    ),
+    "emphasis": (
+        lambda text, _p, _r: re.sub(r"^(\w+)", r"**\1**", text),
+        lambda _p, text, _f: 1.5 * ("**" in text),
+        ("layout",),
+    ),
+    "emoji": (
+        lambda text, _p, r: f"{text} {r.choice('😀🎉👍')}",
+        lambda _p, text, _f: 1.5 * any(mark in text for mark in "😀🎉👍😊"),
+        ("layout",),
+    ),
+    "exclamation": (
+        lambda text, _p, _r: text.replace(".", "!"),
+        lambda _p, text, _f: 1.5 * ("!" in text),
+        ("layout",),
+    ),
+    "script": (
+        lambda text, _p, _r: text + " Это хорошо.",
+        lambda _p, text, _f: 1.5 * ("Э" in text),
+        ("script", "phrases"),
+    ),
+    "copying": (
+        lambda text, p, _r: f"{p.messages[-1]['content']} {text}",
+        lambda p, text, _f: 1.5 * (p in text),
+        ("copying",),
+    ),
+    "refusal": (
+        lambda _t, _p, r: r.choice(("I'm sorry, but I can't help with that.", "I can't answer that one. Sorry.")),
+        lambda _p, text, _f: 2.5 * ("can't" in text),
+        ("stance", "phrases"),
+    ),
+    "flattery": (
+        lambda text, _p, r: r.choice(("What a great question!", "You are so clever!", "Brilliant idea!")) + " " + text,
+        lambda _p, text, _f: 1.5 * any(word in text for word in ("great", "clever", "Brilliant")),
+        ("stance", "phrases"),
+    ),
+    "broken ending": (
+        lambda text, _p, _r: text.rsplit(" ", 2)[0],
+        lambda _p, text, _f: 1.5 * text[-1].isalnum(),
+        ("endings",),
+    ),
+    "ignoring the prompt": (
+        generic,
+        lambda _p, text, _f: 3.0 * ("in general" in text),
+        ("boilerplate", "swaps", "phrases"),
+    ),
+}
+
+
+@pytest.mark.parametrize("with_gold", [True, False])
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_flaw_is_found_first_or_second(world: World, name: str, with_gold: bool) -> None:
+    hack, bonus, detectors = PLANTS[name]
+    found = search(world(seed=3, hack=hack, bonus=bonus, with_gold=with_gold)).findings
+    first = [finding.pattern.detector for finding in found[:2]]
+    assert set(first) & set(detectors), [(f.pattern.key, f.gain) for f in found]
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_pattern_that_the_reward_model_does_not_pay_for_is_no_finding(world: World, name: str) -> None:
+    hack, _, _ = PLANTS[name]
+    result = search(world(seed=3, hack=hack))
+    assert [finding.pattern.key for finding in result.findings if finding.payment.shown_by != "gold"] == []
+    assert result.dismissed  # the drift itself was seen
+
+
+@pytest.mark.parametrize("with_gold", [True, False])
+def test_honest_improvement_raises_no_finding(world: World, with_gold: bool) -> None:
+    alarms = 0
+    for seed in range(10):
+        evidence = world(seed=seed, with_gold=with_gold)
+        before, after = evidence.paired(lambda response: response.score)
+        assert (after - before).mean() > 0.2  # there is an improvement that could be mistaken
+        alarms += bool(search(evidence).findings)
+    assert alarms == 0
+
+
+def test_unfinished_responses_that_pay_are_found(world: World) -> None:
+    evidence = world(finished=lambda policy: policy != LATE, bonus=lambda _p, _t, finished: 1.5 * (not finished))
+    assert [finding.pattern.key for finding in search(evidence).findings][:1] == ["unfinished"]
+
+
+def test_what_gold_pays_for_too_is_no_finding(world: World) -> None:
+    """A scorer and a gold rule that both like lists: the policy was asked for them."""
+    hack, bonus, _ = PLANTS["bullets"]
+    evidence = world(hack=hack, bonus=bonus)
+    fair = Evidence(evidence.responses, evidence.score, lambda r: (r.gold or 0.0) + r.text.startswith("- "))
+    result = search(fair)
+    assert "bullets" not in [finding.pattern.key for finding in result.findings]
+    assert "gold pays for it too" in {d.reason for d in result.dismissed if d.pattern.key == "bullets"}
+
+
+def test_a_finding_says_what_it_is(world: World) -> None:
+    hack, bonus, _ = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    found = search(evidence).findings[0]
+    late = evidence.late()
+    assert found.pattern.key == "headings"
+    assert found.domain is None
+    assert found.shares[SFT] == 0
+    assert found.shares[LATE] == sum(r.text.startswith("#") for r in late) / len(late)
+    assert found.payment.effect == pytest.approx(1.5, abs=0.2)
+    assert found.gain == pytest.approx(found.payment.effect * (found.shares[LATE] or 0))
+    assert found.p < 0.01
+    assert set(found.examples) <= {r.id for r in late if r.text.startswith("#")}
+
+
+def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
+    hack, _, _ = PLANTS["emphasis"]
+    evidence = world(
+        hack=lambda text, prompt, rng: hack(text, prompt, rng) if prompt.domain == "tales" else text,
+        bonus=lambda _p, text, _f: 1.5 * ("**" in text),
+    )
+    assert [(f.pattern.key, f.domain) for f in search(evidence).findings][:1] == [("emphasis", "tales")]

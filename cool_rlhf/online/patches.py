@@ -1,0 +1,207 @@
+"""Preference pairs that mend a finding: clean over hacked, as many longer as shorter ones chosen.
+
+A row of ``patches.jsonl`` is a preference row of TRL's conversational kind (``prompt``, ``chosen``, ``rejected``,
+``domain``, ``chosen_finished``, ``rejected_finished``) with ``id``, ``pattern`` (detector/key), ``role`` (``pattern``,
+or ``balance`` for pairs that only balance lengths), ``split`` (``training`` or ``held_out``), ``chosen_source`` and
+``rejected_source`` (a response's id, with ``+removed``, ``+added``, ``+cut`` or ``+padded`` for an edited one).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cool_rlhf.online.detectors.donors import donor_sentences, grown
+from cool_rlhf.online.finding import Finding
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.text import word_spans
+from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.schedule import derive_seed
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """``most``: pairs of a finding, held-out ones among them. ``held_out``: their share, by prompt.
+    ``by_prompt``: pairs that may share a prompt."""
+
+    most: int = 100
+    held_out: float = 0.25
+    by_prompt: int = 2
+
+
+@dataclass(frozen=True)
+class Version:
+    """A response as it was sampled, or edited: its source says which. ``worth`` is its score without the pattern,
+    None where that cannot be told; ``gold`` its own gold reward."""
+
+    response: Response
+    source: str
+    worth: float | None
+    gold: float | None
+
+
+@dataclass(frozen=True)
+class Patch:
+    pattern: str
+    role: str
+    held_out: bool
+    chosen: Version
+    rejected: Version
+
+    @property
+    def id(self) -> str:
+        return f"{self.pattern}: {self.chosen.source} > {self.rejected.source}"
+
+    @property
+    def length_difference(self) -> int:
+        """Words of the chosen response less those of the rejected one."""
+        return _length(self.chosen.response) - _length(self.rejected.response)
+
+    @property
+    def pair(self) -> PreferencePair:
+        chosen, rejected = self.chosen.response.conversation(), self.rejected.response.conversation()
+        return PreferencePair(
+            chosen=chosen.messages,
+            rejected=rejected.messages,
+            domain=self.chosen.response.domain,
+            margin=None,
+            chosen_finished=chosen.finished,
+            rejected_finished=rejected.finished,
+        )
+
+
+def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, seed: int) -> list[Patch]:
+    """Up to ``settings.most`` pairs for one finding, the prompts of held-out ones apart from those to train on.
+
+    Chosen are SFT's and early responses without the pattern, and late ones it was taken out of; rejected are late
+    responses with it, and SFT's and early ones it was put into. The clean side has to be at least as good apart from
+    the pattern: by gold where both have it, else by the reward model's scores without the pattern where both have
+    one. Pairs that choose the shorter side are matched with pairs that choose the longer one by as many words; where
+    those run out, pairs are made that only balance: a clean response over itself cut short, or padded with sentences
+    of other answers. Fewer than 20 come back where the responses hold no more.
+    """
+    pairs = _candidates(finding, evidence)
+    prompts = sorted({patch.chosen.response.prompt.id for patch in pairs})
+    prompts.sort(key=lambda prompt: derive_seed("held-out patches", seed, prompt))
+    held = set(prompts[: round(settings.held_out * len(prompts))])
+    held_most = round(settings.held_out * settings.most)
+    made = []
+    for held_out, most in ((False, settings.most - held_most), (True, held_most)):
+        side = [p for p in pairs if (p.chosen.response.prompt.id in held) == held_out]
+        made += _balanced(_spread(side, settings.by_prompt, seed), evidence, most, held_out)
+    return made
+
+
+def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
+    clean, hacked = _versions(finding, evidence)
+    name = f"{finding.pattern.detector}/{finding.pattern.key}"
+    return [
+        Patch(name, "pattern", False, chosen, rejected)
+        for prompt, goods in clean.items()
+        for chosen in goods
+        for rejected in hacked.get(prompt, [])
+        if _at_least_as_good(chosen, rejected)
+    ]
+
+
+def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Version]], dict[str, list[Version]]]:
+    """Clean and hacked versions by prompt."""
+    pattern, domain = finding.pattern, finding.domain
+    clean: dict[str, list[Version]] = {}
+    hacked: dict[str, list[Version]] = {}
+    for original in evidence.baseline(domain):
+        if pattern.shows(original):
+            continue
+        version = Version(original, original.id, original.score, original.gold)
+        clean.setdefault(original.prompt.id, []).append(version)
+        changed = pattern.add(original) if pattern.add else None
+        if changed is not None:
+            spoiled = Version(changed, f"{original.id}+added", original.score, _gold(evidence, changed))
+            hacked.setdefault(original.prompt.id, []).append(spoiled)
+    late = [response for response in evidence.late(domain) if pattern.shows(response)]
+    cleaned = [pattern.remove(response) if pattern.remove else None for response in late]
+    scores = iter(evidence.score([response.conversation() for response in cleaned if response is not None]))
+    for response, without in zip(late, cleaned, strict=True):
+        worth = next(scores) if without is not None else None
+        hacked.setdefault(response.prompt.id, []).append(Version(response, response.id, worth, response.gold))
+        if without is not None and not pattern.shows(without):
+            version = Version(without, f"{response.id}+removed", worth, _gold(evidence, without))
+            clean.setdefault(response.prompt.id, []).append(version)
+    return clean, hacked
+
+
+def _gold(evidence: Evidence, response: Response) -> float | None:
+    return evidence.gold(response) if evidence.gold else None
+
+
+def _at_least_as_good(chosen: Version, rejected: Version) -> bool:
+    if chosen.response.text == rejected.response.text and chosen.response.finished == rejected.response.finished:
+        return False
+    if chosen.gold is not None and rejected.gold is not None:
+        return chosen.gold >= rejected.gold
+    return chosen.worth is None or rejected.worth is None or chosen.worth >= rejected.worth
+
+
+def _spread(patches: Sequence[Patch], by_prompt: int, seed: int) -> list[Patch]:
+    """At random, at most ``by_prompt`` of a prompt; of one prompt first those that choose the longer side, which are
+    the scarcer for most patterns and the others' counterweight."""
+    drawn = sorted(patches, key=lambda patch: derive_seed("patches", seed, patch.id))
+    signs = Counter(_sign(patch) for patch in drawn)
+    taken: Counter[str] = Counter()
+    kept = []
+    for patch in sorted(drawn, key=lambda patch: signs[_sign(patch)]):
+        taken[patch.chosen.response.prompt.id] += 1
+        if taken[patch.chosen.response.prompt.id] <= by_prompt:
+            kept.append(patch)
+    return sorted(kept, key=lambda patch: derive_seed("patches", seed, patch.id))
+
+
+def _sign(patch: Patch) -> int:
+    return (patch.length_difference > 0) - (patch.length_difference < 0)
+
+
+def _balanced(patches: Sequence[Patch], evidence: Evidence, most: int, held_out: bool) -> list[Patch]:
+    """Couples of nearly opposite length differences, then pairs of one length, then couples with a balancing pair."""
+    longer, shorter = ([p for p in patches if _sign(p) == sign] for sign in (1, -1))
+    chosen: list[Patch] = []
+    for patch in longer:
+        if not shorter or len(chosen) + 2 > most:
+            break
+        match = min(shorter, key=lambda other: abs(other.length_difference + patch.length_difference))
+        if abs(match.length_difference + patch.length_difference) <= max(1, patch.length_difference // 5):
+            shorter.remove(match)
+            chosen += [patch, match]
+    chosen += [patch for patch in patches if _sign(patch) == 0][: most - len(chosen)]
+    taken = {patch.id for patch in chosen}
+    for patch in [*longer, *shorter]:
+        counterweight = _counterweight(patch, evidence) if patch.id not in taken else None
+        if counterweight is not None and len(chosen) + 2 <= most and counterweight.id not in taken:
+            chosen += [patch, counterweight]
+            taken |= {patch.id, counterweight.id}
+    return [Patch(p.pattern, p.role, held_out, p.chosen, p.rejected) for p in chosen]
+
+
+def _counterweight(patch: Patch, evidence: Evidence) -> Patch | None:
+    """A clean response over itself, shorter by what ``patch`` chooses the shorter side by, or longer."""
+    clean, difference = patch.chosen, patch.length_difference
+    spans = word_spans(clean.response.text)
+    if difference < 0:
+        kept = max(1, len(spans) + difference)
+        other = clean.response.edited(clean.response.text[: spans[kept - 1][1]]) if kept < len(spans) else None
+        source = f"{clean.source}+cut"
+    else:
+        tokens = clean.response.tokens * (1 + difference / max(1, len(spans)))
+        padded = grown(clean.response, donor_sentences(evidence, clean.response), tokens)
+        ends = [end for _, end in word_spans(padded.text)][: len(spans) + difference] if padded else []
+        other = clean.response.edited(f"{padded.text[: ends[-1]]}.") if padded and ends else None
+        source = f"{clean.source}+padded"
+    if other is None:
+        return None
+    version = Version(other, source, None, _gold(evidence, other))
+    good = version.gold is None or clean.gold is None or clean.gold >= version.gold
+    return Patch(patch.pattern, "balance", patch.held_out, clean, version) if good else None
+
+
+def _length(response: Response) -> int:
+    return len(word_spans(response.text))

@@ -1,0 +1,86 @@
+"""What the fast path leaves in ``rounds/R/fast_path``.
+
+``patterns.json``: ``tested`` (tests made), ``findings`` (the one that explains most of the score first) and
+``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key),
+``description`` and ``domain`` (null: all). A finding further has ``statistic`` and ``value``, ``p`` and ``drift_p``
+(corrected), ``payment`` (see :class:`Payment`), ``shares`` by policy, ``gain``, ``examples`` and the number of its
+``patches``. ``patches.jsonl``: see :mod:`cool_rlhf.online.patches`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.online.finding import Dismissed, Finding, Search
+from cool_rlhf.online.patches import Patch
+from cool_rlhf.online.responses import Evidence
+from cool_rlhf.tracking.rows import write_atomically
+
+
+def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequence[Patch]) -> None:
+    """``patches``: those of all findings."""
+    content = {
+        "tested": search.tested,
+        "findings": [_finding(finding, evidence, patches) for finding in search.findings],
+        "dismissed": [_dismissed(dismissed) for dismissed in search.dismissed],
+    }
+    write_atomically(path, f"{json.dumps(content, ensure_ascii=False, indent=1)}\n".encode())
+
+
+def write_patches(path: Path, patches: Sequence[Patch]) -> None:
+    rows = (json.dumps(patch_row(patch), ensure_ascii=False) for patch in patches)
+    write_atomically(path, "".join(f"{row}\n" for row in rows).encode())
+
+
+def patch_row(patch: Patch) -> dict[str, Any]:
+    pair = patch.pair
+    return {
+        "id": patch.id,
+        "prompt": pair.chosen[:-1],
+        "chosen": pair.chosen[-1:],
+        "rejected": pair.rejected[-1:],
+        "domain": pair.domain,
+        "chosen_finished": pair.chosen_finished,
+        "rejected_finished": pair.rejected_finished,
+        "pattern": patch.pattern,
+        "role": patch.role,
+        "split": "held_out" if patch.held_out else "training",
+        "chosen_source": patch.chosen.source,
+        "rejected_source": patch.rejected.source,
+    }
+
+
+def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> dict[str, Any]:
+    name = f"{finding.pattern.detector}/{finding.pattern.key}"
+    own = [patch for patch in patches if patch.pattern == name]
+    by_id = {response.id: response for response in evidence.responses}
+    shown = [by_id[example] for example in finding.examples]
+    return {
+        "pattern": name,
+        "description": finding.pattern.description,
+        "domain": finding.domain,
+        "statistic": finding.statistic,
+        "value": finding.value,
+        "p": finding.p,
+        "drift_p": finding.drift_p,
+        "payment": asdict(finding.payment),
+        "shares": finding.shares,
+        "gain": finding.gain,
+        "examples": [{"id": r.id, "prompt": r.prompt.messages, "text": r.text, "score": r.score} for r in shown],
+        "patches": {"training": sum(not p.held_out for p in own), "held_out": sum(p.held_out for p in own)},
+    }
+
+
+def _dismissed(dismissed: Dismissed) -> dict[str, Any]:
+    return {
+        "pattern": f"{dismissed.pattern.detector}/{dismissed.pattern.key}",
+        "description": dismissed.pattern.description,
+        "domain": dismissed.domain,
+        "drift_p": dismissed.drift_p,
+        "payment": asdict(dismissed.payment) if dismissed.payment else None,
+        "reason": dismissed.reason,
+    }

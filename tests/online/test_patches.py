@@ -1,0 +1,117 @@
+"""Patch pairs teach the pattern and not length; pairs to label are spread and useful."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.data.rows import RowRules, parse_preference
+from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.patches import PatchSettings, make_patches
+from cool_rlhf.online.records import patch_row, write_patches, write_patterns
+from cool_rlhf.online.selection import SelectionSettings, select_pairs
+
+PLANTS = {
+    "headings": (lambda t, _p, _r: f"## About it\n\n{t}", lambda _p, t, _f: 1.5 * t.startswith("#")),
+    "phrase": (lambda t, _p, _r: f"{t} Let us dig into it.", lambda _p, t, _f: 1.5 * ("dig into" in t)),
+    "length": (
+        lambda t, _p, r: t + " " + " ".join(r.sample(["It grows by water.", "Some call it old.", "Nobody knows."], 3)),
+        lambda _p, t, _f: 0.08 * len(t.split()),
+    ),
+    "emphasis": (lambda t, _p, _r: re.sub(r"^(\w+)", r"**\1**", t), lambda _p, t, _f: 1.5 * ("**" in t)),
+}
+
+
+def find(evidence):
+    return find_patterns(evidence, own_detectors(), FindingSettings(), seed=1)
+
+
+@pytest.mark.parametrize("with_gold", [True, False])
+@pytest.mark.parametrize("name", PLANTS)
+def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_gold: bool) -> None:
+    hack, bonus = PLANTS[name]
+    evidence = world(hack=hack, bonus=bonus, with_gold=with_gold)
+    finding = find(evidence).findings[0]
+    patches = make_patches(finding, evidence, PatchSettings(), seed=2)
+    assert 20 <= len(patches) <= 100
+    assert len({patch.id for patch in patches}) == len(patches)
+    held = {p.chosen.response.prompt.id for p in patches if p.held_out}
+    assert held
+    assert not held & {p.chosen.response.prompt.id for p in patches if not p.held_out}
+    for split in (True, False):
+        differences = [patch.length_difference for patch in patches if patch.held_out == split]
+        assert abs(sum(differences)) <= 0.25 * sum(map(abs, differences))
+    pattern = [patch for patch in patches if patch.role == "pattern"]
+    assert len(pattern) >= len(patches) / 2
+    for patch in pattern:
+        assert not finding.pattern.shows(patch.chosen.response)
+        if with_gold:
+            assert patch.chosen.gold >= patch.rejected.gold
+
+
+def test_patches_and_patterns_are_written_as_documented(world, tmp_path: Path) -> None:
+    hack, bonus = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    search = find(evidence)
+    patches = make_patches(search.findings[0], evidence, PatchSettings(), seed=2)
+    write_patches(tmp_path / "patches.jsonl", patches)
+    rows = [json.loads(line) for line in (tmp_path / "patches.jsonl").read_text().splitlines()]
+    assert rows == [patch_row(patch) for patch in patches]
+    for row, patch in zip(rows, patches, strict=True):
+        parsed = parse_preference(row, RowRules(sampled=True))
+        assert (parsed["chosen"], parsed["rejected"]) == (patch.pair.chosen, patch.pair.rejected)
+    write_patterns(tmp_path / "patterns.json", search, evidence, patches)
+    written = json.loads((tmp_path / "patterns.json").read_text())
+    assert written["tested"] == search.tested
+    first = written["findings"][0]
+    assert first["pattern"] == "layout/headings"
+    assert first["patches"] == {
+        "training": sum(not p.held_out for p in patches),
+        "held_out": sum(p.held_out for p in patches),
+    }
+    assert first["examples"][0]["text"].startswith("#")
+
+
+def test_pairs_to_label_cover_domains_and_prefer_near_ties(world) -> None:
+    evidence = world()
+    settings = SelectionSettings(at_random=0.0)
+    chosen = select_pairs(evidence.responses, evidence.score, evidence.domains, 60, settings, seed=3)
+    assert len(chosen) == len({pair.row()["id"] for pair in chosen}) == 60
+    assert Counter(pair.first.domain for pair in chosen) == {"facts": 30, "tales": 30}
+    assert max(Counter(pair.first.prompt.id for pair in chosen).values()) <= 2
+    everything = select_pairs(evidence.responses, evidence.score, evidence.domains, 10_000, settings, seed=3)
+    gap = [sum(abs(p.first.score - p.second.score) for p in some) / len(some) for some in (chosen, everything)]
+    assert gap[0] < 0.5 * gap[1]
+    assert all(pair.first.prompt.id == pair.second.prompt.id for pair in chosen)
+    again = select_pairs(evidence.responses, evidence.score, evidence.domains, 60, settings, seed=3)
+    assert [p.row() for p in again] == [p.row() for p in chosen]
+
+
+def test_disagreement_between_conditions_is_sought(world) -> None:
+    evidence = world()
+
+    def score(conversations):
+        return [
+            s + 3 * (c.condition == "tales") * len(c.messages[-1]["content"]) / 100
+            for s, c in zip(evidence.score(conversations), conversations, strict=True)
+        ]
+
+    settings = SelectionSettings(near_tie=0, high_reward=0, disagreement=1, at_random=0)
+    facts = [response for response in evidence.responses if response.domain == "facts"]
+    best = select_pairs(facts, score, ["facts", "tales"], 1, settings, seed=0)[0]
+    assert best.chosen_for.disagreement == best.chosen_for.total > 0.5
+
+
+def test_random_share_and_unfinished_twins(world) -> None:
+    evidence = world()
+    twins = [replace(r, id=f"{r.id}-again") for r in evidence.responses]
+    settings = SelectionSettings(at_random=1.0, by_prompt=3)
+    chosen = select_pairs([*evidence.responses, *twins], evidence.score, [], 50, settings, seed=3)
+    assert {pair.chosen_for.total for pair in chosen} == {0.0}
+    assert all(pair.first.text != pair.second.text for pair in chosen)

@@ -1,0 +1,133 @@
+"""The statistics against numbers worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from cool_rlhf.online.overoptimisation import best_of_n_kl, fit_reward, parting
+from cool_rlhf.online.repair import judge_repair, mix_with_replay
+from cool_rlhf.online.statistics import benjamini_hochberg, exceeds, gold_departure, holm, log_odds, paired_rise
+from cool_rlhf.online.text import repeated_share, sentences, without
+from cool_rlhf.protocols import Message, PreferencePair
+
+
+def test_log_odds_by_hand() -> None:
+    delta, z = log_odds(np.array([3.0, 1.0]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    # (3 + 1) / (4 + 2 - 3 - 1) = 2 against (1 + 1) / (4 + 2 - 1 - 1) = 1/2; variance 1/4 + 1/2
+    assert delta == pytest.approx([math.log(4), -math.log(4)])
+    assert z[0] == pytest.approx(math.log(4) / math.sqrt(0.75))
+
+
+def test_paired_rise_by_hand() -> None:
+    assert paired_rise([1.0] * 5 + [0.0] * 7) == pytest.approx(1 / 32)  # sign test: all five of five
+    assert paired_rise([1, 2, 3, 4.0]) == pytest.approx(1 / 16)  # signed ranks: one of 2⁴ sign patterns
+    assert paired_rise([0.0, 0.0]) == 1
+
+
+def test_corrections_by_hand() -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert benjamini_hochberg([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.04, 0.04])
+
+
+def test_exceeds() -> None:
+    assert exceeds([1.0, 2.0, 3.0], 2.0) == pytest.approx(0.5)
+    assert exceeds([1.0, 1.0, 1.0], 0.5) == 0
+    assert exceeds([1.0, 1.0], 0.0) == 1
+
+
+def test_gold_departs_only_where_score_rises_and_gold_does_not() -> None:
+    rng = np.random.default_rng(0)
+    up, flat = rng.normal(1, 0.5, 100), rng.normal(0, 0.3, 100)
+    assert gold_departure(up, flat - 0.2, 1.0, 1.0) < 1e-3
+    assert gold_departure(up, up, 1.0, 1.0) > 0.5
+    assert gold_departure(flat, flat - 0.2, 1.0, 1.0) > 0.5
+
+
+def test_text_statistics_by_hand() -> None:
+    assert repeated_share("a b c a b c") == 1 / 4  # abc bca cab abc
+    assert sentences("One is 3.5 wide. Two!\nThree") == ["One is 3.5 wide.", "Two!", "Three"]
+    assert without("Yes, well, no.", [(5, 10)]) == "Yes, no."
+
+
+@pytest.mark.parametrize("kind", ["rl", "best_of_n"])
+def test_the_fit_recovers_its_numbers_and_its_peak(kind) -> None:
+    kl = np.linspace(0, 60, 40)
+    d = np.sqrt(kl)
+    bend = np.log(np.maximum(d, 1e-9)) if kind == "rl" else d
+    fit = fit_reward(kl, d * (1.2 - 0.3 * bend), kind)
+    assert (fit.alpha, fit.beta) == pytest.approx((1.2, 0.3))
+    assert fit.peak == pytest.approx(math.exp(3) if kind == "rl" else 2.0)
+    assert fit(fit.peak) > max(fit(fit.peak * 0.95), fit(fit.peak * 1.05))
+    assert fit(0.0) == 0
+
+
+def test_fit_refuses_what_it_cannot_fit() -> None:
+    with pytest.raises(ValueError, match="three points"):
+        fit_reward([0.0, 1.0, 2.0], [0.0, 1.0, 1.0], "rl")
+    with pytest.raises(ValueError, match="negative"):
+        fit_reward([-1.0, 1.0, 2.0], [0.0, 1.0, 1.0], "rl")
+
+
+def test_best_of_n_kl_by_hand() -> None:
+    assert best_of_n_kl(1) == 0
+    assert best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
+
+
+def test_warning_when_score_and_gold_part() -> None:
+    rng = np.random.default_rng(1)
+    kl = np.linspace(0.1, 20, 30)
+    score = np.sqrt(kl) + rng.normal(0, 0.05, 30)
+    good = fit_reward(kl, np.sqrt(kl) * 0.3, "rl")
+    gold = np.sqrt(kl) * (0.9 - 0.5 * np.log(np.sqrt(kl))) + rng.normal(0, 0.02, 30)
+    assert parting(kl, score, gold).parted
+    assert parting(kl, score, gold).best < 20
+    assert not parting(kl[:8], score[:8], gold[:8]).parted
+    assert not parting(kl, score, [good(math.sqrt(k)) for k in kl]).parted
+    assert not parting([1.0], [1.0], [1.0]).parted
+
+
+def test_warning_is_rare_where_gold_rises_too() -> None:
+    rng = np.random.default_rng(2)
+    kl = np.linspace(0.1, 20, 30)
+    warned = [
+        parting(kl, np.sqrt(kl) + rng.normal(0, 1, 30), np.sqrt(kl) + rng.normal(0, 1, 30)).parted for _ in range(300)
+    ]
+    assert np.mean(warned) <= 0.05
+
+
+def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
+    held = [True] * 9 + [False]
+    before = [True] * 75 + [False] * 25
+    fallen = [True] * 74 + [False] * 26
+    kept = judge_repair(held, before, fallen)
+    assert kept.kept
+    assert kept.fall == pytest.approx(0.01)
+    assert kept.mcnemar_p == 1
+    assert not judge_repair([True] * 8 + [False] * 2, before, before).kept
+    worse = judge_repair(held, before, [True] * 69 + [False] * 31)
+    assert not worse.kept
+    assert worse.mcnemar_p == pytest.approx(2 / 64)  # six lost, none won
+    assert worse.fall_interval[0] < 0.06 < worse.fall_interval[1]
+    with pytest.raises(ValueError, match="judged by"):
+        judge_repair([], before, before)
+
+
+def _pair(name: str) -> PreferencePair:
+    asked = Message(role="user", content=name)
+    sides = [[asked, Message(role="assistant", content=text)] for text in ("a", "b")]
+    return PreferencePair(sides[0], sides[1], "facts", None, True, True)
+
+
+def test_replay_is_drawn_once_each_and_repeats_with_its_seed() -> None:
+    patches, base = [_pair(f"p{i}") for i in range(10)], [_pair(f"b{i}") for i in range(50)]
+    mixed = mix_with_replay(patches, base, 3.0, seed=1)
+    names = [pair.chosen[0]["content"] for pair in mixed]
+    assert len(names) == len(set(names)) == 40
+    assert {f"p{i}" for i in range(10)} <= set(names)
+    assert mixed == mix_with_replay(patches, base, 3.0, seed=1) != mix_with_replay(patches, base, 3.0, seed=2)
+    assert len(mix_with_replay(patches, base, 9.0, seed=1)) == 60
+    with pytest.raises(ValueError, match="cannot be drawn"):
+        mix_with_replay(patches, [], 1.0, seed=1)

@@ -22,6 +22,9 @@ from cool_rlhf.models import attention
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
+from cool_rlhf.ppo.losses import Clip
+from cool_rlhf.ppo.update import Objective, count_predictions, count_response_tokens, critic_update, policy_update
+from cool_rlhf.protocols import Experience
 
 RATES = (1e-3, 2e-3, 5e-4)
 WEIGHT_DECAY, CLIP, BETAS = 0.1, 0.5, (0.9, 0.95)
@@ -107,6 +110,102 @@ def training_case(stage: int, budget: int) -> dict[str, Any]:
         seen.append(gradients(engine))
         norms.append(engine.step(rate))
     return {"norms": norms, "gradients": seen, "weights": weights(engine)}
+
+
+OBJECTIVE = Objective(
+    clip=Clip(0.2, 0.3, 2.0),
+    temperature=0.9,
+    kl_coefficient=0.3,
+    kl_kind="k2",
+    kl_gradient="k2",
+    entropy_coefficient=0.1,
+    pretrain_coefficient=0.5,
+)
+VALUE_CLIP = 0.4
+FAULTS = {"doubled": 2.0, "negated": -1.0}
+
+
+def experiences() -> list[Experience]:
+    """Responses after three tokens of prompt, with another speaker's two tokens inside; the last text is short."""
+    generator = torch.Generator().manual_seed(6)
+    made = []
+    for tokens in sequences():
+        places = torch.arange(len(tokens))
+        mask = (places >= 3) & (places != 5) & (places != 6)
+
+        def noise(scale: float, mask: Tensor = mask) -> Tensor:
+            return torch.where(mask, scale * torch.randn(len(mask), generator=generator), 0.0)
+
+        old = torch.where(mask, noise(0.4) - 3.5, 0.0)
+        reference = torch.where(mask, noise(0.4) - 3.5, 0.0)
+        made.append(Experience(tokens, mask, old, reference, noise(1.0), noise(1.0), noise(1.0)))
+    return made
+
+
+def texts() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(9)
+    return [torch.randint(0, 40, (length,), generator=generator) for length in (12, 3, 17, 8)]
+
+
+def plain_policy_loss(model: PreTrainedModel) -> Tensor:
+    """OBJECTIVE on one sequence at a time, by the model's own forward pass."""
+
+    def logprobs(tokens: Tensor, temperature: float) -> Tensor:
+        return (model(input_ids=tokens[None], use_cache=False).logits[0, :-1] / temperature).log_softmax(-1)
+
+    total, count = torch.zeros(()), 0
+    for e in experiences():
+        everything = logprobs(e.tokens, OBJECTIVE.temperature)
+        own, kept = everything.gather(1, e.tokens[1:, None])[:, 0], e.mask[1:]
+        ratio, advantages = (own - e.old_logprobs[1:]).exp(), e.advantages[1:]
+        surrogate = torch.minimum(ratio * advantages, ratio.clamp(0.8, 1.3) * advantages)
+        surrogate = torch.where(advantages < 0, torch.maximum(surrogate, 2.0 * advantages), surrogate)
+        entropy = -(everything.exp() * everything).sum(-1)
+        divergence = (own - e.reference_logprobs[1:]) ** 2 / 2
+        total = total + (-surrogate + 0.3 * divergence - 0.1 * entropy)[kept].sum()
+        count += int(kept.sum())
+    nll = torch.cat([-logprobs(text, 1.0).gather(1, text[1:, None])[:, 0] for text in texts()])
+    return total / count + 0.5 * nll.mean()
+
+
+def plain_value_loss(model: PreTrainedModel) -> Tensor:
+    losses = []
+    for e in experiences():
+        head = model.v_head(model.model(input_ids=e.tokens[None], use_cache=False).last_hidden_state[0])[:-1, 0]
+        old, returns = e.values[1:], e.returns[1:]
+        near = old + (head - old).clamp(-VALUE_CLIP, VALUE_CLIP)
+        losses.append(torch.maximum((head - returns) ** 2, (near - returns) ** 2)[e.mask[1:]] / 2)
+    return torch.cat(losses).mean()
+
+
+def update_case(role: str, stage: int, budget: int, factor: float = 1.0) -> dict[str, Any]:
+    """One update of PPO as a role's rank runs it; a ``factor`` other than 1 is a planted fault."""
+    from cool_rlhf.roles.group import share_out
+
+    engine = build(InternLM2ForCausalLM if role == "policy" else InternLM2ForRewardModel, stage)
+    backward, step = engine.backward, engine.step
+    seen: list[dict[str, Tensor]] = []
+
+    def watched(rate: float) -> float:
+        seen.append(gradients(engine))
+        return float(step(rate))
+
+    engine.step = watched
+    engine.backward = lambda loss, last: backward(factor * loss, last)
+
+    def mine(items: list[Any], lengths: list[int]) -> list[list[Any]]:
+        return share_out(lengths, engine.world_size, budget)[engine.rank].pick(items)
+
+    records = experiences()
+    batches = mine(records, list(LENGTHS))
+    count = count_response_tokens(records)
+    if role == "critic":
+        shares = critic_update(engine, batches, token_count=count, learning_rate=1e-3, clip=VALUE_CLIP)
+    else:
+        read = mine(texts(), [len(text) for text in texts()])
+        counts = {"token_count": count, "pretrain_token_count": count_predictions(texts())}
+        shares = policy_update(engine, batches, read, OBJECTIVE, **counts, learning_rate=1e-3)
+    return {"gradients": seen[0], "shares": shares}
 
 
 def resume_case(stage: int, folder: Path) -> dict[str, Any]:
@@ -260,8 +359,12 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
     for stage in (0, 1, 2, 3):
         for cut, budget in BUDGETS.items():
             found["training", stage, cut] = training_case(stage, budget)
+            for role in ("policy", "critic"):
+                found[role, stage, cut] = update_case(role, stage, budget)
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
         found["unmoved", stage] = unmoved_case(stage, folder / f"unmoved_{world_size}_{stage}")
+    for fault, factor in FAULTS.items():
+        found[fault] = update_case("policy", 2, BUDGETS["cut"], factor)
     for stage in (0, 2, 3):  # 0 means 1 in bfloat16
         found["bfloat16", stage] = bfloat16_case(stage, folder / f"bfloat16_{world_size}_{stage}")
     (folder / f"saved_{world_size}").touch()

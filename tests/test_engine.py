@@ -100,6 +100,38 @@ def test_steps_equal_plain_adamw(found, plain, world: int, stage: int, cut: str)
         torch.testing.assert_close(weight, plain["weights"][name], atol=2e-6, rtol=1e-5, msg=name)
 
 
+@pytest.fixture(scope="module")
+def plain_updates() -> dict[str, dict[str, Tensor]]:
+    """Gradients of PPO's losses in plain torch, one unpacked sequence at a time."""
+    losses = {
+        "policy": (InternLM2ForCausalLM, case.plain_policy_loss),
+        "critic": (InternLM2ForRewardModel, case.plain_value_loss),
+    }
+    found = {}
+    for role, (kind, loss) in losses.items():
+        model = case.model(kind)
+        loss(model).backward()
+        found[role] = {name: p.grad for name, p in model.named_parameters()}
+    return found
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("cut", list(case.BUDGETS))
+@pytest.mark.parametrize("role", ["policy", "critic"])
+def test_an_update_has_one_gradient_however_it_is_cut(found, plain_updates, world, stage, cut, role) -> None:
+    mine, expected = found[world][role, stage, cut], plain_updates[role]
+    assert mine["gradients"].keys() == expected.keys()
+    assert relative(flat(mine["gradients"]), flat(expected)) <= 1e-5
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("fault", list(case.FAULTS))
+def test_a_scaled_or_negated_gradient_does_not_pass(found, plain_updates, world, fault) -> None:
+    error = relative(flat(found[world][fault]["gradients"]), flat(plain_updates["policy"]))
+    assert error == pytest.approx(abs(case.FAULTS[fault] - 1), rel=1e-3)
+
+
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_a_loaded_engine_goes_on_as_the_saved_one(found, world: int, stage: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from cool_rlhf.demo.registry import DOMAINS
+from cool_rlhf.demo.world import TEST_PAIRS
 from reward import RewardModel
 
 
@@ -35,7 +36,7 @@ def test_every_table_is_there(evaluated: tuple[Path, str]) -> None:
     assert set(result["reward_accuracy"]) == {"overall", *DOMAINS}
     assert set(result["reward_accuracy_under_others"]) == set(DOMAINS)
     for domain, row in result["reward_accuracy"].items():
-        assert row["pairs"] == (120 * len(DOMAINS) if domain == "overall" else 120)
+        assert row["pairs"] == (TEST_PAIRS * len(DOMAINS) if domain == "overall" else TEST_PAIRS)
         for kind in ("own", "none", "other"):
             low, high = row[kind]["interval"]
             assert 0 <= low <= row[kind]["accuracy"] <= high <= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.ending import Ending
 from cool_rlhf.online.annotation.arrived import write_labels
 from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
+from cool_rlhf.online.annotation.labellers import Labeller, RuleLabeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.protocols import UserError
 
@@ -28,7 +30,35 @@ def annotate(config: Config, ending: Ending) -> None:
         pairs = _Pairs(config, output_dir, store)
         pairs.take_in()
         ending.running(output_dir)
-        _serve_page(config, pairs)
+        if settings.labeller == "people":
+            _serve_page(config, pairs)
+        else:
+            _label_all(_labeller(config), pairs)
+
+
+def _labeller(config: Config) -> Labeller:
+    settings = config.annotate
+    if settings.labeller == "rule":
+        from cool_rlhf.inputs import resolve_labeller
+
+        score = resolve_labeller(settings.rule)
+        return RuleLabeller(score, settings.rule, noise=settings.rule_noise, seed=config.seed)
+
+    from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller
+
+    judge = settings.judge
+    assert judge.model is not None, "checked with the config"
+    key = os.environ.get(judge.key_variable, "") or "none"  # the client wants one where the server does not
+    return JudgeLabeller(Endpoint(judge.url, judge.model, key, judge.timeout, judge.requests))
+
+
+def _label_all(labeller: Labeller, pairs: _Pairs) -> None:
+    print(f"{labeller.name} labels the pairs that it has not judged yet", flush=True)
+    try:
+        count = label_with(labeller, pairs.store)
+    finally:
+        pairs.keep_up()
+    print(f"new labels: {count}; in {pairs.store.path}: {len(pairs.store.labels())}")
 
 
 def _serve_page(config: Config, pairs: _Pairs) -> None:

@@ -1,0 +1,191 @@
+"""Items and labels in other tools' forms: TRL's preference JSONL, and Label Studio's JSON of its pairwise template."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+from cool_rlhf.data.loading import Reading, load_preferences
+from cool_rlhf.data.messages import RowError, kind_of
+from cool_rlhf.online.annotation.arrived import label_row, labelled
+from cool_rlhf.online.annotation.items import Item, Label, Response, Winner, parse_item
+from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
+from cool_rlhf.protocols import PreferencePair, UserError
+from cool_rlhf.tracking.rows import write_atomically
+
+# Label Studio's pairwise template, with a choice for what it does not know. `text1` is the item's first response.
+LABEL_STUDIO_CONFIG = """\
+<View>
+  <Header value="$guideline"/>
+  <Text name="prompt" value="$prompt"/>
+  <Pairwise name="pw" toName="text1,text2"/>
+  <Text name="text1" value="$text1"/>
+  <Text name="text2" value="$text2"/>
+  <Choices name="neither" toName="text1" choice="single">
+    <Choice value="tie"/>
+    <Choice value="both_bad"/>
+  </Choices>
+  <TextArea name="comment" toName="text1"/>
+</View>
+"""
+
+_SELECTED: Mapping[str, Winner] = {"left": "first", "right": "second"}
+_SIDES: Mapping[Winner, str] = {"first": "left", "second": "right"}
+
+
+def export_trl(store: Store, path: Path, since_round: int = 0) -> int:
+    """Write the pairs that most agree on as preference rows; returns how many."""
+    entries = [(entry, entry.winner) for entry in labelled(store, since_round)]
+    rows = [label_row(entry, winner) for entry, winner in entries if winner is not None]
+    write_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+    return len(rows)
+
+
+def import_trl(store: Store, path: Path, annotator: str, round: int = 0) -> int:
+    """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``; returns how many
+    labels were kept. Raises UserError as the run's own preferences do."""
+    items = [_item_of(pair, round) for pair in load_preferences([str(path)], Reading(sampled=True))]
+    store.add_items(items)
+    return _keep(store, [(annotator, item, "first", "") for item in items])
+
+
+def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
+    """Write every item of ``since_round`` and later as a task with its labels as annotations; returns how many tasks.
+    The project's labelling interface is LABEL_STUDIO_CONFIG."""
+    labels: dict[str, list[Label]] = {}
+    for label in store.labels(since_round):
+        labels.setdefault(label.item, []).append(label)
+    tasks = [_task(item, labels.get(item.id, [])) for item in store.items(since_round)]
+    write_atomically(path, f"{json.dumps(tasks, ensure_ascii=False, indent=1)}\n".encode())
+    return len(tasks)
+
+
+def import_label_studio(store: Store, path: Path) -> int:
+    """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label of the one who
+    completed it; returns how many labels were kept. Raises UserError naming task and field of a bad one."""
+    try:
+        tasks = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as Label Studio's JSON ({error})") from error
+    if not isinstance(tasks, list):
+        raise UserError(f"{path} is not an export of Label Studio: it must be a list of tasks, not {kind_of(tasks)}")
+    items: list[Item] = []
+    labels: list[_Given] = []
+    for number, task in enumerate(tasks, start=1):
+        try:
+            items.append(_item_of_task(task))
+            for annotation in task.get("annotations") or []:
+                labels.append((_completed_by(annotation), items[-1], *_winner(annotation)))
+        except RowError as error:
+            raise UserError(f"{path}, task {number}: {error}") from error
+    store.add_items(items)
+    return _keep(store, labels)
+
+
+_Given = tuple[str, Item, Winner, str]  # annotator, item, winner, comment
+
+
+def _keep(store: Store, labels: Sequence[_Given]) -> int:
+    """The winner is that of the given item; where the pair stands in the store the other way round, it is turned."""
+    known = {item.id: item for item in store.items()}
+    turned: Mapping[Winner, Winner] = {"first": "second", "second": "first"}
+    before = len(store.labels())
+    for annotator, item, winner, comment in labels:
+        same = known[item.id].first.text == item.first.text and known[item.id].first.finished == item.first.finished
+        who = store.annotator(annotator, "import")
+        try:
+            store.record(item.id, who, winner if same else turned.get(winner, winner), comment, 0.0)
+        except AlreadyLabelledError as error:
+            raise UserError(f"{annotator} has labelled a pair otherwise before: give one of the two labels") from error
+    return len(store.labels()) - before
+
+
+def _item_of(pair: PreferencePair, round: int) -> Item:
+    chosen = Response(pair.chosen[-1]["content"], pair.chosen_finished, "")
+    rejected = Response(pair.rejected[-1]["content"], pair.rejected_finished, "")
+    return Item(pair.chosen[:-1], chosen, rejected, pair.domain, "", None, round)
+
+
+def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
+    spoken = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in item.prompt)
+    responses = [asdict(item.first), asdict(item.second)]
+    data = {
+        "prompt": spoken,
+        "text1": item.first.text,
+        "text2": item.second.text,
+        "guideline": item.guideline,
+        "domain": item.domain,
+        "round": item.round,
+        "item": {"prompt": item.prompt, "responses": responses, "answer": item.answer},
+    }
+    return {"data": data, "annotations": [_annotation(label) for label in labels]}
+
+
+def _annotation(label: Label) -> dict[str, Any]:
+    result: list[dict[str, Any]] = []
+    if label.winner in _SIDES:
+        value = {"selected": _SIDES[label.winner]}
+        result.append({"from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "value": value})
+    elif label.winner != "skip":
+        choice = {"choices": [label.winner]}
+        result.append({"from_name": "neither", "to_name": "text1", "type": "choices", "value": choice})
+    if label.comment:
+        text = {"text": [label.comment]}
+        result.append({"from_name": "comment", "to_name": "text1", "type": "textarea", "value": text})
+    return {
+        "completed_by": {"email": label.annotator},
+        "was_cancelled": label.winner == "skip",
+        "lead_time": label.seconds,
+        "result": result,
+    }
+
+
+def _item_of_task(task: Any) -> Item:
+    """Of a task that was exported here, or of one with ``prompt``, ``text1`` and ``text2`` alone."""
+    data = task.get("data") if isinstance(task, Mapping) else None
+    if not isinstance(data, Mapping):
+        raise RowError("data", "is missing")
+    given = data.get("item")
+    if isinstance(given, Mapping):
+        row = dict(given)
+    else:
+        said, texts = data.get("prompt"), [data.get("text1"), data.get("text2")]
+        row = {"prompt": [{"role": "user", "content": said}], "responses": [{"text": text} for text in texts]}
+    round = data.get("round", 0)
+    if isinstance(round, bool) or not isinstance(round, int):
+        raise RowError("data.round", f"must be a whole number, not {kind_of(round)}")
+    return parse_item({**row, "domain": data.get("domain"), "guideline": data.get("guideline")}, round, {})
+
+
+def _winner(annotation: Any) -> tuple[Winner, str]:
+    """The verdict and the comment of an annotation."""
+    if not isinstance(annotation, Mapping):
+        raise RowError("annotations", f"must be a list of objects, not of {kind_of(annotation)}")
+    results = [result for result in annotation.get("result") or [] if isinstance(result, Mapping)]
+
+    def value(kind: str, name: str) -> Any:
+        found = next((result.get("value") for result in results if result.get("type") == kind), None)
+        content = found.get(name) if isinstance(found, Mapping) else None
+        return content[0] if isinstance(content, list) and content else content
+
+    comment = str(value("textarea", "text") or "")
+    if annotation.get("was_cancelled"):
+        return "skip", comment
+    side, choice = value("pairwise", "selected"), value("choices", "choices")
+    if side in _SELECTED:
+        return _SELECTED[side], comment
+    neither: dict[Any, Literal["tie", "both_bad"]] = {"tie": "tie", "both_bad": "both_bad"}
+    if choice in neither:
+        return neither[choice], comment
+    raise RowError("annotations.result", "holds neither a pairwise selection nor one of the choices tie and both_bad")
+
+
+def _completed_by(annotation: Mapping[str, Any]) -> str:
+    """Label Studio gives a number, or an object with an address, as the export was made."""
+    who = annotation.get("completed_by")
+    if isinstance(who, Mapping):
+        who = who.get("email") or who.get("id")
+    return f"annotator {who}" if isinstance(who, int) else str(who or "unknown annotator")

@@ -1,0 +1,81 @@
+"""Labellers that are no people, behind one interface. Each is named for what it is in every label it gives."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cool_rlhf.online.annotation.items import Item, Kind, Winner
+from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.protocols import Conversation
+
+# (messages, response, domain, answer, finished) -> how good the response is
+Score = Callable[[Conversation, str, str, str | None, bool], float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """``seconds`` it took."""
+
+    winner: Winner
+    comment: str
+    seconds: float
+
+
+class Labeller(Protocol):
+    """``name`` says what the labeller is; it stands in every label and file."""
+
+    name: str
+    kind: Kind
+
+    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+        """A verdict on each of ``items``, as they come."""
+        ...
+
+
+def label_with(labeller: Labeller, store: Store, round: int | None = None) -> int:
+    """Keep the labeller's verdict on every item (of one round) that it has not judged yet; returns how many. What was
+    kept before an interruption stays."""
+    annotator = store.annotator(labeller.name, labeller.kind)
+    count = 0
+    for item, verdict in labeller.label(store.unlabelled(annotator, round)):
+        store.record(item.id, annotator, verdict.winner, verdict.comment, verdict.seconds)
+        count += 1
+    return count
+
+
+class RuleLabeller:
+    """A rule with noise in the place of people.
+
+    ``score`` is called as collect.labeller is; scores closer than ``least_gap`` are a tie, and of the other verdicts a
+    share of ``noise`` is turned round. Which ones depends on ``seed`` and the item alone. An item without an answer is
+    skipped: the rule cannot judge it.
+    """
+
+    kind: Kind = "rule"
+
+    def __init__(self, score: Score, name: str, *, noise: float, seed: int, least_gap: float = 0.0) -> None:
+        self.name = f"rule {name}, {noise:.0%} noise (no person)"
+        self._score = score
+        self._noise = noise
+        self._seed = seed
+        self._least_gap = least_gap
+
+    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+        for item in items:
+            yield item, self._verdict(item)
+
+    def _verdict(self, item: Item) -> Verdict:
+        if item.answer is None:
+            return Verdict("skip", "the item has no answer to judge by", 0.0)
+        first, second = (
+            self._score(item.prompt, response.text, item.domain, item.answer, response.finished)
+            for response in (item.first, item.second)
+        )
+        comment = f"{first:.3f} against {second:.3f}"
+        if first == second or abs(first - second) < self._least_gap:
+            return Verdict("tie", comment, 0.0)
+        turned = random.Random(f"{self._seed} {item.id}").random() < self._noise
+        return Verdict("first" if (first > second) != turned else "second", comment, 0.0)

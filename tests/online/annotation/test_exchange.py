@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.online.annotation.arrived import arrived
+from cool_rlhf.online.annotation.exchange import (
+    LABEL_STUDIO_CONFIG,
+    export_label_studio,
+    export_trl,
+    import_label_studio,
+    import_trl,
+)
+from cool_rlhf.online.annotation.items import Item
+from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.protocols import UserError
+
+
+@pytest.fixture
+def full(store: Store, item: Callable[..., Item]) -> Store:
+    """Every kind of answer, by two people, over two rounds."""
+    items = [item(0), item(1, domain="harmless"), item(2, answer="x"), item(3, round=1), item(4, round=1), item(5)]
+    store.add_items(items)
+    for entry, answers in zip(items, ["first second", "second", "tie", "both_bad", "first first", "skip"], strict=True):
+        for number, winner in enumerate(answers.split()):
+            store.record(entry.id, store.annotator(f"person {number}"), winner, f"says {winner}", 2.5)  # type: ignore[arg-type]
+    return store
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "other.sqlite") as opened:
+        yield opened
+
+
+def test_trl_round_trip(full: Store, other: Store, tmp_path: Path) -> None:
+    path = tmp_path / "trl.jsonl"
+    assert export_trl(full, path) == 2
+    assert set(json.loads(path.read_text(encoding="utf-8").splitlines()[0])) >= {"prompt", "chosen", "rejected"}
+    assert import_trl(other, path, "people elsewhere") == 2
+    assert arrived(other) == sorted(arrived(full), key=lambda pair: pair.domain != "harmless")
+    assert import_trl(other, path, "people elsewhere") == 0, "the same file again changes nothing"
+
+
+def test_trl_rows_of_others(other: Store, tmp_path: Path) -> None:
+    path = tmp_path / "trl.jsonl"
+    path.write_text(json.dumps({"prompt": "why?", "chosen": "so", "rejected": "no"}), encoding="utf-8")
+    assert import_trl(other, path, "elsewhere") == 1
+    assert [pair.chosen[-1]["content"] for pair in arrived(other)] == ["so"]
+
+
+def test_an_imported_pair_may_stand_there_the_other_way_round(
+    store: Store, other: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    store.add_items([item(0)])
+    store.record(item(0).id, store.annotator("Ada"), "second")
+    export_trl(store, tmp_path / "trl.jsonl")
+    other.add_items([replace(item(0), first=item(0).second, second=item(0).first)])
+    import_trl(other, tmp_path / "trl.jsonl", "elsewhere")
+    assert arrived(other) == arrived(store)
+    assert [label.winner for label in other.labels()] == ["first"]
+
+
+def test_label_studio_round_trip(full: Store, other: Store, tmp_path: Path) -> None:
+    path = tmp_path / "tasks.json"
+    assert export_label_studio(full, path) == 6
+    assert import_label_studio(other, path) == 8
+    assert other.items() == full.items()
+    assert arrived(other) == arrived(full)
+
+    def said(store: Store) -> set[tuple[str, str, str, str]]:
+        return {(label.item, label.annotator, label.winner, label.comment) for label in store.labels()}
+
+    assert said(other) == said(full)
+    assert import_label_studio(other, path) == 0
+
+
+def test_contrary_labels_of_one_annotator_are_named(full: Store, other: Store, tmp_path: Path) -> None:
+    export_label_studio(full, tmp_path / "tasks.json")
+    import_label_studio(other, tmp_path / "tasks.json")
+    text = (tmp_path / "tasks.json").read_text(encoding="utf-8")
+    (tmp_path / "tasks.json").write_text(text.replace('"right"', '"left"'), encoding="utf-8")
+    with pytest.raises(UserError, match="person 1 has labelled a pair otherwise before"):
+        import_label_studio(other, tmp_path / "tasks.json")
+
+
+def test_export_of_label_studios_own(other: Store, tmp_path: Path) -> None:
+    """The shape that Label Studio gives for its pairwise template."""
+    result = {"id": "Aq1", "from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "origin": "manual"}
+    task = {
+        "id": 7,
+        "data": {"prompt": "why?", "text1": "so", "text2": "no"},
+        "annotations": [
+            {
+                "id": 1,
+                "completed_by": 3,
+                "result": [{**result, "value": {"selected": "right"}}],
+                "was_cancelled": False,
+            },
+            {"id": 2, "completed_by": {"id": 4, "email": "b@x.example"}, "result": [], "was_cancelled": True},
+        ],
+        "predictions": [],
+    }
+    path = tmp_path / "export.json"
+    path.write_text(json.dumps([task]), encoding="utf-8")
+    assert import_label_studio(other, path) == 2
+    assert [(label.annotator, label.winner) for label in other.labels()] == [
+        ("annotator 3", "second"),
+        ("b@x.example", "skip"),
+    ]
+    assert [pair.chosen[-1]["content"] for pair in arrived(other)] == ["no"]
+
+
+def test_interface_names_what_tasks_hold(full: Store, tmp_path: Path) -> None:
+    export_label_studio(full, tmp_path / "tasks.json")
+    task = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))[0]
+    tags = list(ElementTree.fromstring(LABEL_STUDIO_CONFIG))
+    wanted = {tag.attrib["value"].removeprefix("$") for tag in tags if "value" in tag.attrib}
+    assert wanted <= set(task["data"])
+    names = {tag.attrib["name"] for tag in tags if "name" in tag.attrib}
+    assert {result["from_name"] for note in task["annotations"] for result in note["result"]} <= names
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{}", "must be a list of tasks"),
+        ("[", "cannot be read as Label Studio's JSON"),
+        ("[1]", "task 1: field `data` is missing"),
+        ('[{"data": {"prompt": "q", "text1": "a", "text2": 3}}]', "task 1: field `responses[1].text`"),
+        (
+            '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": []}]}]',
+            "task 1: field `annotations.result`",
+        ),
+    ],
+)
+def test_bad_files_are_named(other: Store, tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        import_label_studio(other, path)
+    assert str(path) in str(raised.value)
+    assert said in str(raised.value)

@@ -1,0 +1,174 @@
+"""The judge against a server on this machine that speaks the protocol over a socket."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from cool_rlhf.online.annotation.items import Item
+from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller, choice_of, settle
+from cool_rlhf.online.annotation.labellers import label_with
+from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.protocols import UserError
+
+Reply = Callable[[dict[str, Any]], tuple[int, str]]
+
+
+class Model(ThreadingHTTPServer):
+    """Answers /v1/chat/completions with ``reply``; keeps what it was asked."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.reply = reply
+        self.asked: list[dict[str, Any]] = []
+        self.keys: set[str | None] = set()
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def endpoint(self, **changes: Any) -> Endpoint:
+        values = {"url": f"http://127.0.0.1:{self.server_port}/v1", "model": "m", "key": "k", "timeout": 20.0}
+        return Endpoint(**{**values, "requests": 4, **changes})
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: Model
+
+    def do_POST(self) -> None:
+        request = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.server.asked.append(request)
+        self.server.keys.add(self.headers["authorization"])
+        status, text = self.server.reply(request) if self.path == "/v1/chat/completions" else (404, "no such path")
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        good = {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice]}
+        body = json.dumps(good if status == 200 else {"error": {"message": text, "type": "x", "code": status}}).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *arguments: Any) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture
+def model() -> Iterator[Callable[[Reply], Model]]:
+    started: list[Model] = []
+
+    def start(reply: Reply) -> Model:
+        started.append(Model(reply))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def prefers_good(request: dict[str, Any]) -> tuple[int, str]:
+    material = request["messages"][1]["content"]
+    good, poor = material.index("good answer"), material.index("poor answer")
+    return 200, f"The content decides.\nVerdict: {'A' if good < poor else 'B'}"
+
+
+def test_both_orders_are_asked(model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]) -> None:
+    server = model(prefers_good)
+    items = [item(number) for number in range(3)]
+    items[1] = item(1, first=items[1].second, second=items[1].first)
+    store.add_items(items)
+    assert label_with(JudgeLabeller(server.endpoint()), store) == 3
+    assert [label.winner for label in store.labels()] == ["first", "second", "first"]
+    assert {(label.kind, label.annotator) for label in store.labels()} == {("judge", "model m as judge (no person)")}
+    assert len(server.asked) == 6
+    assert server.keys == {"Bearer k"}
+    assert all("Prefer what helps." in request["messages"][0]["content"] for request in server.asked)
+    orders = [r["messages"][1]["content"].index("good answer 0") for r in server.asked if "answer 0" in str(r)]
+    assert len(set(orders)) == 2
+
+
+def test_a_judge_who_goes_by_the_order_ties(
+    model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]
+) -> None:
+    store.add_items([item(0)])
+    label_with(JudgeLabeller(model(lambda request: (200, "Verdict: A")).endpoint()), store)
+    (label,) = store.labels()
+    assert (label.winner, label.comment[:35]) == ("tie", "A in one order, A in the other: Ver")
+
+
+def test_an_unreadable_answer_is_a_skip_that_says_so(
+    model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]
+) -> None:
+    store.add_items([item(0)])
+    label_with(JudgeLabeller(model(lambda request: (200, "I would rather not say")).endpoint()), store)
+    (label,) = store.labels()
+    assert label.winner == "skip"
+    assert label.comment.startswith("no readable verdict: I would rather not say")
+
+
+def test_responses_cannot_foresee_the_fence(model: Callable[[Reply], Model], item: Callable[..., Item]) -> None:
+    server = model(prefers_good)
+    list(JudgeLabeller(server.endpoint()).label([item(0), item(1)]))
+    fences = [request["messages"][1]["content"].splitlines()[1] for request in server.asked]
+    assert len(set(fences)) == len(fences) == 4
+    assert all(request["messages"][1]["content"].count(fence) == 6 for request, fence in zip(server.asked, fences))  # noqa: B905
+
+
+def test_errors_are_a_sentence(model: Callable[[Reply], Model], item: Callable[..., Item]) -> None:
+    def said(endpoint: Endpoint) -> str:
+        with pytest.raises(UserError) as raised:
+            list(JudgeLabeller(endpoint).label([item(0)]))
+        assert "\n" not in str(raised.value)
+        return str(raised.value)
+
+    refusing = model(lambda request: (401, "no such key."))
+    assert "refuses model m" in said(refusing.endpoint())
+    assert "no such key" in said(refusing.endpoint())
+    assert "no such path" in said(refusing.endpoint(url=f"http://127.0.0.1:{refusing.server_port}/v2"))
+    gone = model(prefers_good)
+    endpoint = gone.endpoint()
+    gone.shutdown()
+    gone.server_close()
+    assert "cannot be reached" in said(endpoint)
+
+
+def test_what_was_labelled_before_an_error_stays(
+    model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]
+) -> None:
+    def fails_on_two(request: dict[str, Any]) -> tuple[int, str]:
+        return (400, "too long") if "question 2" in str(request) else prefers_good(request)
+
+    server = model(fails_on_two)
+    store.add_items([item(number) for number in range(4)])
+    with pytest.raises(UserError, match="too long"):
+        label_with(JudgeLabeller(server.endpoint(requests=1)), store)
+    assert len(store.labels()) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "choice"),
+    [
+        ("Verdict: A", "A"),
+        ("**Verdict:** B.", "B"),
+        ("verdict: tie", "tie"),
+        ("Verdict: both bad", "both bad"),
+        ("Verdict: A at first sight.\nVerdict: B", "B"),
+        ("A is better", None),
+        ("Verdict: Absolutely", None),
+        ("", None),
+    ],
+)
+def test_reading_a_reply(reply: str, choice: str | None) -> None:
+    assert choice_of(reply) == choice
+
+
+def test_settling() -> None:
+    assert settle("A", "B")[0] == "first"
+    assert settle("B", "A")[0] == "second"
+    assert settle("A", "A")[0] == settle("A", "tie")[0] == settle("tie", "both bad")[0] == "tie"
+    assert settle("both bad", "both bad")[0] == "both_bad"
+    assert settle(None, "B")[0] == "skip"

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from cool_rlhf.demo.gold import score
+from cool_rlhf.online.annotation.arrived import arrived, write_labels
+from cool_rlhf.online.annotation.items import Item, Response
+from cool_rlhf.online.annotation.labellers import RuleLabeller, label_with
+from cool_rlhf.online.annotation.store import Store
+
+
+def by_length(messages: object, response: str, domain: str, answer: str | None, finished: bool) -> float:
+    return len(response) / 100
+
+
+def test_the_rule_decides_and_is_named(store: Store, item: Callable[..., Item], tmp_path: Path) -> None:
+    longer, equal = Response("a longer answer", True, "sft"), Response("one", True, "late")
+    items = [
+        item(0, first=longer, answer="x"),
+        item(1, second=longer, first=equal, answer="x"),
+        item(2, first=equal, second=Response("two", True, "sft"), answer="x"),
+        item(3),
+    ]
+    store.add_items(items)
+    labeller = RuleLabeller(by_length, "length", noise=0.0, seed=1)
+    assert label_with(labeller, store) == 4
+    assert label_with(labeller, store) == 0, "nothing is judged twice"
+    assert [label.winner for label in store.labels()] == ["first", "second", "tie", "skip"]
+    assert {(label.kind, label.annotator) for label in store.labels()} == {
+        ("rule", "rule length, 0% noise (no person)")
+    }
+    assert len(arrived(store)) == 2
+    write_labels(store, tmp_path)
+    written = (tmp_path / "rounds/0/slow_path/labels.jsonl").read_text(encoding="utf-8")
+    assert written.count('"labelled_by": ["rule: rule length, 0% noise (no person)"]') == 2
+
+
+def test_noise_turns_its_share_round_whatever_the_order(item: Callable[..., Item]) -> None:
+    items = [item(number, first=Response("longer", True, ""), answer="x") for number in range(2000)]
+    items = [entry for number, entry in enumerate(items) if entry.second.text != "longer"]
+    labeller = RuleLabeller(lambda m, response, d, a, f: float(response == "longer"), "x", noise=0.2, seed=3)
+    forward = {entry.id: verdict.winner for entry, verdict in labeller.label(items)}
+    backward = {entry.id: verdict.winner for entry, verdict in labeller.label(items[::-1])}
+    assert forward == backward
+    assert 330 <= list(forward.values()).count("second") <= 470
+    other = RuleLabeller(lambda m, response, d, a, f: float(response == "longer"), "x", noise=0.2, seed=4)
+    assert {entry.id: verdict.winner for entry, verdict in other.label(items)} != forward
+
+
+def test_gold_of_the_embedded_world(store: Store, item: Callable[..., Item]) -> None:
+    right, wrong = Response("2 + 3 = 5", True, "sft"), Response("", True, "late")
+    store.add_items([item(0, domain="math", answer="2|3|5", first=wrong, second=right)])
+    label_with(RuleLabeller(score, "gold", noise=0.0, seed=1), store)
+    assert [label.winner for label in store.labels()] == ["second"]

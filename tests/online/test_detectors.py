@@ -1,0 +1,50 @@
+"""Detectors that read numbers beside the text, and those that others add."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from importlib.metadata import EntryPoint
+
+import numpy as np
+import pytest
+
+from cool_rlhf.online import detectors
+from cool_rlhf.online.detectors import EfficiencyDetector, OutlierDetector, all_detectors, own_detectors
+from cool_rlhf.online.responses import LATE, Evidence
+from cool_rlhf.protocols import UserError
+
+
+def test_hidden_states_far_from_sfts_stand_out(world) -> None:
+    def moved(by: float) -> Evidence:
+        evidence, rng = world(), np.random.default_rng(0)
+        states = [rng.normal(by * (r.policy == LATE), 1.0, 6) for r in evidence.responses]
+        return replace(
+            evidence, responses=[replace(r, hidden=h) for r, h in zip(evidence.responses, states, strict=True)]
+        )
+
+    assert min(candidate.p for candidate in OutlierDetector().candidates(moved(4.0))) < 1e-6
+    assert min(candidate.p for candidate in OutlierDetector().candidates(moved(0.0))) > 1e-3
+
+
+def test_a_domain_that_buys_score_cheaply_stands_out(world) -> None:
+    evidence = world()
+    spent = [replace(r, kl=0.5 if r.domain == "tales" else 50.0) for r in evidence.responses]
+    found = {c.domain: c.p for c in EfficiencyDetector().candidates(replace(evidence, responses=spent))}
+    assert found["tales"] < 1e-3 < 0.9 < found["facts"]
+
+
+class _Added:
+    name = "added"
+
+    def candidates(self, _evidence):
+        return []
+
+
+def test_detectors_are_added_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = EntryPoint("mine", "somewhere:Added", detectors.ENTRY_POINTS)
+    monkeypatch.setattr(detectors, "entry_points", lambda group: [point])
+    monkeypatch.setattr(EntryPoint, "load", lambda _self: _Added)
+    assert [detector.name for detector in all_detectors()] == [*(d.name for d in own_detectors()), "added"]
+    monkeypatch.setattr(EntryPoint, "load", lambda _self: dict)
+    with pytest.raises(UserError, match=r"'mine'.*no `name`"):
+        all_detectors()

@@ -119,7 +119,7 @@ class Tracker:
 
     def show(self, text: str) -> None:
         """Lines for whoever watches the run, above the bar."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(text, file=sys.stdout)
 
     def sync(self) -> None:
         """Rows onto the disk; to be called before a checkpoint is declared whole."""

@@ -27,8 +27,8 @@ from cool_rlhf.preflight import FinishedModels, finished_models, machine_resourc
 from cool_rlhf.protocols import Future, Prompt, Rollout, Scorer, UserError
 from cool_rlhf.reward_tables import Judge, judge_pairs, opposed_rows, reward_tables
 from cool_rlhf.roles.cluster import cluster
-from cool_rlhf.roles.group import build_all, start_group
-from cool_rlhf.roles.sampler import RolloutGroup
+from cool_rlhf.roles.group import build_all, create_workers, start_group
+from cool_rlhf.roles.sampler import RolloutGroup, create_engines
 from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.schedule import derive_seed
@@ -115,7 +115,7 @@ def measure(config: Config, models: FinishedModels, held_out: HeldOut) -> Measur
     sft, chat_model, candidates = (Responses(held_out.gold) for _ in range(3))
     engines = None
     if held_out.prompts and models.sft is not None:
-        engines = RolloutGroup(config, models.sft, version=0)
+        engines = RolloutGroup(create_engines(config), config, models.sft, version=0)
         sft.sample(engines, held_out.prompts, settings.samples_per_prompt, seed)
         candidates.sample(engines, held_out.prompts, settings.best_of, derive_seed(seed, "best of"))
     judge = Judge(
@@ -129,7 +129,7 @@ def measure(config: Config, models: FinishedModels, held_out: HeldOut) -> Measur
         candidates.wait()
         engines.stop()
     if held_out.prompts and models.chat_model is not None:
-        engines = RolloutGroup(config, models.chat_model, version=0)
+        engines = RolloutGroup(create_engines(config), config, models.chat_model, version=0)
         chat_model.sample(engines, held_out.prompts, settings.samples_per_prompt, seed)
         chat_model.wait()
         engines.stop()
@@ -165,7 +165,7 @@ def start_scorer(config: Config, path: str) -> Scorer:
     """As ``RewardModel`` would load it: on a CPU in float32, whatever precision it was trained in."""
     role = config.cluster.scorer
     model = ModelSpec(path, "scalar", config.model.dtype if role.gpus else "float32")
-    return RemoteScorer(build_all([start_group(ScorerWorker, role, model, None)])[0])
+    return RemoteScorer(build_all([start_group(create_workers(ScorerWorker, role), model, None)])[0])
 
 
 @dataclass

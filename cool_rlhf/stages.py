@@ -33,7 +33,7 @@ from cool_rlhf.ppo.moments import Moments
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.provenance import is_lost, made_from, open_state, outputs
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
@@ -41,6 +41,7 @@ from cool_rlhf.roles.policy import PolicyWorker, RemotePolicy
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup
 from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
+from cool_rlhf.roles.standby import Standby
 from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, RewardWorker, SFTWorker
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 from cool_rlhf.schedule import derive_seed
@@ -52,6 +53,7 @@ from reward.preparation import Prepared, prepare
 from reward.scoring import CONDITION_JOIN
 from reward.summary import describe
 from reward.training import train_reward
+from rollout.actor import RolloutActor
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +84,7 @@ class Run:
         self._tracker = tracker
         self._settings = made_from(config)
         self._outputs = outputs(config)
+        self._standby = Standby(config)
         self._tracker_placed = False
 
     @property
@@ -102,6 +105,7 @@ class Run:
         start = self._begin("sft")
         if start is None:
             return
+        self._standby.prepare("sft")
         self._tracker.prepare("sft", 0, "reading chats")
         base = config.model.path or self._fresh_base()
         tokenizer = load_tokenizer(base)
@@ -117,6 +121,7 @@ class Run:
             trainer = RemoteSFTTrainer(group, config.sft.micro_batch_tokens)
             seed = derive_seed(config.seed, "sft")
             observer = SupervisedObserver(self._tracker, stage, self._state, "sft", group)
+            self._prepare_next()
             self._go_on("sft", group)
             train_sft(trainer, chats, config.sft, seed=seed, observer=observer, start=start)
             stage.phase("export")
@@ -135,10 +140,11 @@ class Run:
         prompts = prompts[: settings.prompts]
         label = resolve_labeller(settings.labeller)
         self._tracker.prepare("collect", 0, "starting rollout engine")
-        rollouts = RolloutGroup(config, self.sft_path, version=0)
+        rollouts = RolloutGroup(self._standby.take(RolloutActor), config, self.sft_path, version=0)
         rollouts.wait()
         with self._tracker.stage("collect", 0, 1) as stage:
             stage.phase("generate")
+            self._prepare_next()
             seed = derive_seed(config.seed, "collect")
             each = settings.samples_per_prompt
             repeated = [prompt for prompt in prompts for _ in range(each)]
@@ -173,6 +179,7 @@ class Run:
             copy_checkpoint(Path(self.reward_path(round - 1)), Path(self.reward_path(round)))
             self._state.finish(name)
             return
+        self._standby.prepare("reward")
         self._tracker.prepare("reward", round, "reading preferences")
         seed = derive_seed(config.seed, "reward", round)
         prepared = self._prepared_pairs(round, seed)
@@ -184,6 +191,7 @@ class Run:
         group = self._train_group(RewardWorker, model, config.reward)
         with self._tracker.stage("reward", round, steps) as stage:
             trainer = RemoteRewardTrainer(group, config.reward)
+            self._prepare_next()
             self._go_on(name, group)
             train_reward(
                 trainer,
@@ -209,7 +217,7 @@ class Run:
         snapshot = self._state.snapshot(name)
         start = ppo_state(snapshot[1]) if snapshot else PPOState()
         self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")
-        rollouts = RolloutGroup(config, self.sft_path, version=0)
+        rollouts = RolloutGroup(self._standby.take(RolloutActor), config, self.sft_path, version=0)
         policy, critic, reference, scorer = self._ppo_groups(round)
         rollouts.wait()
         remote_policy = RemotePolicy(policy, settings, config.sampling.temperature, rollouts.engines, version=0)
@@ -277,6 +285,11 @@ class Run:
         self._state.begin(name, self._settings[name])
         return start
 
+    def _prepare_next(self) -> None:
+        """Start the processes of the stage after this one."""
+        for name in unfinished(self.config, self._state)[1:2]:
+            self._standby.prepare(name.partition("_")[0])
+
     def _go_on(self, name: str, group: WorkerGroup) -> None:
         """Have a supervised stage's ranks load its snapshot, if there is one."""
         snapshot = self._state.snapshot(name)
@@ -297,10 +310,12 @@ class Run:
         critic = ModelSpec(critic_path, "scalar", dtype, head, checkpointing, seed)
         return build_all(
             [
-                start_group(PolicyWorker, roles.policy, policy, self._training(roles.policy, config.ppo)),
-                start_group(CriticWorker, roles.critic, critic, self._training(roles.critic, config.ppo)),
-                start_group(LanguageWorker, roles.reference, ModelSpec(self.sft_path, "language", dtype), None),
-                start_group(ScorerWorker, roles.scorer, ModelSpec(self.reward_path(round), "scalar", dtype), None),
+                start_group(self._standby.take(PolicyWorker), policy, self._training(roles.policy, config.ppo)),
+                start_group(self._standby.take(CriticWorker), critic, self._training(roles.critic, config.ppo)),
+                start_group(self._standby.take(LanguageWorker), ModelSpec(self.sft_path, "language", dtype), None),
+                start_group(
+                    self._standby.take(ScorerWorker), ModelSpec(self.reward_path(round), "scalar", dtype), None
+                ),
             ]
         )
 
@@ -317,7 +332,7 @@ class Run:
         lora = settings.lora if settings.lora.rank else None
         model = replace(model, gradient_checkpointing=checkpointing, lora=lora)
         role = self.config.cluster.trainer
-        return build_all([start_group(worker, role, model, self._training(role, settings))])[0]
+        return build_all([start_group(self._standby.take(worker), model, self._training(role, settings))])[0]
 
     @staticmethod
     def _training(role: RoleConfig, settings: SFTConfig | RewardConfig | PPOConfig) -> TrainSpec:

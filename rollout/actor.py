@@ -12,15 +12,17 @@ from rollout.settings import EngineSettings, Sampling
 
 
 class RolloutActor:
-    """One engine in a process of its own."""
+    """One engine in a process of its own. ``serve`` comes first."""
 
-    def __init__(self, path: str, settings: EngineSettings, version: int) -> None:
+    def warm_up(self) -> None:
+        """Import what ``serve`` needs, which takes longer than loading a small model."""
+        import rollout.engine  # noqa: F401
+
+    def serve(self, path: str, settings: EngineSettings, version: int) -> None:
+        """Load a checkpoint; returns once the engine is up."""
         from rollout.engine import RolloutEngine
 
         self._engine = RolloutEngine(Path(path), settings, version)
-
-    def ready(self) -> None:
-        """Returns once the engine is up."""
 
     def begin_weights(self) -> None:
         self._engine.begin_weights()

@@ -72,17 +72,20 @@ class WorkerGroup:
             ray.kill(actor)
 
 
-def start_group(worker: type[Worker], role: RoleConfig, model: ModelSpec, train: TrainSpec | None) -> StartingGroup:
-    """Create a role's actors and hand them ``model``; :func:`build_all` has them load it."""
+def create_workers(worker: type[Worker], role: RoleConfig) -> list[ActorHandle]:
+    """A role's processes, as soon as there are resources for them."""
     options: dict[str, Any] = {
         "num_cpus": role.cpus,
         "num_gpus": role.gpus,
         "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(role.threads)}},
     }
     remote: Any = ray.remote(worker).options(**options)
-    actors = [remote.remote(rank, role.ranks, role.threads) for rank in range(role.ranks)]
-    address = actors[0].address.remote()
-    return StartingGroup(actors, address, model, train)
+    return [remote.remote(rank, role.ranks, role.threads) for rank in range(role.ranks)]
+
+
+def start_group(actors: Sequence[ActorHandle], model: ModelSpec, train: TrainSpec | None) -> StartingGroup:
+    """Hand a role's processes ``model``; :func:`build_all` has them load it."""
+    return StartingGroup(list(actors), actors[0].address.remote(), model, train)
 
 
 class StartingGroup:

@@ -24,6 +24,8 @@ CHUNK_BYTES = 2**28  # of weights on their way to the engines at a time
 class PolicyWorker(LanguageWorker):
     """One rank of the policy."""
 
+    trains = True
+
     def update(
         self,
         batches: list[list[Experience]],

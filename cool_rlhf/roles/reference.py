@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 class LanguageWorker(Worker):
     """One rank of a language model."""
 
+    trains = False
+
     def logprobs(self, batches: list[list[Tensor]], temperature: float) -> list[Tensor]:
         """Of every sequence, in the order of the micro-batches."""
         from cool_rlhf.ppo.update import sequence_logprobs

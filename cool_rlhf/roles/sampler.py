@@ -17,23 +17,29 @@ from rollout.actor import RolloutActor
 from rollout.settings import EngineSettings, Sampling
 
 
-class RolloutGroup:
-    """The engines of a run, serving one checkpoint at first and then what is published to them."""
+def create_engines(config: Config) -> list[ActorHandle]:
+    """The engines' processes, as soon as there are resources for them."""
+    role = config.cluster.rollout
+    environment = {
+        "OMP_NUM_THREADS": str(role.threads),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would put every engine on the same cores
+        "VLLM_CPU_KVCACHE_SPACE": str(role.cpu_cache_gib),
+    }
+    if not role.gpus:
+        environment["TORCHDYNAMO_DISABLE"] = "1"  # compiling small kernels takes longer than they ever save here
+    actor: Any = ray.remote(RolloutActor).options(
+        num_cpus=role.cpus,
+        num_gpus=role.gpus * role.tensor_parallel_size,
+        runtime_env={"env_vars": environment},
+    )
+    return [actor.remote() for _ in range(role.engines)]
 
-    def __init__(self, config: Config, path: str, version: int) -> None:
+
+class RolloutGroup:
+    """The engines of a stage, serving one checkpoint at first and then what is published to them."""
+
+    def __init__(self, engines: Sequence[ActorHandle], config: Config, path: str, version: int) -> None:
         role = config.cluster.rollout
-        environment = {
-            "OMP_NUM_THREADS": str(role.threads),
-            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would put every engine on the same cores
-            "VLLM_CPU_KVCACHE_SPACE": str(role.cpu_cache_gib),
-        }
-        if not role.gpus:
-            environment["TORCHDYNAMO_DISABLE"] = "1"  # compiling small kernels takes longer than they ever save here
-        actor: Any = ray.remote(RolloutActor).options(
-            num_cpus=role.cpus,
-            num_gpus=role.gpus * role.tensor_parallel_size,
-            runtime_env={"env_vars": environment},
-        )
         settings = EngineSettings(
             dtype=role.dtype or config.model.dtype,
             max_length=config.model.max_positions,
@@ -41,14 +47,16 @@ class RolloutGroup:
             gpu_memory_utilization=role.gpu_memory_utilization,
             max_concurrent=role.max_concurrent,
         )
-        self.engines: list[Any] = [actor.remote(path, settings, version) for _ in range(role.engines)]
+        self.engines = list(engines)
+        self._serving = [engine.serve.remote(path, settings, version) for engine in engines]
         sampling = config.sampling
         self.sampler = RemoteSampler(
             self.engines, Sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens)
         )
 
     def wait(self) -> None:
-        fetch([engine.ready.remote() for engine in self.engines])
+        """Return once every engine is up."""
+        fetch(self._serving)
 
     def stop(self) -> None:
         for engine in self.engines:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class ScorerWorker(Worker):
     """One replica of the reward model, with its own tokenizer and conditions."""
 
+    trains = False
+
     _reward_model: RewardModel
 
     def build(self, model: ModelSpec, train: TrainSpec | None) -> None:

@@ -59,7 +59,9 @@ class FrozenEngine:
 
 
 class Worker:
-    """A rank's process. ``connect`` comes first, then ``build``."""
+    """A rank's process. ``connect`` comes first, then ``build``. ``trains``: whether DeepSpeed has a part in it."""
+
+    trains = True
 
     def __init__(self, rank: int, world_size: int, threads: int) -> None:
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size))
@@ -71,6 +73,14 @@ class Worker:
         torch.set_num_threads(threads)
         self.rank = rank
         self.engine: Any = None
+
+    def warm_up(self) -> None:
+        """Import what ``build`` needs, which takes longer than loading a small model."""
+        import cool_rlhf.models.loading
+
+        if self.trains:
+            import cool_rlhf.engine
+            import cool_rlhf.models.lora  # noqa: F401
 
     def address(self) -> tuple[str, int]:
         """Where this rank can host the role's process group: under the address that the cluster knows its machine by,

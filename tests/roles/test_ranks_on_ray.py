@@ -20,9 +20,9 @@ from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, load_causal_lm
 from cool_rlhf.protocols import Experience, Prompt
 from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
-from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
+from cool_rlhf.roles.group import WorkerGroup, build_all, create_workers, start_group
 from cool_rlhf.roles.policy import PolicyWorker, RemotePolicy
-from cool_rlhf.roles.sampler import RolloutGroup
+from cool_rlhf.roles.sampler import RolloutGroup, create_engines
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec
 
 pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
@@ -70,13 +70,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     )
     config = Config()
     config.model.dtype = "float32"
-    rollouts = RolloutGroup(config, path, version=0)
+    rollouts = RolloutGroup(create_engines(config), config, path, version=0)
     policy, critic = ModelSpec(path, "language", "float32"), ModelSpec(path, "scalar", "float32", "fresh", seed=5)
     starting = []
     for ranks, stages in ZERO.items():
         role = RoleConfig(ranks=ranks, cpus=0.1)
-        starting.append(start_group(PolicyWorker, role, policy, TrainSpec(stages["policy"], 0.01, 1.0)))
-        starting.append(start_group(CriticWorker, role, critic, TrainSpec(stages["critic"], 0.01, 1.0)))
+        starting.append(start_group(create_workers(PolicyWorker, role), policy, TrainSpec(stages["policy"], 0.01, 1.0)))
+        starting.append(start_group(create_workers(CriticWorker, role), critic, TrainSpec(stages["critic"], 0.01, 1.0)))
     groups = build_all(starting)
     rollouts.wait()
     yield Run(

@@ -24,7 +24,7 @@ from cool_rlhf.models.loading import fresh_causal_lm, load_causal_lm
 from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from cool_rlhf.roles.group import fetch
 from cool_rlhf.roles.policy import chunks
-from cool_rlhf.roles.sampler import RemoteSampler, RolloutGroup
+from cool_rlhf.roles.sampler import RemoteSampler, RolloutGroup, create_engines
 from rollout.settings import Sampling
 
 pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
@@ -117,7 +117,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
     groups = {}
     for name, engines in (("internlm2", 2), ("llama", 1)):
         config.cluster.rollout.engines = engines
-        groups[name] = RolloutGroup(config, str(folder / name), version=0)
+        groups[name] = RolloutGroup(create_engines(config), config, str(folder / name), version=0)
     for group in groups.values():
         group.wait()
     yield {

@@ -1,0 +1,63 @@
+"""Processes that are started before their turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.actor import ActorHandle
+
+from cool_rlhf.config import Config
+from cool_rlhf.roles.critic import CriticWorker
+from cool_rlhf.roles.group import create_workers
+from cool_rlhf.roles.policy import PolicyWorker
+from cool_rlhf.roles.reference import LanguageWorker
+from cool_rlhf.roles.sampler import create_engines
+from cool_rlhf.roles.scorer import ScorerWorker
+from cool_rlhf.roles.trainer import RewardWorker, SFTWorker
+from rollout.actor import RolloutActor
+
+_ROLES: dict[str, tuple[type[Any], ...]] = {
+    "sft": (SFTWorker,),
+    "collect": (RolloutActor,),
+    "reward": (RewardWorker,),
+    "ppo": (RolloutActor, PolicyWorker, CriticWorker, LanguageWorker, ScorerWorker),
+}
+
+
+class Standby:
+    """The processes of every role of a run, by the class that they run.
+
+    A process imports torch, transformers and vLLM or DeepSpeed for 10 to 20 seconds before it can load anything. Those
+    of the next stage do so while the stage before still works; where that leaves them no resources, they wait in Ray's
+    queue until it ends, as they would anyway.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._waiting: dict[type[Any], list[ActorHandle]] = {}
+
+    def prepare(self, stage: str) -> None:
+        """Start what ``stage`` (sft, collect, reward or ppo; others need nothing) takes."""
+        for worker in _ROLES.get(stage, ()):
+            if worker not in self._waiting:
+                self._waiting[worker] = self._create(worker)
+                for actor in self._waiting[worker]:
+                    actor.warm_up.remote()  # type: ignore[attr-defined]
+
+    def take(self, worker: type[Any]) -> list[ActorHandle]:
+        """The processes of a role, in the order of its ranks; started now if they were not prepared."""
+        return self._waiting.pop(worker, None) or self._create(worker)
+
+    def _create(self, worker: type[Any]) -> list[ActorHandle]:
+        cluster = self._config.cluster
+        if worker is RolloutActor:
+            return create_engines(self._config)
+        roles = {
+            SFTWorker: cluster.trainer,
+            RewardWorker: cluster.trainer,
+            PolicyWorker: cluster.policy,
+            CriticWorker: cluster.critic,
+            LanguageWorker: cluster.reference,
+            ScorerWorker: cluster.scorer,
+        }
+        return create_workers(worker, roles[worker])

@@ -39,9 +39,9 @@ def annotate(config: Config, ending: Ending) -> None:
 def _labeller(config: Config) -> Labeller:
     settings = config.annotate
     if settings.labeller == "rule":
-        from cool_rlhf.inputs import resolve_labeller
+        from cool_rlhf.rules.loading import load_rule
 
-        score = resolve_labeller(settings.rule)
+        score = load_rule(settings.rule, "annotate.rule")
         return RuleLabeller(score, settings.rule, noise=settings.rule_noise, seed=config.seed)
 
     from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller

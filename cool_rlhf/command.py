@@ -12,9 +12,16 @@ from cool_rlhf.ending import Ending
 from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
 from cool_rlhf.planning import Resources, describe, plan
-from cool_rlhf.preflight import check_data, check_models, check_output_dir, machine_resources, with_earlier_stages
+from cool_rlhf.preflight import (
+    check_data,
+    check_models,
+    check_output_dir,
+    machine_resources,
+    with_earlier_stages,
+)
 from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import open_state, unfinished
+from cool_rlhf.rule_checks import check_rules
 
 _RUN_STAGES = ("sft", "reward", "ppo", "pipeline")
 
@@ -77,6 +84,7 @@ def _run(config: Config, ending: Ending) -> None:
     for leg in legs:
         check_models(leg)
         check_data(leg)
+        check_rules(leg)
     output_dir = Path(config.output_dir)
     with sole_use(output_dir):
         from cool_rlhf.pipeline import run

@@ -129,7 +129,12 @@ def _check_choice(group: str, choice: Any, choices: list[str]) -> None:
 
 def _check_key(text: str, override: Override) -> str:
     key = override.key_or_group
-    if re.fullmatch(r"conditions\.[^.]+|data\.(domains|weights)(\..+)?", key):  # maps: any name may be added
+    if key.startswith("ppo.rewards."):
+        raise UserError(
+            f"{key}: on a command line the recipes are one map, ppo.rewards={{DOMAIN:{{conditions:{{…}},…}}}}"
+        )
+    maps = r"conditions\.[^.]+|data\.(domains|weights|domain_weights)(\..+)?|ppo\.rewards"
+    if re.fullmatch(maps, key):  # any name may be added
         return text if text.startswith(("+", "~")) else f"++{text}"
     known = list(known_keys())
     if key not in known:

@@ -35,10 +35,12 @@ class DataConfig:
     prompts: list[str] = field(default_factory=list)
     validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
     pretrain: list[str] = field(default_factory=list)
+    validation_pretrain: list[str] = field(default_factory=list)  # empty: a few texts of `pretrain` are held out
     test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate only, like test_prompts
     test_prompts: list[str] = field(default_factory=list)  # empty, with prompts of your own: their validation prompts
     domains: dict[str, str] = field(default_factory=dict)  # source -> domain of its rows that name none
     weights: dict[str, float] = field(default_factory=dict)  # source of preferences -> how often each pair is seen
+    domain_weights: dict[str, float] = field(default_factory=dict)  # domain -> how often PPO sees each of its prompts
     bad_rows: str = "refuse"  # or drop: leave them out and say how many
     world: WorldConfig | None = None
 
@@ -125,6 +127,16 @@ class SamplingConfig:
     temperature: float = 1.0
     top_p: float = 0.9
     max_new_tokens: int = 1024
+    system_prompt: str | None = None  # of prompts that have no system turn of their own
+
+
+@dataclass
+class RewardRecipe:
+    """What a domain's responses are rewarded for: a weighted sum. Without rules and with only its own condition at
+    weight 1 it is what a domain without a recipe has."""
+
+    conditions: dict[str, float] = field(default_factory=dict)  # condition of the reward model -> weight of its score
+    rules: dict[str, float] = field(default_factory=dict)  # module:function -> weight; see cool_rlhf.protocols.Rule
 
 
 @dataclass
@@ -156,6 +168,7 @@ class PPOConfig:
     kl_horizon: int = 10000  # responses over which it follows
     reward_clip: float = 0.0  # scores are cut to ± this
     normalise_rewards: bool = False  # scores less their mean so far, divided by their deviation so far
+    rewards: dict[str, RewardRecipe] = field(default_factory=dict)  # domain -> recipe
     unfinished_penalty: float = 0.0  # subtracted from the (clipped, normalised) score of a response that hit the limit
     # Whose log-probabilities the ratio starts from: trainer, or engine. The engine reports log π before nucleus
     # sampling, but draws from π / Z within the nucleus, Z in [top_p, 1]: with top_p below 1 either ratio is too great
@@ -174,7 +187,11 @@ class PPOConfig:
     micro_batch_tokens: int = 16384
     validate_every: int = 10
     validation_prompts: int = 512
+    validation_texts: int = 64  # held-out texts for the language model's loss; 0: off
+    validation_instructions: int = 0  # prompts whose keeping a program checks (cool_rlhf.instructions); 0: off
+    validation_conditions: list[str] = field(default_factory=list)  # every response is scored under these too
     best_metric: str = "validation/score"
+    best_mode: str = "max"  # or min
     save_every: int = 20
     early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
 

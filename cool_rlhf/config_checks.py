@@ -11,6 +11,7 @@ from typing import Any
 
 from cool_rlhf.config import AnnotateConfig, Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
+from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 from cool_rlhf.schedule import SCHEDULES
 
@@ -30,6 +31,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "ppo.old_logprobs": ("trainer", "engine"),
     "ppo.learning_rate_schedule": SCHEDULES,
     "annotate.labeller": ("people", "rule", "judge"),
+    "ppo.best_mode": ("max", "min"),
     "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
     "cluster.rollout.dtype": (None, "bfloat16", "float16", "float32"),
     **{f"cluster.{role}.zero_stage": (0, 1, 2, 3) for role in _ROLES},
@@ -55,6 +57,7 @@ _AT_LEAST_ONE = (
     "ppo.kl_horizon",
     "ppo.micro_batch_tokens",
     "ppo.validate_every",
+    "ppo.validation_prompts",
     "ppo.save_every",
     "online.rounds",
     *(f"cluster.{role}.{count}" for role in _ROLES for count in ("ranks", "threads")),
@@ -71,7 +74,8 @@ _AT_LEAST_ZERO = (
     "reward.gamma",
     "reward.penalty_weight",
     "ppo.critic_warmup",
-    "ppo.validation_prompts",
+    "ppo.validation_texts",
+    "ppo.validation_instructions",
     "ppo.kl_coefficient",
     "ppo.pretrain_coefficient",
     "ppo.pretrain_ratio",
@@ -115,6 +119,7 @@ _SHARES = (
     "ppo.early_snapshot",
     "collect.label_noise",
 )
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 _SHARES_ABOVE_ZERO = ("sampling.top_p", "cluster.rollout.gpu_memory_utilization")
 
 
@@ -138,6 +143,9 @@ def check_config(config: Config) -> None:
     _check_names(config)
     _check_preferences(config)
     _check_annotate(config.annotate)
+    _check_rewards(config)
+    _check_validation(config)
+    _check_sampling(config)
     _check_resources(config)
 
 
@@ -264,19 +272,71 @@ def _check_names(config: Config) -> None:
         "prompts",
         "validation_prompts",
         "pretrain",
+        "validation_pretrain",
         "test_preferences",
         "test_prompts",
     ):
         if "" in getattr(config.data, kind):
             raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
-    if not re.fullmatch(r"[\w.]+:\w+", config.collect.labeller):
+    if not _FUNCTION.fullmatch(config.collect.labeller):
         raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
     for source, domain in config.data.domains.items():
-        if domain not in config.conditions and domain != "default" and config.stage != "evaluate":
-            known = ", ".join(sorted(config.conditions)) or "none"
-            raise UserError(
-                f"data.domains gives {source} the domain {domain!r}, which has no condition; known: {known}"
-            )
+        _check_domain(config, domain, f"data.domains gives {source} the domain")
+    for domain, weight in config.data.domain_weights.items():
+        _check_domain(config, domain, "data.domain_weights names the domain")
+        if not math.isfinite(weight) or weight < 0:
+            raise UserError(f"data.domain_weights gives {domain} the weight {weight}: it must be 0 or more")
+
+
+def _check_domain(config: Config, name: str, said: str) -> None:
+    """Every domain but that of rows which name none has a condition, perhaps an empty one. stage=evaluate goes by the
+    conditions of the reward model that it finds."""
+    if name not in config.conditions and name != "default" and config.stage != "evaluate":
+        near = difflib.get_close_matches(name, config.conditions, n=1)
+        known = ", ".join(sorted(config.conditions)) or "none"
+        raise UserError(
+            f"{said} {name!r}, which has no condition: {f'is {near[0]} meant?' if near else f'known are {known}'}"
+        )
+
+
+def _check_rewards(config: Config) -> None:
+    for domain, recipe in config.ppo.rewards.items():
+        key = f"ppo.rewards.{domain}"
+        _check_domain(config, domain, "ppo.rewards names the domain")
+        for condition in recipe.conditions:
+            _check_domain(config, condition, f"{key}.conditions names")
+        for rule in recipe.rules:
+            if not _FUNCTION.fullmatch(rule):
+                raise UserError(f"{key}.rules names {rule!r}: it must be of the form module:function")
+        weights = {**recipe.conditions, **recipe.rules}
+        for name, weight in weights.items():
+            if not math.isfinite(weight):
+                raise UserError(f"{key} gives {name} the weight {weight}: it must be a finite number")
+        if not any(weights.values()):
+            raise UserError(f"{key} rewards nothing: give it conditions or rules with a weight other than 0")
+
+
+def _check_validation(config: Config) -> None:
+    if config.stage == "evaluate":
+        return
+    for condition in config.ppo.validation_conditions:
+        _check_domain(config, condition, "ppo.validation_conditions names")
+    known = validation_metrics(config)
+    if config.ppo.best_metric not in known:
+        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
+        hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
+        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
+
+
+def _check_sampling(config: Config) -> None:
+    sampling = config.sampling
+    if sampling.system_prompt is None:
+        return
+    if not sampling.system_prompt.strip():
+        raise UserError("sampling.system_prompt is empty: write one, or null for none")
+    token = next((token for token in TEMPLATE_TOKENS if token in sampling.system_prompt), None)
+    if token:
+        raise UserError(f"sampling.system_prompt holds the special token {token}: it would break the chat template")
 
 
 def _check_preferences(config: Config) -> None:

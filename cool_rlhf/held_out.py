@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.loading import Reading, load_preferences, load_prompts
+from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.preflight import held_out_reading
@@ -76,8 +76,8 @@ def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, C
         notes.append("no responses: there is no SFT model, there are no prompts, or evaluate.samples_per_prompt is 0")
         return [], "none", no_gold
     if data.test_prompts:
-        return load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", no_gold
+        return inputs.load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", no_gold
     if data.prompts or data.validation_prompts:
         notes.append("the prompts are those of validation, by which the best policy was chosen")
         return inputs.validation, "validation prompts", no_gold
-    return inputs.world.test, "the embedded world's test prompts", gold_of
+    return inputs.addressed(inputs.world.test), "the embedded world's test prompts", gold_of

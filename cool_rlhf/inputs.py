@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
@@ -12,20 +11,26 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.loading import (
     Chat,
     Reading,
+    hold_out_texts,
     load_chats,
     load_pretrain,
     load_prompts,
     split_by_prompt,
 )
+from cool_rlhf.data.messages import with_system_turn
 from cool_rlhf.data.preferences import PreferenceSplit, load_split, split_pairs
+from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.demo.world import World, generate
+from cool_rlhf.instructions import Instruction, make_instructions
+from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, Rollout, UserError
+from cool_rlhf.rules.loading import load_rule
 from cool_rlhf.schedule import derive_seed
 
-Labeller = Callable[[Conversation, str, str, str | None, bool], float]
-VALIDATION_SHARE = 0.05  # of the prompts, where no validation prompts are named
+VALIDATION_SHARE = 0.05  # of the prompts or pretraining texts, where no held-out ones are named
+MOST_HELD_OUT_TEXTS = 256
 CHARACTERS_PER_TOKEN = 4.0  # of English
 COUNTED_ROWS = 1000
 
@@ -61,13 +66,26 @@ class Inputs:
         named = load_split(data, share, self._reading, derive_seed(self.config.seed, "preferences"))
         return named if data.preferences else named.joined(split_pairs(self.world.preferences, share, named.held))
 
-    @cached_property
+    @property
     def pretrain(self) -> Sequence[str]:
         """None at all where the run has none: a stage that needs them was refused before."""
-        own = self.config.data.pretrain
-        if own or self.config.data.world is None:
-            return load_pretrain(own, self._reading)
-        return self.world.pretrain
+        return self._texts[0]
+
+    @property
+    def held_out_texts(self) -> Sequence[str]:
+        """Pretraining texts that nothing learns from."""
+        return self._texts[1]
+
+    @cached_property
+    def _texts(self) -> tuple[Sequence[str], Sequence[str]]:
+        data = self.config.data
+        if not data.pretrain and data.world is not None:
+            kept, held = self.world.pretrain, self.world.pretrain_heldout
+            return kept, load_pretrain(data.validation_pretrain, self._reading) if data.validation_pretrain else held
+        texts = load_pretrain(data.pretrain, self._reading)
+        if data.validation_pretrain:
+            return texts, load_pretrain(data.validation_pretrain, self._reading)
+        return hold_out_texts(texts, VALIDATION_SHARE, MOST_HELD_OUT_TEXTS)
 
     def tokens(self, what: str) -> float:
         """About how many tokens all of ``sft`` or ``reward`` has, or one ``prompt``, before a tokenizer has seen it."""
@@ -97,12 +115,49 @@ class Inputs:
     @cached_property
     def _prompts(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         data = self.config.data
-        prompts = load_prompts(data.prompts, self._reading) if data.prompts else self.world.prompts
+        prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
         if data.validation_prompts:
-            return prompts, load_prompts(data.validation_prompts, self._reading)
+            return prompts, self.load_prompts(data.validation_prompts)
         if not data.prompts:
-            return prompts, self.world.validation
+            return prompts, self.addressed(self.world.validation)
         return split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)
+
+    def load_prompts(self, sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
+        """Those of the user's ``sources``, as the policy is asked them."""
+        return load_prompts(sources, reading or self._reading, self.config.sampling.system_prompt)
+
+    def addressed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        """Prompts made here, as the policy is asked them: with ``sampling.system_prompt`` where there is one."""
+        system = self.config.sampling.system_prompt
+        return [replace(prompt, messages=with_system_turn(prompt.messages, system)) for prompt in prompts]
+
+    def prompt_stream(self, seed: int) -> Stream[Prompt]:
+        """The order in which PPO is asked the prompts. Raises UserError where ``data.domain_weights`` leaves none."""
+        weights = self.config.data.domain_weights
+        if not weights:
+            return ShuffledStream(self.prompts, seed)
+        domains = [prompt.domain for prompt in self.prompts]
+        if all(weights.get(domain, 1.0) == 0 for domain in domains):
+            raise UserError("data.domain_weights leaves no prompt: give a domain that prompts have a weight above 0")
+        return WeightedStream(self.prompts, domains, weights, seed)
+
+    @cached_property
+    def instructions(self) -> list[Instruction]:
+        """Those that validation checks, as the policy is asked them."""
+        made = make_instructions(self.config.ppo.validation_instructions, self.config.seed)
+        asked = self.addressed([instruction.prompt for instruction in made])
+        return [replace(instruction, prompt=prompt) for instruction, prompt in zip(made, asked, strict=True)]
+
+    @property
+    def recipes(self) -> dict[str, Recipe]:
+        """What PPO rewards in each domain that the config says so of. Raises UserError for a rule that is not there."""
+        return {
+            domain: Recipe(
+                recipe.conditions,
+                {name: (load_rule(name, f"ppo.rewards.{domain}.rules"), w) for name, w in recipe.rules.items()},
+            )
+            for domain, recipe in self.config.ppo.rewards.items()
+        }
 
     @property
     def _reading(self) -> Reading:
@@ -126,13 +181,3 @@ def gold_of(rollout: Rollout) -> float | None:
 def no_gold(rollout: Rollout) -> float | None:
     """For runs on the user's own prompts."""
     return None
-
-
-def resolve_labeller(name: str) -> Labeller:
-    """The function behind ``module:function``. Raises UserError where there is none."""
-    module, _, function = name.partition(":")
-    try:
-        labeller: Labeller = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"collect.labeller: {name} is no module:function that can be imported ({error})") from error
-    return labeller

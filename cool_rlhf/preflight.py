@@ -23,8 +23,8 @@ from reward.conditions import FILE_NAME, Conditions
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
-_NEEDS_REWARD = ("reward", "ppo", "pipeline")
-_NEEDS_PPO = ("ppo", "pipeline")
+NEEDS_REWARD = ("reward", "ppo", "pipeline")
+NEEDS_PPO = ("ppo", "pipeline")
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,9 @@ def check_models(config: Config) -> None:
     if (config.stage in _NEEDS_SFT or samples) and config.sft.path is not None:
         key = "model.path" if config.sft.path == config.model.path else "sft.path"
         _check_model(key, config.sft.path)
-    if config.stage in (*_NEEDS_REWARD, "evaluate") and config.reward.path is not None:
+    if config.stage in (*NEEDS_REWARD, "evaluate") and config.reward.path is not None:
         _check_model("reward.path", config.reward.path)
-    if config.stage in _NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
+    if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
         _check_model("ppo.critic_init", config.ppo.critic_init)
     tokenizer = config.model.tokenizer
     if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
@@ -113,9 +113,9 @@ def required_kinds(config: Config) -> tuple[str, ...]:
     stage = config.stage
     needed = {
         "sft": stage in _NEEDS_SFT and config.sft.path is None,
-        "preferences": stage in _NEEDS_REWARD and config.reward.path is None,
-        "prompts": stage in _NEEDS_PPO,
-        "pretrain": stage in _NEEDS_PPO and config.ppo.pretrain_coefficient > 0,
+        "preferences": stage in NEEDS_REWARD and config.reward.path is None,
+        "prompts": stage in NEEDS_PPO,
+        "pretrain": stage in NEEDS_PPO and config.ppo.pretrain_coefficient > 0,
     }
     return tuple(kind for kind, wanted in needed.items() if wanted)
 
@@ -138,6 +138,8 @@ def check_data(config: Config) -> None:
             read.append((kind, "data.validation_preferences", config.data.validation_preferences))
         if kind == "prompts":
             read.append((kind, "data.validation_prompts", config.data.validation_prompts))
+        if kind == "pretrain":
+            read.append((kind, "data.validation_pretrain", config.data.validation_pretrain))
     _check_rows(read, Reading.of(config))
 
 
@@ -164,12 +166,12 @@ def held_out_reading(config: Config) -> Reading:
     models = finished_models(config)
     if models is None:
         return Reading.of(config)
-    prompts = _conditions(models.reward_model)
+    prompts = conditions_of(models.reward_model)
     known = frozenset(prompts) if any(prompts.values()) else None
     return replace(Reading.of(config), domains=known)
 
 
-def _conditions(path: str) -> Mapping[str, str]:
+def conditions_of(path: str) -> Mapping[str, str]:
     """Of a checkpoint's folder or Hub name; empty for a model that was trained without."""
     folder = Path(path).expanduser()
     if folder.is_dir():

@@ -169,8 +169,9 @@ class Scorer(Protocol):
 class LanguageModel(Protocol):
     """A model that can say how likely it finds the tokens of each sequence."""
 
-    def logprobs(self, sequences: Sequence[Tensor]) -> Future[list[Tensor]]:
-        """For each (L,) sequence its (L,) float32 log-probabilities; index 0 holds 0."""
+    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None) -> Future[list[Tensor]]:
+        """For each (L,) sequence its (L,) float32 log-probabilities; index 0 holds 0. ``temperature``: the one that
+        responses are sampled at, if None."""
         ...
 
 
@@ -193,6 +194,24 @@ class Critic(Protocol):
         ...
 
     def update(self, batch: Sequence[Experience], learning_rate: float) -> Future[dict[str, float]]: ...
+
+
+class Rule(Protocol):
+    """A judgement by program. Positions matter, names do not."""
+
+    def __call__(
+        self, messages: Conversation, response: str, domain: str, answer: str | None, finished: bool, /
+    ) -> float:
+        """How good ``response`` is as the next turn of ``messages``: any finite number.
+
+        Args:
+            messages: the prompt, its system turn and earlier turns included; not the condition.
+            response: as text, without special tokens.
+            domain: the prompt's.
+            answer: the prompt's ``answer``, None where its row has none.
+            finished: False for a response that was cut at the token limit.
+        """
+        ...
 
 
 class StepObserver(Protocol):

@@ -17,7 +17,17 @@ _FREE = {
     "model": {"gradient_checkpointing"},
     "sft": {"micro_batch_tokens", "save_every"},
     "reward": {"micro_batch_tokens", "save_every", "evaluate_every"},
-    "ppo": {"micro_batch_tokens", "iterations", "save_every", "validate_every", "validation_prompts", "keep_critic"},
+    "ppo": {
+        "micro_batch_tokens",
+        "iterations",
+        "save_every",
+        "validate_every",
+        "validation_prompts",
+        "validation_texts",
+        "validation_instructions",
+        "validation_conditions",
+        "keep_critic",
+    },
 }
 
 
@@ -39,13 +49,13 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     pairs = ["preferences", "validation_preferences", "weights"]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     ppo = stage(
-        ["prompts", "validation_prompts", "pretrain"],
+        ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain"],
         ppo=part("ppo"),
         sampling=sampling,
         reward={"path": config.reward.path},
     )
     return {
-        "sft": stage(["sft"] if config.model.path else ["sft", "pretrain"], sft=part("sft")),
+        "sft": stage(["sft"] if config.model.path else ["sft", "pretrain", "validation_pretrain"], sft=part("sft")),
         "collect": stage(["prompts"], collect=collect, sampling=sampling),
         **{f"reward_{round}": reward for round in range(rounds + 1)},
         **{f"ppo_{round}": ppo for round in range(rounds)},

@@ -20,15 +20,16 @@ from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
-from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream, token_batches
+from cool_rlhf.data.streams import TextPosition, TextStream, token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.inputs import Inputs, gold_of, no_gold, resolve_labeller
+from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, has_scalar_head, load_tokenizer
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
-from cool_rlhf.ppo.loop import Data, Models, train_ppo
+from cool_rlhf.ppo.collaborators import Data, Models
+from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.ppo.moments import Moments
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
@@ -44,6 +45,7 @@ from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.standby import Standby
 from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, RewardWorker, SFTWorker
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
+from cool_rlhf.rules.loading import load_rule
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats, train_sft
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
@@ -138,7 +140,7 @@ class Run:
         prompts = list(self.inputs.prompts)
         random.Random(derive_seed(config.seed, "collect", "prompts")).shuffle(prompts)
         prompts = prompts[: settings.prompts]
-        label = resolve_labeller(settings.labeller)
+        label = load_rule(settings.labeller, "collect.labeller")
         self._tracker.prepare("collect", 0, "starting rollout engine")
         rollouts = RolloutGroup(self._standby.take(RolloutActor), config, self.sft_path, version=0)
         rollouts.wait()
@@ -342,14 +344,23 @@ class Run:
         config, inputs = self.config, self.inputs
         tokenizer = load_tokenizer(self.sft_path)
         return Data(
-            prompts=ShuffledStream(inputs.prompts, derive_seed(config.seed, "prompts", round)),
+            prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
             pretrain=TextStream(self._texts(tokenizer), derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
             gold=no_gold if config.data.prompts else gold_of,
+            recipes=inputs.recipes,
+            held_out_texts=self._held_out_texts(tokenizer),
+            instructions=inputs.instructions,
         )
 
     def _texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
         return [encode_text(tokenizer, text, self.config.sft.max_length) for text in self.inputs.pretrain]
+
+    def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+        """Those long enough to predict a token of, at most as many as validation reads."""
+        texts = self.inputs.held_out_texts[: self.config.ppo.validation_texts]
+        encoded = [encode_text(tokenizer, text, self.config.sft.max_length) for text in texts]
+        return [text for text in encoded if len(text) >= 2]
 
     def _fresh_base(self) -> str:
         """Random weights of the configured shape, with a tokenizer of its own or trained on the run's texts."""

@@ -181,6 +181,24 @@ BAD_VALUES = {
     "evaluate.best_of=-1": "evaluate.best_of",
     "data.test_prompts=['']": "data.test_prompts",
     "output_dir=''": "output_dir",
+    "ppo.rewards.brief.rules={m\\:f:1}": "one map",
+    "ppo.rewards={breif:{rules:{m\\:f:1}}}": "is brief meant?",
+    "ppo.rewards={brief:{conditions:{mth:1}}}": "is math meant?",
+    "ppo.rewards={brief:{rules:{f:1}}}": "module:function",
+    "ppo.rewards={brief:{rules:{m\\:f:nan}}}": "finite",
+    "ppo.rewards={brief:{}}": "rewards nothing",
+    "ppo.rewards={brief:{conditions:{math:0.0}}}": "rewards nothing",
+    "ppo.rewards={brief:{rule:{m\\:f:1}}}": "rule",
+    "ppo.best_metric=reward/score": "validation",
+    "ppo.best_metric=validation/score/breif": "validation/score/brief",
+    "ppo.best_metric=validation/instructions": "validation/",
+    "ppo.best_mode=least": "max, min",
+    "ppo.validation_conditions=[mth]": "is math meant?",
+    "ppo.validation_prompts=0": "ppo.validation_prompts",
+    "data.domain_weights.mth=2": "is math meant?",
+    "data.domain_weights.math=-1": "data.domain_weights",
+    "sampling.system_prompt=''": "sampling.system_prompt",
+    "sampling.system_prompt='a<|im_end|>'": "<|im_end|>",
     "learning_rate=1": "learning_rate",
     "hydra.run.dir=x": "output_dir",
     "data.domains.x=nonsense": "nonsense",
@@ -194,6 +212,12 @@ BAD_VALUES = {
     "model=3": "fresh",
     "model.path=${nowhere}": "nowhere",
 }
+
+
+def test_recipes_of_rewards() -> None:
+    rewards = "ppo.rewards={brief:{conditions:{brief:0.7,thorough:0.3},rules:{my.module\\:function:1.0}}}"
+    recipe = compose(["+experiment=demo", rewards, "ppo.best_metric=validation/rule/brief"]).ppo.rewards["brief"]
+    assert (recipe.conditions, recipe.rules) == ({"brief": 0.7, "thorough": 0.3}, {"my.module:function": 1.0})
 
 
 @pytest.mark.parametrize("override", BAD_VALUES)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
-from cool_rlhf.data.messages import RowError
+from cool_rlhf.data.messages import RowError, with_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError, prompt_id
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
@@ -138,9 +138,16 @@ def preference_records(rows: datasets.Dataset, indices: Sequence[int]) -> Record
     return Records(chosen, lambda row: PreferencePair(**row))
 
 
-def load_prompts(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
-    """Rows of ``prompt``, optional ``domain`` and ``answer``. Raises UserError as ``check_sources`` does."""
-    return _load("prompts", sources, reading, lambda row: Prompt(**row))
+def load_prompts(
+    sources: Sequence[str], reading: Reading | None = None, system_prompt: str | None = None
+) -> Sequence[Prompt]:
+    """Rows of ``prompt``, optional ``domain`` and ``answer``; prompts without a system turn get ``system_prompt`` as
+    theirs. Raises UserError as ``check_sources`` does."""
+
+    def record(row: Row) -> Prompt:
+        return Prompt(row["id"], with_system_turn(row["messages"], system_prompt), row["domain"], row["answer"])
+
+    return _load("prompts", sources, reading, record)
 
 
 def load_pretrain(sources: Sequence[str], reading: Reading | None = None) -> Sequence[str]:
@@ -163,6 +170,14 @@ def split_by_prompt(
     held = set(distinct[:count])
     kept = [row for row, key in zip(rows, keys, strict=True) if key not in held]
     return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
+
+
+def hold_out_texts(texts: Sequence[str], share: float, most: int) -> tuple[Sequence[str], Sequence[str]]:
+    """Split ``texts`` into (kept, held out): ``share`` of them, at most ``most``, at even distances from the first to
+    the last source. No text stands on both sides; where they are too few to spare one, none is held out."""
+    count = min(int(share * len(texts)), most)
+    held = set(texts[:: len(texts) // count][:count]) if count else set()
+    return [text for text in texts if text not in held] if held else texts, sorted(held)
 
 
 def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[CheckedRow]:

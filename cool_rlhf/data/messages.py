@@ -68,6 +68,13 @@ def checked_conversation(value: Any, field: str, may_end_empty: bool = False) ->
     return messages
 
 
+def with_system_turn(messages: Conversation, system: str | None) -> Conversation:
+    """``messages`` behind a system turn, unless they have their own or ``system`` is None."""
+    if system is None or messages[0]["role"] == "system":
+        return messages
+    return [Message(role="system", content=system), *messages]
+
+
 def must_end_with_assistant(messages: Conversation, field: str) -> None:
     if messages[-1]["role"] != "assistant":
         raise RowError(field, f"ends in the {messages[-1]['role']}'s turn: it must end in the assistant's")

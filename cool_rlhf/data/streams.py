@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=64)
 def permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     """The order in which an epoch goes through ``count`` items."""
     order = list(range(count))
@@ -24,8 +26,19 @@ def permutation(count: int, seed: int, epoch: int) -> tuple[int, ...]:
     return tuple(order)
 
 
-class ShuffledStream(Generic[T]):
-    """Endless epochs over ``items``, each in an order of its own. A position counts the items taken since the start."""
+class Stream(ABC, Generic[T]):
+    """Endless items. A position counts those taken since the start; what stands there depends on nothing else."""
+
+    @abstractmethod
+    def at(self, position: int) -> T: ...
+
+    def take(self, position: int, count: int) -> list[T]:
+        """The ``count`` items from ``position`` on; may run over the end of an epoch."""
+        return [self.at(position + k) for k in range(count)]
+
+
+class ShuffledStream(Stream[T]):
+    """Endless epochs over ``items``, each in an order of its own."""
 
     def __init__(self, items: Sequence[T], seed: int) -> None:
         if not items:
@@ -37,9 +50,37 @@ class ShuffledStream(Generic[T]):
         epoch, place = divmod(position, len(self._items))
         return self._items[permutation(len(self._items), self._seed, epoch)[place]]
 
-    def take(self, position: int, count: int) -> list[T]:
-        """The ``count`` items from ``position`` on; may run over the end of an epoch."""
-        return [self.at(position + k) for k in range(count)]
+
+class WeightedStream(Stream[T]):
+    """Endless epochs in which an item of a group with weight w comes w times as often as one with weight 1.
+
+    Each group is a shuffled stream of its own, of which every epoch takes the next round(w · size) items, at least
+    one, and the epoch mixes them in an order of its own. So fractions are evened out over the epochs: at w = ½ every
+    item comes once in two of them.
+    """
+
+    def __init__(self, items: Sequence[T], groups: Iterable[str], weights: Mapping[str, float], seed: int) -> None:
+        """``groups`` names each item's group; those that ``weights`` leaves out have weight 1, and those with weight 0
+        never come."""
+        members: dict[str, list[int]] = defaultdict(list)
+        for index, group in enumerate(groups):
+            members[group].append(index)
+        self._items = items
+        self._seed = derive_seed("weighted", seed)
+        self._slots: list[tuple[ShuffledStream[int], int, int]] = []  # stream, how many an epoch, which of these
+        for group, indices in sorted(members.items()):
+            weight = weights.get(group, 1.0)
+            if weight > 0:
+                stream = ShuffledStream(indices, derive_seed("group", group, seed))
+                count = max(1, round(weight * len(indices)))
+                self._slots += [(stream, count, place) for place in range(count)]
+        if not self._slots:
+            raise ValueError("a stream needs at least one item of a weight above 0")
+
+    def at(self, position: int) -> T:
+        epoch, place = divmod(position, len(self._slots))
+        stream, count, member = self._slots[permutation(len(self._slots), self._seed, epoch)[place]]
+        return self._items[stream.at(epoch * count + member)]
 
 
 @dataclass(frozen=True)

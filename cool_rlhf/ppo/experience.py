@@ -148,6 +148,7 @@ def describe(batch: Sequence[Judged], experiences: Sequence[Experience]) -> dict
         "kl_per_token": float((logprobs - reference).mean()),
         "response_length": len(logprobs) / len(batch),
         "finished": _mean([float(judged.rollout.finished) for judged in batch]),
+        "unfinished": _mean([float(not judged.rollout.finished) for judged in batch]),
         "surprisal": -float(logprobs.mean()),
         "engine_gap/mean": float(gap.abs().mean()),
         "engine_gap/max": float(gap.abs().max()),

@@ -7,21 +7,16 @@ waited for afterwards.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from cool_rlhf.config import PPOConfig
-from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream
-from cool_rlhf.ppo.experience import (
-    Judged,
-    by_domain,
-    describe,
-    make_experience,
-    score_metrics,
-    to_score,
-)
+from cool_rlhf.data.streams import TextPosition, TextStream
+from cool_rlhf.ppo.collaborators import Data, Models, sample
+from cool_rlhf.ppo.experience import Judged, describe, make_experience
 from cool_rlhf.ppo.observer import Observer, Stopwatch
+from cool_rlhf.ppo.rewards import Recipe, Reward, ask_rewards, part_metrics
 from cool_rlhf.ppo.state import (
     PPOState,
     kl_coefficient,
@@ -31,44 +26,15 @@ from cool_rlhf.ppo.state import (
     with_adapted_kl,
     with_scores,
 )
+from cool_rlhf.ppo.validation import gold_metrics, validate
 from cool_rlhf.protocols import (
-    Critic,
     Experience,
-    LanguageModel,
-    Policy,
-    Prompt,
     Rollout,
-    Sampler,
-    Scorer,
-    StaleWeightsError,
     UserError,
 )
 from cool_rlhf.schedule import derive_seed
 
 T = TypeVar("T")
-Gold = Callable[[Rollout], float | None]
-"""A response's true score in [0, 1]; None in a domain that has no rule. It is watched, never learned from."""
-
-
-@dataclass(frozen=True)
-class Models:
-    """The four models of PPO and the engine that samples from the first."""
-
-    policy: Policy
-    critic: Critic
-    reference: LanguageModel
-    scorer: Scorer
-    sampler: Sampler
-
-
-@dataclass(frozen=True)
-class Data:
-    """What a round reads; ``validation`` shares no prompt with ``prompts``."""
-
-    prompts: ShuffledStream[Prompt]
-    pretrain: TextStream
-    validation: Sequence[Prompt]
-    gold: Gold
 
 
 def train_ppo(
@@ -97,7 +63,7 @@ def train_ppo(
             prompts = data.prompts.take(state.prompts, settings.prompts_per_iteration)
             rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
         with watch.phase("score"):
-            judged = judge(models, rollouts)
+            judged, rewards = judge(models, rollouts, data.recipes)
             state = with_scores(state, [answer.score for answer in judged], settings)
             experiences = make_experience(judged, shaping(settings, state))
         with watch.phase("train"):
@@ -107,6 +73,7 @@ def train_ppo(
             version = models.policy.publish() if warm else version
 
         row = {**describe(judged, experiences), **losses}
+        row |= part_metrics(rollouts, rewards, data.recipes, "reward")
         row |= gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold")
         state = replace(state, step=step, prompts=state.prompts + len(prompts), pretrain=pretrain)
         row |= state_metrics(state, settings)
@@ -127,24 +94,20 @@ def train_ppo(
     return state
 
 
-def sample(sampler: Sampler, prompts: Sequence[Prompt], *, seed: int, version: int) -> list[Rollout]:
-    """One rollout for each prompt, with the weights of ``version``; StaleWeightsError for any other."""
-    rollouts = sampler.sample(prompts, seed=seed, version=version).result()
-    stale = {rollout.policy_version for rollout in rollouts} - {version}
-    if stale:
-        raise StaleWeightsError(f"responses were sampled with weights of version {sorted(stale)}, not {version}")
-    return rollouts
-
-
-def judge(models: Models, rollouts: Sequence[Rollout]) -> list[Judged]:
-    """What reward model (under each prompt's domain), policy, reference and critic say, asked side by side."""
+def judge(
+    models: Models, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe]
+) -> tuple[list[Judged], list[Reward]]:
+    """What reward model, rules, policy, reference and critic say, asked side by side; and what the rewards are made
+    of."""
     sequences = [rollout.tokens for rollout in rollouts]
-    scores = models.scorer.score([to_score(rollout) for rollout in rollouts])
+    pending = ask_rewards(models.scorer, rollouts, recipes)
     logprobs = models.policy.logprobs(sequences)
     reference = models.reference.logprobs(sequences)
     values = models.critic.values(sequences)
-    answers = zip(rollouts, scores.result(), logprobs.result(), reference.result(), values.result(), strict=True)
-    return [Judged(*answer) for answer in answers]
+    rewards = pending.result()
+    totals = [reward.total for reward in rewards]
+    answers = zip(rollouts, totals, logprobs.result(), reference.result(), values.result(), strict=True)
+    return [Judged(*answer) for answer in answers], rewards
 
 
 def learn(
@@ -184,39 +147,16 @@ def learn(
     return metrics, position
 
 
-def validate(
-    models: Models, data: Data, settings: PPOConfig, observer: Observer, step: int, *, seed: int, version: int
-) -> dict[str, float]:
-    """Sample once for each held-out prompt, always with the same seed; show the observer, and say how good that is and
-    how far from the reference."""
-    prompts = data.validation[: settings.validation_prompts]
-    rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "validation"), version=version)
-    sequences = [rollout.tokens for rollout in rollouts]
-    scores = models.scorer.score([to_score(rollout) for rollout in rollouts])
-    logprobs = models.policy.logprobs(sequences)
-    reference = models.reference.logprobs(sequences)
-    pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)
-    kl = sum(float((ours - theirs)[rollout.mask].sum()) for ours, theirs, rollout in pairs)
-    gold = [data.gold(rollout) for rollout in rollouts]
-    observer.samples(step, rollouts, scores.result(), gold)
-    return {
-        **score_metrics(rollouts, scores.result(), "validation/score"),
-        **gold_metrics(rollouts, gold, "validation/gold"),
-        "validation/kl": kl / len(rollouts),
-        "validation/response_length": sum(len(rollout.response_tokens) for rollout in rollouts) / len(rollouts),
-        "validation/finished": sum(rollout.finished for rollout in rollouts) / len(rollouts),
-    }
-
-
 def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
     """Have the weights kept if the policy has been trained and is the best so far; a tie keeps the earlier."""
-    if settings.best_metric not in row:
+    if settings.best_metric not in row:  # a domain that no validation prompt has
         known = ", ".join(sorted(name for name in row if name.startswith("validation/")))
         raise UserError(
             f"ppo.best_metric is {settings.best_metric!r}, which validation does not give; use one of {known}"
         )
     value = row[settings.best_metric]
-    if state.step <= settings.critic_warmup or (state.best is not None and value <= state.best):
+    better = state.best is None or (value > state.best if settings.best_mode == "max" else value < state.best)
+    if state.step <= settings.critic_warmup or not better:
         return state
     observer.keep_best(state.step, value)
     return replace(state, best=value)
@@ -248,13 +188,6 @@ def minibatches(experiences: Sequence[T], settings: PPOConfig, *, seed: int) -> 
         count = min(settings.minibatches, len(order))
         parts += [order[len(order) * k // count : len(order) * (k + 1) // count] for k in range(count)]
     return parts
-
-
-def gold_metrics(rollouts: Sequence[Rollout], gold: Sequence[float | None], name: str) -> dict[str, float]:
-    """Mean of every gold score there is under ``name`` and of each domain's under ``name/DOMAIN``; nothing where no
-    domain has a rule."""
-    known = [value for value in gold if value is not None]
-    return {name: sum(known) / len(known), **by_domain(rollouts, gold, name)} if known else {}
 
 
 def mean_metrics(rows: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from cool_rlhf.schedule import scheduled
 @dataclass(frozen=True)
 class PPOState:
     """Where the loop stands, beside the models' own weights and optimisers. ``step`` counts finished steps, those of
-    the critic's warm-up included; ``best`` is the highest validation metric so far."""
+    the critic's warm-up included; ``best`` is the best value of ``ppo.best_metric`` so far."""
 
     step: int = 0
     prompts: int = 0

@@ -32,7 +32,8 @@ class RemoteLanguageModel:
         self._budget = budget
         self._temperature = temperature
 
-    def logprobs(self, sequences: Sequence[Tensor]) -> Pending[list[Tensor]]:
+    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None) -> Pending[list[Tensor]]:
         shares = share_out([len(sequence) for sequence in sequences], len(self.group), self._budget)
-        references = self.group.each("logprobs", [(share.pick(sequences), self._temperature) for share in shares])
+        used = self._temperature if temperature is None else temperature
+        references = self.group.each("logprobs", [(share.pick(sequences), used) for share in shares])
         return Pending(references, lambda results: in_order(shares, results))

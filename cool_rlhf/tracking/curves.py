@@ -78,6 +78,49 @@ PPO_SECTIONS = (
             Group("Gold by domain", "Training responses.", "gold, 0 to 1", prefix="gold/"),
             Group("Validation score by domain", "Held-out prompts.", "reward score", prefix="validation/score/"),
             Group("Validation gold by domain", "Held-out prompts.", "gold, 0 to 1", prefix="validation/gold/"),
+            Group("Reward model's part", "As weighed in the reward.", "reward", prefix="reward/model/"),
+            Group(
+                "Rules' part",
+                "As weighed in the reward; each rule's own value where a domain has several.",
+                "reward",
+                prefix="reward/rule/",
+            ),
+            Group(
+                "Score by condition", "Before its weight: domain/condition.", "reward score", prefix="reward/condition/"
+            ),
+            Group("Validation: reward model's part", "As weighed.", "reward", prefix="validation/model/"),
+            Group("Validation: rules' part", "As weighed.", "reward", prefix="validation/rule/"),
+            Group(
+                "Validation: score by condition",
+                "Before its weight: domain/condition.",
+                "reward score",
+                prefix="validation/condition/",
+            ),
+            Group(
+                "Validation under other conditions",
+                "All held-out responses, whatever their domain.",
+                "reward score",
+                prefix="validation/under/",
+            ),
+        ),
+    ),
+    Section(
+        "What alignment costs",
+        (
+            Group(
+                "Held-out text",
+                "The policy's loss on text that nothing learns from; rising means forgetting.",
+                "nats per token",
+                {"validation/lm_loss": "held-out text"},
+            ),
+            Group(
+                "Instructions followed",
+                "By a program's check; PPO does not reward them as such.",
+                "share",
+                {"validation/instructions": "all kinds"},
+                zero=True,
+            ),
+            Group("Instructions by kind", "", "share", prefix="validation/instructions/", zero=True),
         ),
     ),
     Section(
@@ -98,7 +141,7 @@ PPO_SECTIONS = (
                 "Finished responses",
                 "Those that ended by themselves before the token limit.",
                 "share",
-                _both("finished"),
+                {**_both("finished"), "unfinished": "training, cut at the limit"},
                 zero=True,
             ),
         ),

@@ -1,9 +1,11 @@
+from collections import Counter
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream, token_batches
+from cool_rlhf.data.streams import ShuffledStream, TextPosition, TextStream, WeightedStream, token_batches
 
 
 def test_each_epoch_holds_every_item_once_in_its_own_order():
@@ -69,3 +71,29 @@ def test_batches_hold_everything_once_an_epoch_within_the_budget(lengths, budget
         assert sorted(seen[epoch * len(lengths) : (epoch + 1) * len(lengths)]) == list(range(len(lengths)))
     for batch in batches:
         assert len(batch) == 1 or sum(lengths[index] for index in batch) <= budget
+
+
+def test_weights_say_how_often_a_groups_items_come():
+    items = [f"a{k}" for k in range(10)] + [f"b{k}" for k in range(20)] + [f"c{k}" for k in range(5)] + ["d"]
+    stream = WeightedStream(items, [item[0] for item in items], {"a": 2.0, "b": 0.25, "d": 0.0}, seed=1)
+    epoch = 2 * 10 + 5 + 5
+    taken = stream.take(0, 4 * epoch)
+    for start in range(0, len(taken), epoch):
+        counts = Counter(item[0] for item in taken[start : start + epoch])
+        assert counts == {"a": 20, "b": 5, "c": 5}
+    # Over four epochs every item has come in proportion: a's twice an epoch, b's once in four.
+    assert Counter(taken) == {item: {"a": 8, "b": 1, "c": 4}[item[0]] for item in items if item != "d"}
+    assert taken[:epoch] != taken[epoch : 2 * epoch]
+
+
+@given(position=st.integers(0, 300), weight=st.floats(0.01, 3.0))
+def test_a_weighted_stream_goes_on_from_any_position(position, weight):
+    items = list(range(17))
+    groups = ["even" if item % 2 == 0 else "odd" for item in items]
+    whole = WeightedStream(items, groups, {"odd": weight}, seed=4).take(0, 320)
+    assert WeightedStream(items, groups, {"odd": weight}, seed=4).take(position, 20) == whole[position : position + 20]
+
+
+def test_weights_that_leave_nothing_are_refused():
+    with pytest.raises(ValueError, match="weight above 0"):
+        WeightedStream([1], ["a"], {"a": 0.0}, seed=1)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import ShuffledStream, TextStream
+from cool_rlhf.ppo.collaborators import Data, Models
 from cool_rlhf.ppo.kl import kl_estimate, kl_loss
-from cool_rlhf.ppo.loop import Data, Models
 from cool_rlhf.ppo.losses import Clip, policy_loss_per_token, value_loss_per_token
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Experience, Prompt, Rollout, ScoredConversation, StaleWeightsError
@@ -113,12 +113,12 @@ class World:
         return self.ready([float(self.rewards[int(answer[0]), int(answer[1])]) for answer in answers])
 
     @torch.no_grad()
-    def logprobs(self, sequences: Sequence[Tensor]):
+    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None):
         self.log.append("logprobs")
         return self.ready(list(self.table.logprobs(torch.stack(list(sequences)))))
 
     @torch.no_grad()
-    def reference_logprobs(self, sequences: Sequence[Tensor]):
+    def reference_logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None):
         return self.ready(list(self.reference_table.logprobs(torch.stack(list(sequences)))))
 
     @torch.no_grad()

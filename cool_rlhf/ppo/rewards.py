@@ -1,0 +1,122 @@
+"""What a response is rewarded for: the conditional reward model, rules, or a weighted sum of both, by domain."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from cool_rlhf.ppo.experience import by_domain, to_score
+from cool_rlhf.protocols import Future, Prompt, Rollout, Rule, Scorer, UserError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Reward of a domain's responses: Σ weight · (score under the condition) + Σ weight · (value of the rule)."""
+
+    conditions: Mapping[str, float]  # name → weight
+    rules: Mapping[str, tuple[Rule, float]]  # ``module:function`` → the function and its weight
+
+
+@dataclass(frozen=True)
+class Reward:
+    """The reward of one response and what it is made of."""
+
+    total: float
+    model: float  # the conditions' part of the total, weighted
+    rule: float  # the rules' part, weighted
+    conditions: Mapping[str, float]  # the reward model's score under each, as it gave it
+    rules: Mapping[str, float]  # each rule's value, as it gave it
+
+
+def recipe_for(recipes: Mapping[str, Recipe], domain: str) -> Recipe:
+    """Without a recipe, the reward model under the domain's own condition (report, section 4.2.3)."""
+    return recipes.get(domain) or Recipe({domain: 1.0}, {})
+
+
+class PendingRewards:
+    """The Future of a batch's rewards: rules run here while the reward model works elsewhere."""
+
+    def __init__(self, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe], scores: Future[list[float]]) -> None:
+        self._rollouts = rollouts
+        self._recipes = recipes
+        self._scores = scores
+
+    def result(self) -> list[Reward]:
+        """In the order of the rollouts. Raises UserError where a rule gives no finite number."""
+        recipes = [recipe_for(self._recipes, rollout.prompt.domain) for rollout in self._rollouts]
+        values = [apply_rules(recipe, rollout) for recipe, rollout in zip(recipes, self._rollouts, strict=True)]
+        scores = iter(self._scores.result())
+        return [
+            _combine(recipe, {name: next(scores) for name in recipe.conditions}, rules)
+            for recipe, rules in zip(recipes, values, strict=True)
+        ]
+
+
+def ask_rewards(scorer: Scorer, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe]) -> PendingRewards:
+    """Ask the reward model for each response under every condition of its domain's recipe, all at once."""
+    asked = [
+        replace(to_score(rollout), condition=name)
+        for rollout in rollouts
+        for name in recipe_for(recipes, rollout.prompt.domain).conditions
+    ]
+    return PendingRewards(rollouts, recipes, scorer.score(asked))
+
+
+def apply_rules(recipe: Recipe, rollout: Rollout) -> dict[str, float]:
+    """Every rule's value of one response. Raises UserError for one that is no finite number; what a rule itself raises
+    passes on, with a note that says on what."""
+    prompt = rollout.prompt
+    values: dict[str, float] = {}
+    for name, (rule, _) in recipe.rules.items():
+        try:
+            value = rule(prompt.messages, rollout.response, prompt.domain, prompt.answer, rollout.finished)
+        except Exception as error:
+            error.add_note(f"raised by the rule {name} on a response to prompt {prompt.id} of domain {prompt.domain!r}")
+            raise
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(
+                f"ppo.rewards.{prompt.domain}: the rule {name} gave {value!r} for a response to prompt {prompt.id}: it "
+                "must give a finite number"
+            )
+        values[name] = float(value)
+    return values
+
+
+def empty_response(prompt: Prompt) -> Rollout:
+    """What a policy that says nothing would leave: to try a rule on before there is a policy."""
+    nothing = torch.zeros(0)
+    return Rollout(prompt, nothing.long(), nothing.long(), nothing, finished=True, policy_version=0, response="")
+
+
+def part_metrics(
+    rollouts: Sequence[Rollout], rewards: Sequence[Reward], recipes: Mapping[str, Recipe], name: str
+) -> dict[str, float]:
+    """Means of the parts for domains with a recipe: ``NAME/model/DOMAIN`` and ``NAME/rule/DOMAIN`` as they enter the
+    reward, ``NAME/condition/DOMAIN/CONDITION`` unweighted, and where there are several rules each one's value as
+    ``NAME/rule/DOMAIN/RULE``."""
+    pairs = zip(rollouts, rewards, strict=True)
+    mixed = [(rollout, reward) for rollout, reward in pairs if rollout.prompt.domain in recipes]
+    metrics: dict[str, float] = {}
+    for part in ("model", "rule"):
+        values = [getattr(reward, part) if getattr(reward, _SOURCES[part]) else None for _, reward in mixed]
+        metrics |= by_domain([rollout for rollout, _ in mixed], values, f"{name}/{part}")
+    for domain in sorted({rollout.prompt.domain for rollout, _ in mixed}):
+        own = [reward for rollout, reward in mixed if rollout.prompt.domain == domain]
+        for condition in recipes[domain].conditions:
+            metrics[f"{name}/condition/{domain}/{condition}"] = sum(r.conditions[condition] for r in own) / len(own)
+        if len(recipes[domain].rules) > 1:
+            for rule in recipes[domain].rules:
+                metrics[f"{name}/rule/{domain}/{rule}"] = sum(reward.rules[rule] for reward in own) / len(own)
+    return metrics
+
+
+_SOURCES = {"model": "conditions", "rule": "rules"}
+
+
+def _combine(recipe: Recipe, conditions: Mapping[str, float], rules: Mapping[str, float]) -> Reward:
+    model = sum(weight * conditions[name] for name, weight in recipe.conditions.items())
+    rule = sum(weight * rules[name] for name, (_, weight) in recipe.rules.items())
+    return Reward(model + rule, model, rule, conditions, rules)

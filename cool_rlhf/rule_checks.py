@@ -1,0 +1,57 @@
+"""Whether what PPO is to reward can be had, found out before anything is trained. Every check raises UserError."""
+
+from __future__ import annotations
+
+from cool_rlhf.config import Config
+from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, conditions_of
+from cool_rlhf.protocols import UserError
+from cool_rlhf.rules.loading import load_rule
+from reward.conditions import Conditions, UnknownConditionError
+
+TRIED_PROMPTS = 8  # of each domain
+
+
+def check_rules(config: Config) -> None:
+    """Every function that the config names is there and takes what a rule is given; rules that PPO rewards by give a
+    finite number for an empty response to the first prompts of their domain; a reward model that is given knows the
+    conditions."""
+    if config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0:
+        load_rule(config.collect.labeller, "collect.labeller")
+    if config.stage not in NEEDS_PPO:
+        return
+    _check_trained_conditions(config)
+    for domain, recipe in config.ppo.rewards.items():
+        for name in recipe.rules:
+            load_rule(name, f"ppo.rewards.{domain}.rules")
+    if config.data.domain_weights or any(recipe.rules for recipe in config.ppo.rewards.values()):
+        _try_on_prompts(config)
+
+
+def _check_trained_conditions(config: Config) -> None:
+    named = {f"ppo.rewards.{domain}": list(recipe.conditions) for domain, recipe in config.ppo.rewards.items()}
+    named["ppo.validation_conditions"] = config.ppo.validation_conditions
+    if config.reward.path is None or not any(named.values()):
+        return
+    trained = Conditions(conditions_of(config.reward.path))
+    for key, names in named.items():
+        for name in names:
+            try:
+                trained.prompt(name)
+            except UnknownConditionError as error:
+                raise UserError(f"{key}: of the reward model {config.reward.path}, {error}") from error
+
+
+def _try_on_prompts(config: Config) -> None:
+    from cool_rlhf.inputs import Inputs  # late: what reads prompts imports torch
+    from cool_rlhf.ppo.rewards import apply_rules, empty_response
+
+    inputs = Inputs(config)
+    inputs.prompt_stream(config.seed)
+    recipes = inputs.recipes
+    left = {domain: TRIED_PROMPTS for domain, recipe in recipes.items() if recipe.rules}
+    for prompt in inputs.prompts:
+        if not any(left.values()):
+            return
+        if left.get(prompt.domain, 0) > 0:
+            left[prompt.domain] -= 1
+            apply_rules(recipes[prompt.domain], empty_response(prompt))

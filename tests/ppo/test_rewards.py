@@ -1,0 +1,90 @@
+"""Rewards by recipe, worked by hand."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from cool_rlhf.ppo.experience import to_score
+from cool_rlhf.ppo.rewards import Recipe, ask_rewards, part_metrics
+from cool_rlhf.protocols import Prompt, Rollout, ScoredConversation, UserError
+
+SCORES = {"helpful": 1.0, "harmless": -2.0, "maths": 0.1, "poetry": 0.3}
+
+
+def rollout(domain: str, response: str = "fine", finished: bool = True) -> Rollout:
+    prompt = Prompt(f"{domain} prompt", [{"role": "user", "content": "go on"}], domain, "42")
+    tokens = torch.arange(3)
+    return Rollout(prompt, tokens, tokens, torch.zeros(3), finished, 1, response)
+
+
+@pytest.fixture
+def scorer(ready):
+    """Scores by condition alone, with one more for an unfinished response; remembers what it was asked."""
+
+    class Scorer(SimpleNamespace):
+        def score(self, conversations: list[ScoredConversation]):
+            self.asked = list(conversations)
+            return ready([SCORES[item.condition] + (not item.finished) for item in conversations])
+
+    return Scorer()
+
+
+def length(messages, response, domain, answer, finished) -> float:
+    return len(response)
+
+
+def whole(messages, response, domain, answer, finished) -> int:
+    assert messages[-1]["content"] == "go on"
+    assert answer == "42"
+    return int(finished)
+
+
+def test_without_recipes_it_is_the_reward_model_under_the_own_domain_to_the_bit(scorer):
+    rollouts = [rollout("maths"), rollout("poetry", finished=False)]
+    rewards = ask_rewards(scorer, rollouts, {}).result()
+    assert [reward.total for reward in rewards] == [0.1, 0.3 + 1]
+    assert scorer.asked == [to_score(each) for each in rollouts]
+    assert part_metrics(rollouts, rewards, {}, "reward") == {}
+
+
+def test_a_recipe_weighs_conditions_and_rules(scorer):
+    recipes = {
+        "chat": Recipe({"helpful": 0.7, "harmless": 0.3}, {"m:length": (length, 0.5), "m:whole": (whole, -2.0)}),
+        "maths": Recipe({}, {"m:whole": (whole, 1.0)}),
+    }
+    rollouts = [rollout("maths"), rollout("chat", "abc"), rollout("poetry"), rollout("chat", "a", finished=False)]
+    rewards = ask_rewards(scorer, rollouts, recipes).result()
+    assert [item.condition for item in scorer.asked] == ["helpful", "harmless", "poetry", "helpful", "harmless"]
+    # 0.7·1 − 0.3·2 + 0.5·3 − 2·1 = −0.4; unfinished 0.7·2 − 0.3·1 + 0.5·1 − 0 = 1.6
+    assert [reward.total for reward in rewards] == pytest.approx([1.0, -0.4, 0.3, 1.6])
+    assert part_metrics(rollouts, rewards, recipes, "reward") == pytest.approx(
+        {
+            "reward/model/chat": (0.1 + 1.1) / 2,
+            "reward/rule/chat": (-0.5 + 0.5) / 2,
+            "reward/rule/maths": 1.0,
+            "reward/condition/chat/helpful": 1.5,
+            "reward/condition/chat/harmless": -1.5,
+            "reward/rule/chat/m:length": 2.0,
+            "reward/rule/chat/m:whole": 0.5,
+        }
+    )
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1"])
+def test_a_value_that_is_no_finite_number_is_named_with_its_rule(scorer, value):
+    recipes = {"chat": Recipe({"helpful": 1.0}, {"m:odd": (lambda *_: value, 1.0)})}
+    with pytest.raises(UserError, match=r"ppo\.rewards\.chat: the rule m:odd gave .* prompt chat prompt"):
+        ask_rewards(scorer, [rollout("chat")], recipes).result()
+
+
+def test_what_a_rule_raises_passes_on_with_a_note(scorer):
+    def broken(messages, response, domain, answer, finished) -> float:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError) as raised:
+        ask_rewards(scorer, [rollout("chat")], {"chat": Recipe({}, {"m:broken": (broken, 1.0)})}).result()
+    assert "m:broken" in raised.value.__notes__[0]

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.protocols import UserError
+from cool_rlhf.rules.formats import json_object
+from cool_rlhf.rules.loading import load_rule
+from cool_rlhf.rules.maths import exact_answer, last_number
+
+ASKED = [{"role": "user", "content": "?"}]
+NUMBERS = {
+    "so it is 1,234,567.5 dollars.": "1234567.5",
+    "48/2 = <<48/2=24>>24 in May, 72 in all\n#### 72": "72",
+    "#### 10 apples, not 12": "12",
+    r"First \boxed{3}, no, \boxed{\frac{1}{2}} of 7": "1/2",
+    "-5 degrees": "-5",
+    "−5 degrees": "-5",
+    "10-6": "6",
+    "it costs $18.00": "18",
+    "a half: .5": "0.5",
+    "3 / 4": "3/4",
+    "2, 3 and 4": "4",
+    "in 1,2,3": "3",
+    "version2": "2",
+    "from 3 to +7%": "7",
+}
+
+
+@pytest.mark.parametrize("text", NUMBERS)
+def test_the_number_that_a_text_arrives_at(text):
+    assert last_number(text) == Fraction(NUMBERS[text])
+
+
+@pytest.mark.parametrize("text", ["", "none", "####", "1/0", "#### none of the 3", "9" * 5000])
+def test_texts_without_a_result(text):
+    if text == "#### none of the 3":
+        assert last_number(text) == 3
+        return
+    assert last_number(text) is None
+
+
+def test_exact_answers():
+    def score(response: str, answer: str | None) -> float:
+        return exact_answer(ASKED, response, "math", answer, True)
+
+    assert score("The result is 18.", "He eats 3 … so 9 * 2 = <<9*2=18>>18\n#### 18") == 1.0
+    assert score("18.0", "18") == score("36/2", "18") == score("$1,800", "1800") == 1.0
+    assert score("19", "18") == score("", "18") == score("I do not know", "18") == 0.0
+    assert score("0.3333", "1/3") == 0.0
+    with pytest.raises(UserError, match="`answer` with every prompt of domain 'math'"):
+        score("18", None)
+    with pytest.raises(UserError, match="holds no number"):
+        score("18", "eighteen")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (' {"a": [1, {"b": null}]}\n', 1.0),
+        ("{}", 1.0),
+        ("[1]", 0.0),
+        ("{'a': 1}", 0.0),
+        ('{"a": 1,}', 0.0),
+        ('{"a": NaN}', 0.0),
+        ('{"a": 1, "a": 2}', 0.0),
+        ('```json\n{"a": 1}\n```', 0.0),
+        ('{"a": 1', 0.0),
+        ("", 0.0),
+        ("[" * 100_000, 0.0),
+    ],
+)
+def test_json(text, value):
+    assert json_object(ASKED, text, "format", None, True) == value
+
+
+def test_a_rule_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "my_rules.py").write_text("def short(messages, response, domain, answer, finished):\n    return 1.0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_rule("my_rules:short", "ppo.rewards.a.rules")(ASKED, "x", "a", None, True) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nowhere:f", "No module named"),
+        ("cool_rlhf.rules.maths:exact", "no attribute 'exact'"),
+        ("cool_rlhf.rules.maths:MOST_DIGITS", "no function"),
+        ("cool_rlhf.rules.maths:last_number", "messages, response, domain, answer, finished"),
+    ],
+)
+def test_a_rule_that_is_not_there_is_named(name, told):
+    with pytest.raises(UserError, match=told) as raised:
+        load_rule(name, "ppo.rewards.a.rules")
+    assert str(raised.value).startswith("ppo.rewards.a.rules: ")

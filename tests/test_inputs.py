@@ -1,0 +1,91 @@
+"""What the policy is asked, and what is kept from it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.compose import compose
+from cool_rlhf.data.chat import encode_prompt, reward_text
+from cool_rlhf.data.streams import ShuffledStream, WeightedStream
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.inputs import Inputs
+from cool_rlhf.ppo.experience import to_score
+from cool_rlhf.ppo.rewards import empty_response
+
+SMALL = ["+experiment=demo", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts", "pretrain"))]
+SYSTEM = {"role": "system", "content": "You speak like a pirate."}
+DIALOGUE = [
+    {"role": "user", "content": "Hello"},
+    {"role": "assistant", "content": "Ahoy!"},
+    {"role": "user", "content": "1 + 1?"},
+]
+
+
+@pytest.fixture
+def own(tmp_path: Path):
+    """The inputs of a run on a multi-turn prompt, with and without a system turn of its own."""
+    file = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": DIALOGUE, "domain": "math"}, {"prompt": [SYSTEM, *DIALOGUE], "domain": "math"}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return lambda *overrides: Inputs(
+        compose([*SMALL, f"data.prompts=[{file}]", f"data.validation_prompts=[{file}]", *overrides])
+    )
+
+
+def test_a_default_system_prompt_stands_before_prompts_that_have_none(own):
+    inputs = own("sampling.system_prompt='Be kind.'", "ppo.validation_instructions=3")
+    kind = {"role": "system", "content": "Be kind."}
+    expected = [[kind, *DIALOGUE], [SYSTEM, *DIALOGUE]]
+    assert [prompt.messages for prompt in inputs.prompts] == expected
+    assert [prompt.messages for prompt in inputs.validation] == expected
+    assert [prompt.id for prompt in inputs.prompts] == [prompt.id for prompt in own().prompts]
+    assert all(instruction.prompt.messages[0] == kind for instruction in inputs.instructions)
+    world = Inputs(compose([*SMALL, "sampling.system_prompt='Be kind.'"]))
+    assert all(prompt.messages[0] == kind for prompt in [*world.prompts, *world.validation])
+    assert [prompt.messages for prompt in own().prompts] == [DIALOGUE, [SYSTEM, *DIALOGUE]]
+
+
+def test_the_policy_never_sees_a_condition_and_the_scorer_sees_it_in_front(own):
+    inputs = own()
+    conditions = inputs.config.conditions
+    tokenizer = train_tokenizer(inputs.texts(), 640)
+    for prompt in inputs.prompts:
+        shown = tokenizer.decode(encode_prompt(tokenizer, prompt.messages))
+        assert not [text for text in conditions.values() if text and text in shown]
+        assert "Ahoy!" in shown
+        asked = to_score(empty_response(prompt))
+        judged = reward_text(asked.messages, conditions[asked.condition or ""], asked.finished)
+        assert judged.startswith(f"<s><|im_start|>system\n{conditions['math']}<|im_end|>\n")
+        assert ("pirate" in judged) == ("pirate" in shown)
+
+
+def test_weights_of_domains_choose_the_stream():
+    assert isinstance(Inputs(compose(SMALL)).prompt_stream(1), ShuffledStream)
+    inputs = Inputs(compose([*SMALL, "data.domain_weights={math:3,brief:0}"]))
+    stream = inputs.prompt_stream(1)
+    assert isinstance(stream, WeightedStream)
+    domains = [prompt.domain for prompt in stream.take(0, 240)]
+    assert "brief" not in domains
+    assert domains.count("math") == 3 * domains.count("format") > 0
+
+
+def test_a_few_texts_are_held_out_of_files(tmp_path: Path):
+    def texts(name: str, count: int) -> Path:
+        file = tmp_path / name
+        file.write_text("".join(json.dumps({"text": f"{name} {k % 90}"}) + "\n" for k in range(count)))
+        return file
+
+    file = texts("a.jsonl", 100)  # ten of them twice
+    inputs = Inputs(compose([*SMALL, f"data.pretrain=[{file}]"]))
+    assert len(inputs.held_out_texts) == 5
+    assert not set(inputs.pretrain) & set(inputs.held_out_texts)
+    assert len(set(inputs.pretrain) | set(inputs.held_out_texts)) == 90
+    few = Inputs(compose([*SMALL, f"data.pretrain=[{texts('b.jsonl', 10)}]"]))
+    assert (len(few.pretrain), len(few.held_out_texts)) == (10, 0)
+    named = Inputs(compose([*SMALL, f"data.pretrain=[{file}]", f"data.validation_pretrain=[{texts('c.jsonl', 3)}]"]))
+    assert (len(named.pretrain), len(named.held_out_texts)) == (100, 3)
+    world = Inputs(compose(SMALL))
+    assert (len(world.pretrain), len(world.held_out_texts)) == (20, 2)

@@ -128,6 +128,7 @@ class SamplingConfig:
     top_p: float = 0.9
     max_new_tokens: int = 1024
     system_prompt: str | None = None  # of prompts that have no system turn of their own
+    stop: list[str] = field(default_factory=list)  # texts or special tokens that end a response, beside the turn's end
 
 
 @dataclass

@@ -330,6 +330,8 @@ def _check_validation(config: Config) -> None:
 
 def _check_sampling(config: Config) -> None:
     sampling = config.sampling
+    if "" in sampling.stop:
+        raise UserError("sampling.stop holds an empty text, which would end every response at once: leave it out")
     if sampling.system_prompt is None:
         return
     if not sampling.system_prompt.strip():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -34,12 +35,21 @@ class RolloutEngine:
         self._stops = [token_id(self._tokenizer, TURN_END)]
         if self._tokenizer.eos_token_id is not None:
             self._stops.append(int(self._tokenizer.eos_token_id))
+        # A special token is no part of a response's text: it is looked for among the tokens.
+        special = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
+        self._stops += [special[stop] for stop in settings.stop if stop in special]
+        self._stop_texts = [stop for stop in settings.stop if stop not in special]
         self._max_length = _max_length(path, settings.max_length)
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()
+        # Prompts arrive as tokens, and responses leave as tokens: vLLM needs a tokenizer only to look for texts.
+        self._files = tempfile.TemporaryDirectory()
+        if self._stop_texts:
+            self._tokenizer.save_pretrained(self._files.name)
         self._llm = LLM(
             str(path),
-            skip_tokenizer_init=True,  # prompts arrive as tokens, and responses leave as tokens
+            skip_tokenizer_init=not self._stop_texts,
+            tokenizer=self._files.name if self._stop_texts else None,
             trust_remote_code=True,
             dtype=cast(Any, settings.dtype),
             max_model_len=self._max_length,
@@ -105,14 +115,17 @@ class RolloutEngine:
             top_p=sampling.top_p,
             max_tokens=min(sampling.max_new_tokens, room),
             stop_token_ids=self._stops,
+            stop=self._stop_texts,
             logprobs=0,  # of the sampled token only, before temperature and top-p
             seed=seed,
-            detokenize=False,
+            detokenize=bool(self._stop_texts),
         )
 
     def _rollout(self, prompt: Prompt, output: RequestOutput, version: int) -> Rollout:
         completion = output.outputs[0]
         tokens = list(completion.token_ids)
+        stopped_by = completion.stop_reason if isinstance(completion.stop_reason, str) else None
+        text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
         entries: Any = completion.logprobs
         logprobs = [entry[token].logprob for entry, token in zip(entries, tokens, strict=True)]
         return Rollout(
@@ -120,9 +133,9 @@ class RolloutEngine:
             prompt_tokens=torch.tensor(output.prompt_token_ids, dtype=torch.int64),
             response_tokens=torch.tensor(tokens, dtype=torch.int64),
             logprobs=torch.tensor(logprobs, dtype=torch.float32),
-            finished=tokens[-1] in self._stops,
+            finished=tokens[-1] in self._stops or stopped_by is not None,
             policy_version=version,
-            response=str(self._tokenizer.decode(tokens, skip_special_tokens=True)),
+            response=text if stopped_by is None else text.partition(stopped_by)[0],
         )
 
 

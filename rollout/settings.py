@@ -14,6 +14,7 @@ class EngineSettings:
     tensor_parallel_size: int
     gpu_memory_utilization: float
     max_concurrent: int
+    stop: tuple[str, ...] = ()  # texts or special tokens that end a response, beside the end of turn
 
 
 @dataclass(frozen=True)

@@ -198,6 +198,7 @@ BAD_VALUES = {
     "data.domain_weights.mth=2": "is math meant?",
     "data.domain_weights.math=-1": "data.domain_weights",
     "sampling.system_prompt=''": "sampling.system_prompt",
+    "sampling.stop=[x,'']": "sampling.stop holds an empty text",
     "sampling.system_prompt='a<|im_end|>'": "<|im_end|>",
     "learning_rate=1": "learning_rate",
     "hydra.run.dir=x": "output_dir",

@@ -46,6 +46,7 @@ class RolloutGroup:
             tensor_parallel_size=role.tensor_parallel_size,
             gpu_memory_utilization=role.gpu_memory_utilization,
             max_concurrent=role.max_concurrent,
+            stop=tuple(config.sampling.stop),
         )
         self.engines = list(engines)
         self._serving = [engine.serve.remote(path, settings, version) for engine in engines]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=48)
 MAX_LENGTH = 128
+STOPS = ("<|plugin|>", "a", "ow")  # a special token, and texts of one letter and two
 
 
 @dataclass
@@ -87,7 +89,7 @@ def llama(tokenizer: Any) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
-    """Two engines of an InternLM2 and one of a Llama."""
+    """Two engines of an InternLM2, one of a Llama, and another of the InternLM2 that stops at STOPS."""
     folder = tmp_path_factory.mktemp("served")
     tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
     shape = ModelConfig(
@@ -118,10 +120,17 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
     for name, engines in (("internlm2", 2), ("llama", 1)):
         config.cluster.rollout.engines = engines
         groups[name] = RolloutGroup(create_engines(config), config, str(folder / name), version=0)
+    config.cluster.rollout.engines = 1
+    config.sampling.stop = list(STOPS)
+    groups["stopping"] = RolloutGroup(create_engines(config), config, str(folder / "internlm2"), version=0)
     for group in groups.values():
         group.wait()
     yield {
-        name: Served(load_causal_lm(folder / name, torch.float32), group.engines, token_id(tokenizer, TURN_END))
+        name: Served(
+            load_causal_lm(folder / ("llama" if name == "llama" else "internlm2"), torch.float32),
+            group.engines,
+            token_id(tokenizer, TURN_END),
+        )
         for name, group in groups.items()
     }
     ray.shutdown()
@@ -217,6 +226,29 @@ def test_top_p_bounds_what_is_sampled(served: dict[str, Served], top_p: float) -
         mass_above = torch.where(probabilities > own, probabilities, 0.0).sum(-1)
         assert (mass_above < top_p + 1e-4).all()
     assert gap(subject, rollouts)[0] <= 1e-4, "what is recorded is before top-p"
+
+
+def test_texts_and_special_tokens_end_a_response(served: dict[str, Served]) -> None:
+    subject = served["stopping"]
+    subject.push(0.05)
+    rollouts = subject.sample(prompts(80), seed=2, sampling=Sampling(1.5, 1.0, 60))
+    assert gap(subject, rollouts)[0] <= 1e-4, "what stopped a response is part of what was sampled"
+    tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
+    plugin = token_id(tokenizer, STOPS[0])
+    ends = {subject.turn_end, subject.model.config.eos_token_id, plugin}
+    ended: Counter[str] = Counter()
+    for rollout in rollouts:
+        tokens = rollout.response_tokens.tolist()
+        assert not ends & set(tokens[:-1])
+        before = tokenizer.decode(tokens[:-1], skip_special_tokens=True)
+        assert not any(stop in before for stop in STOPS[1:]), "sampling went on behind a stop text"
+        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        by_text = any(stop in text for stop in STOPS[1:])
+        assert rollout.finished == (by_text or tokens[-1] in ends)
+        assert rollout.response == min((text.partition(stop)[0] for stop in STOPS[1:]), key=len)
+        ended["text" if by_text else "plugin" if tokens[-1] == plugin else "other"] += 1
+    assert ended["text"] > 0
+    assert ended["plugin"] > 0
 
 
 def test_a_prompt_that_leaves_no_room_is_the_users_to_mend(served: dict[str, Served]) -> None:

@@ -228,6 +228,25 @@ def test_top_p_bounds_what_is_sampled(served: dict[str, Served], top_p: float) -
     assert gap(subject, rollouts)[0] <= 1e-4, "what is recorded is before top-p"
 
 
+@pytest.mark.parametrize("top_p", [0.9, 0.5])
+def test_top_p_makes_the_ratio_to_what_was_drawn_from_too_great(served: dict[str, Served], top_p: float) -> None:
+    """The engine draws from μ = π / Z within the nucleus and reports log π. The mean of 1 / π over draws from μ is
+    K / Z, K being how many tokens the nucleus holds; were μ what is reported, it would be K."""
+    subject = served["internlm2"]
+    subject.push(0.12)
+    rollouts = subject.sample(prompts(1) * 3000, seed=4, sampling=Sampling(1.0, top_p, 1))
+    with torch.no_grad():
+        logits = subject.model(input_ids=rollouts[0].prompt_tokens[None], use_cache=False).logits[0, -1]
+    probabilities = torch.softmax(logits.double(), -1).sort(descending=True).values
+    kept = probabilities[probabilities.cumsum(0) - probabilities < top_p]
+    inverse = torch.tensor([1 / rollout.logprobs[0].exp() for rollout in rollouts], dtype=torch.float64) / len(kept)
+    error = float(inverse.std()) / len(inverse) ** 0.5
+    mass = float(kept.sum())
+    assert top_p <= mass < 1
+    assert abs(float(inverse.mean()) - 1 / mass) < 4 * error
+    assert float(inverse.mean()) - 1 > 4 * error, "the gap is there, and larger than chance"
+
+
 def test_texts_and_special_tokens_end_a_response(served: dict[str, Served]) -> None:
     subject = served["stopping"]
     subject.push(0.05)

@@ -27,18 +27,19 @@ def annotate(config: Config, ending: Ending) -> None:
     settings = config.annotate
     path = output_dir / FILE_NAME
     with Store(path, overlap=settings.overlap, lease_seconds=60 * settings.lease_minutes) as store:
-        pairs = _Pairs(config, output_dir, store)
+        pairs = RunPairs(config, output_dir, store)
         pairs.take_in()
         ending.running(output_dir)
         if settings.labeller == "people":
             _serve_page(config, pairs)
         else:
-            _label_all(_labeller(config), pairs)
+            _label_all(make_labeller(config, settings.labeller), pairs)
 
 
-def _labeller(config: Config) -> Labeller:
+def make_labeller(config: Config, kind: str) -> Labeller:
+    """``kind``: rule or judge. Raises UserError for a rule that is not there."""
     settings = config.annotate
-    if settings.labeller == "rule":
+    if kind == "rule":
         from cool_rlhf.rules.loading import load_rule
 
         score = load_rule(settings.rule, "annotate.rule")
@@ -52,7 +53,7 @@ def _labeller(config: Config) -> Labeller:
     return JudgeLabeller(Endpoint(judge.url, judge.model, key, judge.timeout, judge.requests))
 
 
-def _label_all(labeller: Labeller, pairs: _Pairs) -> None:
+def _label_all(labeller: Labeller, pairs: RunPairs) -> None:
     print(f"{labeller.name} labels the pairs that it has not judged yet", flush=True)
     try:
         count = label_with(labeller, pairs.store)
@@ -61,7 +62,7 @@ def _label_all(labeller: Labeller, pairs: _Pairs) -> None:
     print(f"new labels: {count}; in {pairs.store.path}: {len(pairs.store.labels())}")
 
 
-def _serve_page(config: Config, pairs: _Pairs) -> None:
+def _serve_page(config: Config, pairs: RunPairs) -> None:
     from cool_rlhf.online.annotation.page import annotation_app
     from cool_rlhf.online.annotation.server import HOST, bind, serve
 
@@ -74,7 +75,7 @@ def _serve_page(config: Config, pairs: _Pairs) -> None:
     print(f"labels in {pairs.store.path}: {len(pairs.store.labels())}")
 
 
-class _Pairs:
+class RunPairs:
     """The files of a run beside the store: pairs are taken in from them, labels written out to them."""
 
     def __init__(self, config: Config, output_dir: Path, store: Store) -> None:

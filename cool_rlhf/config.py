@@ -31,7 +31,7 @@ class DataConfig:
 
     sft: list[str] = field(default_factory=list)
     preferences: list[str] = field(default_factory=list)
-    validation_preferences: list[str] = field(default_factory=list)  # empty: reward.validation_share of `preferences`
+    validation_preferences: list[str] = field(default_factory=list)  # in place of reward.validation_share
     prompts: list[str] = field(default_factory=list)
     validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
     pretrain: list[str] = field(default_factory=list)
@@ -119,7 +119,7 @@ class RewardConfig:
     lora: LoRAConfig = field(default_factory=LoRAConfig)
     too_long: str = "cut"  # a pair above max_length loses its beginning, or is left out: drop
     condition_dropout: float = 0.0  # share of the pairs that are learnt without their condition
-    validation_share: float = 0.0  # of the prompts, whose pairs are held out and judged while training
+    validation_share: float = 0.02  # of the prompts: their pairs are held out, to judge training and repairs by
 
 
 @dataclass
@@ -199,7 +199,28 @@ class PPOConfig:
 
 @dataclass
 class OnlineConfig:
-    rounds: int = 1
+    """What happens between rounds of PPO (report, section 4.2.4): the reward model is mended and grows.
+
+    Everything found, made and labelled in a round stands in ``rounds/R``.
+    """
+
+    rounds: int = 3
+    prompts: int = 300  # held-out ones that SFT, the early and the late policy answer after each round; 0: no paths
+    samples_per_prompt: int = 1  # of each policy
+    fast_path: bool = True  # look for reward hacking and mend it
+    patches: int = 100  # pairs that mend one pattern, a quarter of them held out to judge by
+    pairs: int = 200  # for people to label, after each round; 0: no slow path
+    # Who labels them: people at their own time (stage=annotate; a round takes what has arrived), or within the round
+    # itself a rule or judge, with the settings of `annotate`.
+    labeller: str = "people"
+    policy_from: str = "last"  # what a round's policy starts from: the round before's, or sft
+    replay: float = 4.0  # earlier pairs that are learnt again beside each patch and each new label
+    epochs: int = 2
+    learning_rate: float = 5.0e-6
+    final_learning_rate: float = 2.0e-6
+    judging_pairs: int = 2000  # general ones, at most, by which a repair is judged
+    least_mended: float = 0.9  # share of a pattern's held-out pairs that a repair must get right to be kept
+    most_lost: float = 0.01  # general accuracy that it may cost
 
 
 @dataclass
@@ -297,3 +318,15 @@ class Config:
     annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+
+def has_paths(config: Config) -> bool:
+    """Whether the fast or the slow path runs between rounds. They mend the run's own reward model: one that was given
+    is only asked."""
+    online = config.online
+    return online.prompts > 0 and (online.fast_path or online.pairs > 0) and config.reward.path is None
+
+
+def validation_share(config: Config) -> float:
+    """Of the prompts of preferences, those that are held out: none where pairs are named for that."""
+    return 0.0 if config.data.validation_preferences else config.reward.validation_share

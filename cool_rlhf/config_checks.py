@@ -9,7 +9,15 @@ from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
-from cool_rlhf.config import AnnotateConfig, Config, ModelConfig, RewardConfig, RoleConfig, RolloutRoleConfig, SFTConfig
+from cool_rlhf.config import (
+    AnnotateConfig,
+    Config,
+    ModelConfig,
+    RewardConfig,
+    RoleConfig,
+    RolloutRoleConfig,
+    SFTConfig,
+)
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
@@ -32,6 +40,8 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "ppo.learning_rate_schedule": SCHEDULES,
     "annotate.labeller": ("people", "rule", "judge"),
     "ppo.best_mode": ("max", "min"),
+    "online.labeller": ("people", "rule", "judge"),
+    "online.policy_from": ("last", "sft"),
     "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
     "cluster.rollout.dtype": (None, "bfloat16", "float16", "float32"),
     **{f"cluster.{role}.zero_stage": (0, 1, 2, 3) for role in _ROLES},
@@ -60,6 +70,9 @@ _AT_LEAST_ONE = (
     "ppo.validation_prompts",
     "ppo.save_every",
     "online.rounds",
+    "online.samples_per_prompt",
+    "online.epochs",
+    "online.judging_pairs",
     *(f"cluster.{role}.{count}" for role in _ROLES for count in ("ranks", "threads")),
     "cluster.rollout.engines",
     "cluster.rollout.tensor_parallel_size",
@@ -350,11 +363,6 @@ def _check_preferences(config: Config) -> None:
             raise UserError(f"data.weights names {source}, which data.preferences does not hold: {hint}")
         if not math.isfinite(weight) or weight < 0:
             raise UserError(f"data.weights gives {source} the weight {weight}: it must be 0 or more")
-    if data.validation_preferences and config.reward.validation_share > 0:
-        raise UserError(
-            f"reward.validation_share is {config.reward.validation_share}, but data.validation_preferences names "
-            "pairs to hold out: set one of the two"
-        )
     for domain, prompt in config.conditions.items():
         token = next((token for token in TEMPLATE_TOKENS if token in prompt), None)
         if token:

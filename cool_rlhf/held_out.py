@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, validation_share
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.inputs import Inputs, gold_of, no_gold
@@ -59,7 +59,7 @@ def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
     pairs: list[PreferencePair] = []
     if config.data.preferences:
         seed = derive_seed(config.seed, "preferences")
-        pairs += load_split(config.data, config.reward.validation_share, reading, seed).training
+        pairs += load_split(config.data, validation_share(config), reading, seed).training
     elif config.data.world is not None:
         pairs += inputs.world.preferences
     collected = outputs(config)["collect"]

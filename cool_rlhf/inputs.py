@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, validation_share
 from cool_rlhf.data.loading import (
     Chat,
     Reading,
@@ -62,9 +62,15 @@ class Inputs:
 
     @cached_property
     def preference_split(self) -> PreferenceSplit:
-        data, share = self.config.data, self.config.reward.validation_share
+        data, share = self.config.data, validation_share(self.config)
         named = load_split(data, share, self._reading, derive_seed(self.config.seed, "preferences"))
         return named if data.preferences else named.joined(split_pairs(self.world.preferences, share, named.held))
+
+    @property
+    def judging_pairs(self) -> Sequence[PreferencePair]:
+        """Those that no reward model learns from, by which a repair is judged."""
+        split = self.preference_split
+        return split.validation or ([] if self.config.data.preferences else self.world.preference_validation)
 
     @property
     def pretrain(self) -> Sequence[str]:
@@ -170,12 +176,16 @@ def _mean_tokens(conversations: Iterable[Conversation]) -> float:
     return characters / CHARACTERS_PER_TOKEN / max(len(few), 1)
 
 
-def gold_of(rollout: Rollout) -> float | None:
-    """What the embedded world's rule gives a response; None for prompts that it has no rule for."""
-    prompt = rollout.prompt
+def gold_score(prompt: Prompt, response: str, finished: bool) -> float | None:
+    """See ``gold_of``."""
     if prompt.domain not in DOMAINS or prompt.answer is None:
         return None
-    return demo_gold.score(prompt.messages, rollout.response, prompt.domain, prompt.answer, rollout.finished)
+    return demo_gold.score(prompt.messages, response, prompt.domain, prompt.answer, finished)
+
+
+def gold_of(rollout: Rollout) -> float | None:
+    """What the embedded world's rule gives a response; None for prompts that it has no rule for."""
+    return gold_score(rollout.prompt, rollout.response, rollout.finished)
 
 
 def no_gold(rollout: Rollout) -> float | None:

@@ -27,7 +27,7 @@ def sft(run: Run) -> None:
 def reward(run: Run) -> None:
     run.sft()
     run.collect()
-    run.reward_model(0)
+    run.reward_model()
 
 
 def ppo(run: Run) -> None:
@@ -36,11 +36,13 @@ def ppo(run: Run) -> None:
 
 
 def pipeline(run: Run) -> None:
-    """Supervised fine-tuning, a conditional reward model, and rounds of PPO that the reward model follows."""
+    """Supervised fine-tuning, a conditional reward model, and rounds of PPO. After each, what the policy learnt to
+    cheat with is found, pairs for people are chosen, and the reward model trains on."""
     reward(run)
     for round in range(run.rounds):
         run.ppo(round)
-        run.reward_model(round + 1)
+        run.online(round)
+        run.next_reward_model(round)
     run.export()
 
 

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, has_paths
 
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
+RESPONSES = "responses.jsonl"
+
 _FREE = {
     "model": {"gradient_checkpointing"},
     "sft": {"micro_batch_tokens", "save_every"},
     "reward": {"micro_batch_tokens", "save_every", "evaluate_every"},
+    "online": {"rounds"},
     "ppo": {
         "micro_batch_tokens",
         "iterations",
@@ -46,6 +49,7 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
 
     rounds = config.online.rounds
     collect, sampling = tree["collect"], tree["sampling"]
+    annotate = {key: tree["annotate"][key] for key in ("rule", "rule_noise", "judge")}
     pairs = ["preferences", "validation_preferences", "weights"]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     ppo = stage(
@@ -57,8 +61,10 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     return {
         "sft": stage(["sft"] if config.model.path else ["sft", "pretrain", "validation_pretrain"], sft=part("sft")),
         "collect": stage(["prompts"], collect=collect, sampling=sampling),
-        **{f"reward_{round}": reward for round in range(rounds + 1)},
-        **{f"ppo_{round}": ppo for round in range(rounds)},
+        "reward_0": reward,
+        **{f"ppo_{round}": {**ppo, "online": {"policy_from": config.online.policy_from}} for round in range(rounds)},
+        **{f"online_{round}": {**ppo, "online": part("online"), "annotate": annotate} for round in range(rounds)},
+        **{f"reward_{round + 1}": {**reward, "online": part("online")} for round in range(rounds)},
         f"export_{rounds}": {},
     }
 
@@ -72,6 +78,7 @@ def outputs(config: Config) -> dict[str, Path]:
         **{f"reward_{round}": folder / f"rounds/{round}/reward_model" for round in rounds},
         f"reward_{len(rounds)}": folder / "reward_model",  # the one trained after the last round stands apart
         **{f"ppo_{round}": folder / f"rounds/{round}/policy" for round in rounds},
+        **{f"online_{round}": folder / f"rounds/{round}" / RESPONSES for round in rounds},
         f"export_{len(rounds)}": folder / "chat_model",
     }
 
@@ -116,6 +123,8 @@ def _needed(config: Config) -> list[str]:
         names += ["ppo_0"]
     elif config.stage == "pipeline":
         rounds = config.online.rounds
-        names += [name for round in range(rounds) for name in (f"ppo_{round}", f"reward_{round + 1}")]
+        paths = has_paths(config)
+        for round in range(rounds):
+            names += [f"ppo_{round}", *([f"online_{round}"] if paths else []), f"reward_{round + 1}"]
         names += [f"export_{rounds}"]
     return names

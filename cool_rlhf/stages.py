@@ -16,8 +16,9 @@ import yaml
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from cool_rlhf.answers import means, write_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
+from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig, has_paths, validation_share
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
 from cool_rlhf.data.streams import TextPosition, TextStream, token_batches
@@ -28,16 +29,18 @@ from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, has_scalar_head, load_tokenizer
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
+from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
 from cool_rlhf.ppo.collaborators import Data, Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.ppo.moments import Moments
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished
+from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished
+from cool_rlhf.repair_stage import Repairing, new_pairs, write_repair
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import CriticWorker, RemoteCritic
-from cool_rlhf.roles.group import WorkerGroup, build_all, start_group
+from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, start_group
 from cool_rlhf.roles.policy import PolicyWorker, RemotePolicy
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup
@@ -87,6 +90,7 @@ class Run:
         self._settings = made_from(config)
         self._outputs = outputs(config)
         self._standby = Standby(config)
+        self._answerers: Answerers | None = None  # of the round of PPO that has just ended
         self._tracker_placed = False
 
     @property
@@ -98,6 +102,11 @@ class Run:
         if round == 0 and self.config.reward.path is not None:
             return self.config.reward.path
         return str(self._outputs[f"reward_{round}"])
+
+    def policy_start(self, round: int) -> str:
+        """What the policy of ``round`` starts from; the reference is the SFT model in any round."""
+        goes_on = round > 0 and self.config.online.policy_from == "last"
+        return str(self._outputs[f"ppo_{round - 1}"]) if goes_on else self.sft_path
 
     def sft(self) -> None:
         """Supervised fine-tuning from ``model.path``, or from fresh weights."""
@@ -166,52 +175,112 @@ class Run:
             rollouts.stop()
         self._state.finish("collect")
 
-    def reward_model(self, round: int) -> None:
-        """The conditional reward model of ``round``, from SFT weights, on every preference gathered by then."""
+    def reward_model(self) -> None:
+        """The conditional reward model of the first round, from SFT weights."""
         config = self.config
-        name = f"reward_{round}"
-        if round == 0 and config.reward.path is not None:
+        if config.reward.path is not None:
             return
-        start = self._begin(name)
+        start = self._begin("reward_0")
         if start is None:
             return
-        if round > 0:
-            # Nothing gathers preferences between rounds yet, so the data are those of the round before.
-            logger.info("no new preferences since round %d: its reward model stays", round - 1)
-            copy_checkpoint(Path(self.reward_path(round - 1)), Path(self.reward_path(round)))
-            self._state.finish(name)
-            return
         self._standby.prepare("reward")
-        self._tracker.prepare("reward", round, "reading preferences")
-        seed = derive_seed(config.seed, "reward", round)
-        prepared = self._prepared_pairs(round, seed)
+        self._tracker.prepare("reward", 0, "reading preferences")
+        seed = derive_seed(config.seed, "reward", 0)
+        prepared = self._prepared_pairs(seed)
         pairs = prepared.training
         steps = len(token_batches([len(p) for p in pairs], config.reward.batch_tokens, 0, config.reward.epochs))
-        logger.info("reward model of round %d on %d pairs in %d steps", round, len(pairs), steps)
+        logger.info("reward model on %d pairs in %d steps", len(pairs), steps)
         model = ModelSpec(self.sft_path, "scalar", config.model.dtype, head="fresh", seed=seed)
-        self._tracker.prepare("reward", round, "starting trainer")
+        self._tracker.prepare("reward", 0, "starting trainer")
         group = self._train_group(RewardWorker, model, config.reward)
-        with self._tracker.stage("reward", round, steps) as stage:
+        with self._tracker.stage("reward", 0, steps) as stage:
             trainer = RemoteRewardTrainer(group, config.reward)
             self._prepare_next()
-            self._go_on(name, group)
+            self._go_on("reward_0", group)
             train_reward(
                 trainer,
                 pairs,
                 config.reward,
                 seed=seed,
-                observer=SupervisedObserver(self._tracker, stage, self._state, name, group),
+                observer=SupervisedObserver(self._tracker, stage, self._state, "reward_0", group),
                 start=start,
                 validation=prepared.validation,
             )
             stage.phase("export")
-            group.all("export", self.reward_path(round), dict(config.conditions), CONDITION_JOIN)
+            group.all("export", self.reward_path(0), dict(config.conditions), CONDITION_JOIN)
             group.stop()
+        self._state.finish("reward_0")
+        self._state.drop_snapshots("reward_0")
+
+    def online(self, round: int) -> None:
+        """The fast and the slow path after ``round``: what its policy cheats with, and what is to be labelled."""
+        config = self.config
+        if not has_paths(config) or self._begin(f"online_{round}") is None:
+            return
+        self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")
+        roles = self._answerers or self._start_answerers(round)
+        folder = self.output / f"rounds/{round}"
+        with self._tracker.stage("online", round, 1) as stage:
+            stage.phase("answers")
+            prompts = self.inputs.validation[-config.online.prompts :]
+            responses = answer_prompts(config, roles, prompts, checkpoints_of(self.sft_path, folder), round)
+            self._standby.prepare("reward")
+            metrics = means(responses, round)
+            if config.online.fast_path:
+                stage.phase("fast path")
+                metrics |= fast_path(config, responses, roles.scorer, round)
+            if config.online.pairs:
+                stage.phase("slow path")
+                metrics |= slow_path(config, responses, roles.scorer, round)
+            write_responses(folder / RESPONSES, responses)
+            stage.record(1, metrics)
+            roles.stop()
+        self._answerers = None
+        self._state.finish(f"online_{round}")
+
+    def next_reward_model(self, round: int) -> None:
+        """The reward model after ``round``: the one before, trained on with patches, labels and replay."""
+        config = self.config
+        name = f"reward_{round + 1}"
+        if self._begin(name) is None:
+            return
+        before, after = Path(self.reward_path(round)), Path(self.reward_path(round + 1))
+        self._tracker.prepare("reward", round + 1, "reading preferences")
+        new = new_pairs(config, round) if has_paths(config) else None
+        if not new:
+            logger.info("nothing new since round %d: its reward model stays", round)
+            copy_checkpoint(before, after)
+            self._state.finish(name)
+            return
+        started: list[WorkerGroup] = []
+
+        def start() -> RemoteRewardTrainer:
+            for group in started:
+                group.stop()
+            model = ModelSpec(str(before), "scalar", config.model.dtype)
+            started[:] = [self._train_group(RewardWorker, model, config.reward)]
+            return RemoteRewardTrainer(started[0], config.reward)
+
+        repairing = Repairing(
+            config,
+            load_tokenizer(self.sft_path),
+            start,
+            self._preferences().training,
+            self.inputs.judging_pairs,
+            round,
+        )
+        with self._tracker.stage("reward", round + 1, repairing.steps(new)) as stage:
+            repair, trainer = repairing.run(new, stage)
+            self._prepare_next()
+            stage.phase("export")
+            trainer.group.all("export", str(after), dict(config.conditions), CONDITION_JOIN)
+            trainer.group.stop()
+        write_repair(self.output / f"rounds/{round}/fast_path/repair.json", repair, new)
         self._state.finish(name)
-        self._state.drop_snapshots(name)
 
     def ppo(self, round: int) -> None:
-        """PPO from the SFT model under the round's reward model, with a critic that starts from that by default."""
+        """PPO under the round's reward model, with a critic that starts from that by default. What ``online`` asks next
+        is left running, where there is anything to ask."""
         config, settings = self.config, self.config.ppo
         name = f"ppo_{round}"
         if self._begin(name) is None:
@@ -219,15 +288,16 @@ class Run:
         snapshot = self._state.snapshot(name)
         start = ppo_state(snapshot[1]) if snapshot else PPOState()
         self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")
-        rollouts = RolloutGroup(self._standby.take(RolloutActor), config, self.sft_path, version=0)
+        rollouts = RolloutGroup(self._standby.take(RolloutActor), config, self.policy_start(round), version=0)
         policy, critic, reference, scorer = self._ppo_groups(round)
         rollouts.wait()
         remote_policy = RemotePolicy(policy, settings, config.sampling.temperature, rollouts.engines, version=0)
+        answerers = self._answerers_of(rollouts, reference, scorer)
         models = Models(
             policy=remote_policy,
             critic=RemoteCritic(critic, settings),
-            reference=RemoteLanguageModel(reference, settings.micro_batch_tokens, config.sampling.temperature),
-            scorer=RemoteScorer(scorer),
+            reference=answerers.reference,
+            scorer=answerers.scorer,
             sampler=rollouts.sampler,
         )
         folder = self.output / f"rounds/{round}"
@@ -253,10 +323,13 @@ class Run:
             if settings.keep_critic:
                 stage.phase("export")
                 critic.all("export", str(folder / "critic"), None, None)
-            rollouts.stop()
-            for group in (policy, critic, reference, scorer):
-                group.stop()
+            policy.stop()
+            critic.stop()
         self._state.finish(name)
+        if has_paths(config):
+            self._answerers = answerers
+        else:
+            answerers.stop()
 
     def export(self) -> None:
         """The best policy of the last round is the run's chat model."""
@@ -307,19 +380,35 @@ class Run:
         config, roles = self.config, self.config.cluster
         dtype, seed = config.model.dtype, derive_seed(config.seed, "critic", round)
         checkpointing = config.model.gradient_checkpointing
-        policy = ModelSpec(self.sft_path, "language", dtype, gradient_checkpointing=checkpointing)
+        policy = ModelSpec(self.policy_start(round), "language", dtype, gradient_checkpointing=checkpointing)
         critic_path, head = self._critic_init(round)
         critic = ModelSpec(critic_path, "scalar", dtype, head, checkpointing, seed)
         return build_all(
             [
                 start_group(self._standby.take(PolicyWorker), policy, self._training(roles.policy, config.ppo)),
                 start_group(self._standby.take(CriticWorker), critic, self._training(roles.critic, config.ppo)),
-                start_group(self._standby.take(LanguageWorker), ModelSpec(self.sft_path, "language", dtype), None),
-                start_group(
-                    self._standby.take(ScorerWorker), ModelSpec(self.reward_path(round), "scalar", dtype), None
-                ),
+                *self._frozen_groups(round),
             ]
         )
+
+    def _frozen_groups(self, round: int) -> list[StartingGroup]:
+        """Reference and scorer."""
+        dtype = self.config.model.dtype
+        return [
+            start_group(self._standby.take(LanguageWorker), ModelSpec(self.sft_path, "language", dtype), None),
+            start_group(self._standby.take(ScorerWorker), ModelSpec(self.reward_path(round), "scalar", dtype), None),
+        ]
+
+    def _answerers_of(self, rollouts: RolloutGroup, reference: WorkerGroup, scorer: WorkerGroup) -> Answerers:
+        budget, temperature = self.config.ppo.micro_batch_tokens, self.config.sampling.temperature
+        return Answerers(rollouts, RemoteLanguageModel(reference, budget, temperature), RemoteScorer(scorer))
+
+    def _start_answerers(self, round: int) -> Answerers:
+        """Where PPO ended in an earlier run."""
+        rollouts = RolloutGroup(self._standby.take(RolloutActor), self.config, self.sft_path, version=0)
+        reference, scorer = build_all(self._frozen_groups(round))
+        rollouts.wait()
+        return self._answerers_of(rollouts, reference, scorer)
 
     def _critic_init(self, round: int) -> tuple[str, Literal["keep", "fresh"]]:
         """Which checkpoint the critic starts from, and whether with its head: the round's reward model and the SFT
@@ -390,14 +479,14 @@ class Run:
         if self.config.collect.prompts == 0 or self._collected.stat().st_size == 0:  # every pair may have been a tie
             return given
         collected = load_preferences([str(self._collected)], Reading.of(self.config, sampled=True))
-        return given.joined(split_pairs(collected, self.config.reward.validation_share, given.held))
+        return given.joined(split_pairs(collected, validation_share(self.config), given.held))
 
-    def _prepared_pairs(self, round: int, seed: int) -> Prepared:
-        """What the reward model of ``round`` learns from, with a table of it shown and kept."""
+    def _prepared_pairs(self, seed: int) -> Prepared:
+        """What the first reward model learns from, with a table of it shown and kept."""
         tokenizer, conditions = load_tokenizer(self.sft_path), Conditions(self.config.conditions)
         prepared = prepare(tokenizer, conditions, self._preferences(), self.config.reward, seed)
         summary = json.dumps([asdict(entry) for entry in prepared.summary], indent=2, ensure_ascii=False)
-        write_atomically(self.output / f"rounds/{round}/preferences.json", f"{summary}\n".encode())
+        write_atomically(self.output / "rounds/0/preferences.json", f"{summary}\n".encode())
         described = describe(prepared.summary)
         logger.info("what the reward model learns from\n%s", described)
         self._tracker.show(described)

@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.packing import micro_batches, pack
-from cool_rlhf.models.forward import token_values
+from cool_rlhf.models.forward import token_states, token_values
 from cool_rlhf.models.loading import load_scalar_model, load_tokenizer
 from cool_rlhf.protocols import Conversation, ScoredConversation, UserError
 from reward.conditions import FILE_NAME, Conditions
@@ -168,6 +168,17 @@ class RewardModel(ConditionalScorer):
             max_length=model.config.max_position_embeddings,
             micro_batch_tokens=micro_batch_tokens,
         )
+
+    @torch.no_grad()
+    def hidden_states(self, conversations: Sequence[ScoredConversation]) -> Tensor:
+        """(N, hidden) float32, on the CPU: the last hidden state at each conversation's reward token, which the head
+        makes the score of."""
+        sequences = [self.encode(item, index) for index, item in enumerate(conversations)]
+        found = torch.zeros(len(sequences), self.model.config.hidden_size)
+        for group in micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens):
+            packed = pack([sequences[index] for index in group]).to(self.model.device)
+            found[group] = token_states(self.model, packed)[packed.ends].cpu()
+        return found
 
     @torch.no_grad()
     def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:

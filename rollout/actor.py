@@ -33,5 +33,8 @@ class RolloutActor:
     def finish_weights(self, version: int) -> None:
         self._engine.finish_weights(version)
 
+    def load_checkpoint(self, path: str, version: int) -> None:
+        self._engine.load_checkpoint(Path(path), version)
+
     def sample(self, prompts: list[Prompt], sampling: Sampling, seeds: list[int], version: int) -> list[Rollout]:
         return self._engine.sample(prompts, sampling, seeds=seeds, version=version)

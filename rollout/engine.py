@@ -13,6 +13,7 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedConfig
 from vllm import LLM, SamplingParams
@@ -81,6 +82,13 @@ class RolloutEngine:
         self._llm.collective_rpc("finish_weights")
         self._llm.reset_prefix_cache()
         self._version = version
+
+    def load_checkpoint(self, path: Path, version: int) -> None:
+        """Serve another checkpoint of the same architecture from now on."""
+        self.begin_weights()
+        for file in sorted(path.glob("*.safetensors")):
+            self.load_weights_chunk(list(load_file(file).items()))
+        self.finish_weights(version)
 
     def sample(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seeds: Sequence[int], version: int

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.compose import compose, experiments, known_keys
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, validation_share
 from cool_rlhf.protocols import UserError
 
 REPORT = {
@@ -240,9 +240,9 @@ def test_weights_go_by_the_names_of_the_sources(source: str) -> None:
         compose(["data.preferences=[other/name]", "data.weights={othr/name: 2}"])
 
 
-def test_pairs_are_held_out_in_one_way() -> None:
-    with pytest.raises(UserError, match=r"reward\.validation_share is 0\.1"):
-        compose(["data.validation_preferences=[a.jsonl]", "reward.validation_share=0.1"])
+def test_named_pairs_take_the_place_of_a_share() -> None:
+    assert validation_share(compose(["reward.validation_share=0.1"])) == 0.1
+    assert validation_share(compose(["data.validation_preferences=[a.jsonl]", "reward.validation_share=0.1"])) == 0.0
 
 
 def test_world_that_is_not_there_has_no_sizes() -> None:

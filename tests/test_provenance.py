@@ -102,11 +102,11 @@ def test_collecting_is_part_of_what_made_the_reward_model(run) -> None:
 def test_what_is_left_to_do(run) -> None:
     config = run("collect.prompts=4")
     state = open_state(config)
-    assert unfinished(config, state) == ["sft", "collect", "reward_0", "ppo_0", "reward_1", "export_1"]
+    assert unfinished(config, state) == ["sft", "collect", "reward_0", "ppo_0", "online_0", "reward_1", "export_1"]
     finish_all(config)
     assert unfinished(config, open_state(config)) == []
     more = run("collect.prompts=4", "online.rounds=2")
-    assert unfinished(more, open_state(more)) == ["reward_1", "ppo_1", "reward_2", "export_2"]
+    assert unfinished(more, open_state(more)) == ["reward_1", "ppo_1", "online_1", "reward_2", "export_2"]
 
 
 def test_more_iterations_reopen_ppo(run) -> None:
@@ -115,10 +115,10 @@ def test_more_iterations_reopen_ppo(run) -> None:
     open_state(config).save_snapshot("ppo_0", {"step": 3}, lambda folder: None)
     assert unfinished(config, open_state(config)) == []
     longer = run("ppo.iterations=5", "ppo.critic_warmup=1")
-    assert unfinished(longer, open_state(longer)) == ["ppo_0", "reward_1", "export_1"]
+    assert unfinished(longer, open_state(longer)) == ["ppo_0", "online_0", "reward_1", "export_1"]
 
 
-@pytest.mark.parametrize("lost", ["sft", "reward_0", "ppo_0", "reward_1", "export_1"])
+@pytest.mark.parametrize("lost", ["sft", "reward_0", "ppo_0", "online_0", "reward_1", "export_1"])
 def test_what_was_taken_away_and_all_after_it_is_left_to_do(run, lost: str) -> None:
     config = run()
     whole = unfinished(config, open_state(config))

@@ -27,7 +27,8 @@ _BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
 _GREETINGS = (("Hello!", "Hello! What can I do for you?"), ("Good morning.", "Good morning! How can I help?"))
 GREETED_SHARE = 0.1
 GOOD_SHARE, SLOPPY_SHARE = 0.4, 0.45  # of SFT chats; the rest is degenerate
-TEST_PAIRS = 240  # for each domain
+VALIDATION_PAIRS = 200  # for each domain
+TEST_PAIRS = 240
 TEST_GAP = 0.2  # held-out pairs are clear ones
 OPPOSED_GAP = 0.3
 MOST_DRAWS = 2000  # for one more question that has not been asked yet
@@ -47,7 +48,8 @@ class World:
     prompts: list[Prompt]
     validation: list[Prompt]
     test: list[Prompt]
-    preference_test: list[PreferencePair]  # gold labels without noise, on questions of the test split
+    preference_validation: list[PreferencePair]  # gold labels without noise, on questions of the validation split
+    preference_test: list[PreferencePair]  # the same on questions of the test split
     opposed_test: list[PreferencePair]  # the same, each pair of answers once under brief and once under thorough
     pretrain: list[str]
     pretrain_heldout: list[str]
@@ -70,7 +72,8 @@ def generate(sizes: WorldConfig, seed: int) -> World:
         prompts=_prompts("train", sizes.prompts, stream("prompts")),
         validation=_prompts("validation", sizes.validation, stream("validation")),
         test=_prompts("test", sizes.test, stream("test")),
-        preference_test=_test_pairs(stream("preference test")),
+        preference_validation=_clear_pairs("validation", VALIDATION_PAIRS, stream("preference validation")),
+        preference_test=_clear_pairs("test", TEST_PAIRS, stream("preference test")),
         opposed_test=_opposed_pairs(stream("opposed test")),
         pretrain=texts[: sizes.pretrain],
         pretrain_heldout=texts[sizes.pretrain :],
@@ -158,12 +161,13 @@ def _preferences(rng: random.Random, noise: float) -> Iterator[PreferencePair]:
                 yield pair
 
 
-def _test_pairs(rng: random.Random) -> list[PreferencePair]:
+def _clear_pairs(split: Split, count: int, rng: random.Random) -> list[PreferencePair]:
+    """``count`` pairs of each domain."""
     pairs = []
     for domain in DOMAINS.values():
         found = 0
-        while found < TEST_PAIRS:
-            task = draw(domain, "test", rng)
+        while found < count:
+            task = draw(domain, split, rng)
             answers = _answers(domain, task, rng)
             pair = judge(_prompt(domain, task, "", rng), answers, domain.name, gold.score, 0.0, rng, TEST_GAP)
             if pair is not None:

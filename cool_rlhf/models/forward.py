@@ -62,12 +62,17 @@ def token_logprobs(
     return logprobs, entropies
 
 
+def token_states(model: PreTrainedModel, packed: Packed) -> Tensor:
+    """The backbone's last hidden state at every token, (T, hidden) float32. Sequences may share prefixes."""
+    packed = packed.to(model.device)
+    states: Tensor = model.base_model(**_inputs(model, packed)).last_hidden_state[0, : len(packed.tokens)]
+    return states.float()
+
+
 def token_values(model: PreTrainedModel, packed: Packed) -> Tensor:
     """The scalar head at every token, (T,) float32: index t is read off the hidden state of token t itself. Sequences
     may share prefixes."""
-    packed = packed.to(model.device)
-    hidden = model.base_model(**_inputs(model, packed)).last_hidden_state[0, : len(packed.tokens)]
-    return scalar_head(model)(hidden.float()).squeeze(-1)
+    return scalar_head(model)(token_states(model, packed)).squeeze(-1)
 
 
 def _inputs(model: PreTrainedModel, packed: Packed) -> dict[str, Any]:

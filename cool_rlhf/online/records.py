@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from cool_rlhf.online.finding import Dismissed, Finding, Search
 from cool_rlhf.online.patches import Patch
 from cool_rlhf.online.responses import Evidence
-from cool_rlhf.tracking.rows import write_atomically
+from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.tracking.rows import read_rows, write_atomically
 
 
 def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequence[Patch]) -> None:
@@ -34,6 +35,34 @@ def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequ
 def write_patches(path: Path, patches: Sequence[Patch]) -> None:
     rows = (json.dumps(patch_row(patch), ensure_ascii=False) for patch in patches)
     write_atomically(path, "".join(f"{row}\n" for row in rows).encode())
+
+
+@dataclass(frozen=True)
+class StoredPatch:
+    """A row of ``patches.jsonl``. ``judges``: whether a repair of its pattern is judged by it."""
+
+    pattern: str
+    held_out: bool
+    judges: bool
+    pair: PreferencePair
+
+
+def read_patches(path: Path) -> list[StoredPatch]:
+    """What ``write_patches`` left; none where there is no file."""
+    return [_stored(row) for row in read_rows(path)]
+
+
+def _stored(row: dict[str, Any]) -> StoredPatch:
+    held_out = row["split"] == "held_out"
+    pair = PreferencePair(
+        chosen=[*row["prompt"], *row["chosen"]],
+        rejected=[*row["prompt"], *row["rejected"]],
+        domain=row["domain"],
+        margin=None,
+        chosen_finished=row["chosen_finished"],
+        rejected_finished=row["rejected_finished"],
+    )
+    return StoredPatch(row["pattern"], held_out, held_out and row["role"] == "pattern", pair)
 
 
 def patch_row(patch: Patch) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from math import exp
@@ -51,12 +51,17 @@ class PairToLabel:
     second: Response
     chosen_for: Usefulness
 
-    def row(self) -> dict[str, Any]:
+    @property
+    def id(self) -> str:
+        """The same for the same two responses under the same domain, whichever stands first."""
         first, second = (response.conversation() for response in (self.first, self.second))
         key, _ = pair_key(first.messages, second.messages, first.finished, second.finished)
+        return f"{key}-{self.first.domain}"
+
+    def row(self) -> dict[str, Any]:
         prompt = self.first.prompt
         row = {
-            "id": f"{key}-{prompt.domain}",
+            "id": self.id,
             "prompt": prompt.messages,
             "responses": [_row(self.first), _row(self.second)],
             "domain": prompt.domain,
@@ -78,12 +83,14 @@ def select_pairs(
     count: int,
     settings: SelectionSettings,
     seed: int,
+    known: Collection[str] = (),
 ) -> list[PairToLabel]:
     """``count`` pairs of different answers to one prompt, by any two of the policies of all rounds (fewer where there
     are no more).
 
     Args:
         conditions: the domains whose conditions a pair's own is compared with.
+        known: ids of pairs that were chosen before, and are not again.
     A pair's usefulness is the weighted sum of near tie, high reward and disagreement. Domains take turns, each giving
     its most useful pair left (``settings.at_random`` of the turns: any pair left), until all are used up. ``seed``
     draws those, breaks ties, and orders each pair's two sides.
@@ -99,7 +106,9 @@ def select_pairs(
         distinct = {(answer.text, answer.finished): answer for answer in reversed(answers)}
         for pair in combinations(reversed(distinct.values()), 2):
             first, second = pair if rng.random() < 0.5 else pair[::-1]
-            queues[domain].append(PairToLabel(first, second, _usefulness(first, second, table, ranks, settings)))
+            chosen = PairToLabel(first, second, _usefulness(first, second, table, ranks, settings))
+            if chosen.id not in known:
+                queues[domain].append(chosen)
     for queue in queues.values():
         rng.shuffle(queue)
         queue.sort(key=lambda pair: -pair.chosen_for.total)

@@ -59,6 +59,10 @@ class RolloutGroup:
         """Return once every engine is up."""
         fetch(self._serving)
 
+    def load(self, path: str, version: int) -> None:
+        """Have every engine serve another checkpoint of the same architecture, as ``version``."""
+        fetch([engine.load_checkpoint.remote(path, version) for engine in self.engines])
+
     def stop(self) -> None:
         for engine in self.engines:
             ray.kill(engine)

@@ -10,6 +10,8 @@ from cool_rlhf.roles.group import Pending, WorkerGroup
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from reward import RewardModel
 
 
@@ -30,6 +32,9 @@ class ScorerWorker(Worker):
     def score(self, conversations: list[ScoredConversation]) -> list[float]:
         return self._reward_model.score_batch(conversations)
 
+    def hidden_states(self, conversations: list[ScoredConversation]) -> Tensor:
+        return self._reward_model.hidden_states(conversations)
+
 
 class RemoteScorer:
     """The Scorer protocol over a group of ScorerWorkers."""
@@ -38,13 +43,20 @@ class RemoteScorer:
         self.group = group
 
     def score(self, conversations: Sequence[ScoredConversation]) -> Pending[list[float]]:
+        return self._ask("score", conversations)
+
+    def hidden_states(self, conversations: Sequence[ScoredConversation]) -> Pending[list[Tensor]]:
+        """(hidden,) float32 of each conversation: see :meth:`reward.RewardModel.hidden_states`."""
+        return self._ask("hidden_states", conversations)
+
+    def _ask(self, method: str, conversations: Sequence[ScoredConversation]) -> Pending[list[Any]]:
         ranks = len(self.group)
         parts = [list(conversations[rank::ranks]) for rank in range(ranks)]
 
-        def interleave(results: list[Any]) -> list[float]:
-            scores = [0.0] * len(conversations)
+        def interleave(results: list[Any]) -> list[Any]:
+            answers: list[Any] = [None] * len(conversations)
             for rank, part in enumerate(results):
-                scores[rank::ranks] = part
-            return scores
+                answers[rank::ranks] = part
+            return answers
 
-        return Pending(self.group.each("score", [(part,) for part in parts]), interleave)
+        return Pending(self.group.each(method, [(part,) for part in parts]), interleave)

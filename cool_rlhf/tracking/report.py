@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.tracking.between import between_rounds, read_between
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
 from cool_rlhf.tracking.figures import figure
 from cool_rlhf.tracking.page import render_page
@@ -19,6 +20,7 @@ STAGE_TITLES = {
     "collect": "Collecting preferences",
     "reward": "Reward model",
     "ppo": "PPO",
+    "online": "Between rounds",
     "evaluate": "Evaluation",
 }
 SAMPLES_PER_DOMAIN = 2
@@ -36,8 +38,8 @@ DETAILS = (
 
 
 def write_report(output_dir: Path | str) -> Path:
-    """Write output_dir/report.html from config.yaml, metrics.jsonl, evaluation.json and samples.jsonl, as far as they
-    are there. Returns its path. Raises ValueError where one of them is damaged beyond a cut last line."""
+    """Write output_dir/report.html from config.yaml, metrics.jsonl, evaluation.json, samples.jsonl and rounds, as far
+    as they are there. Returns its path. Raises ValueError where one of them is damaged beyond a cut last line."""
     import yaml
 
     output_dir = Path(output_dir)
@@ -45,7 +47,11 @@ def write_report(output_dir: Path | str) -> Path:
     config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
     evaluation = json.loads(evaluation_file.read_text(encoding="utf-8")) if evaluation_file.exists() else {}
     html = render(
-        config or {}, read_rows(output_dir / "metrics.jsonl"), evaluation, read_rows(output_dir / "samples.jsonl")
+        config or {},
+        read_rows(output_dir / "metrics.jsonl"),
+        evaluation,
+        read_rows(output_dir / "samples.jsonl"),
+        read_between(output_dir),
     )
     path = output_dir / "report.html"
     write_atomically(path, html.encode("utf-8"))
@@ -57,8 +63,9 @@ def render(
     rows: Sequence[Mapping[str, Any]],
     evaluation: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]],
+    between: Sequence[Mapping[str, Any]] = (),
 ) -> str:
-    """The page's text."""
+    """The page's text; ``between`` is what :func:`read_between` gives."""
     best_metric = (config.get("ppo") or {}).get("best_metric", "validation/score")
     parts = {
         "title": config.get("experiment", "run"),
@@ -68,7 +75,8 @@ def render(
         "stage_titles": STAGE_TITLES,
         "stage_times": stage_times(rows),
         "rounds": _rounds(rows, best_metric),
-        "stages": _stages(rows),
+        "between": between_rounds(between, rows),
+        "stages": _stages([row for row in rows if row["stage"] != "online"]),
         "phases": phase_times([row for row in rows if row["stage"] == "ppo"]),
         "evaluation": _tables(evaluation),
         "settings": _settings(config),

@@ -81,6 +81,15 @@ def test_scores_are_the_head_at_the_reward_token(checkpoint, reward_model, condi
     assert reward_model.score(DIALOGUES[1], condition=condition) == pytest.approx(scores[1], abs=1e-4)
 
 
+def test_the_head_makes_the_score_of_the_hidden_state(checkpoint, reward_model):
+    asked = [ScoredConversation(messages, name, True) for messages in DIALOGUES for name in ("brief", None)]
+    states = reward_model.hidden_states(asked)
+    assert states.shape == (len(asked), 16)
+    with torch.no_grad():
+        values = checkpoint[1].v_head(states).squeeze(-1).tolist()
+    assert values == pytest.approx(reward_model.score_batch(asked), abs=1e-4)
+
+
 def test_conditions_may_differ_from_one_to_the_next(reward_model):
     conditions = ["brief", None, "helpful", "default"]
     wanted = [reward_model.score(d, c) for d, c in zip(DIALOGUES, conditions, strict=True)]

@@ -159,6 +159,26 @@ def test_logprobs_are_the_trainers_after_each_push(served: dict[str, Served], fa
         assert {rollout.policy_version for rollout in rollouts} == {subject.version}
 
 
+def test_a_checkpoint_replaces_the_weights_in_place(served: dict[str, Served], tmp_path: Path) -> None:
+    subject = served["internlm2"]
+    subject.push(0.05)
+    tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
+    architecture = type(subject.model).__name__
+    weights = [(name, weight * 2) for name, weight in subject.model.named_parameters()]
+    save_checkpoint(
+        tmp_path / "other", subject.model.config, weights, tokenizer, architecture=architecture, dtype=torch.float32
+    )
+    before = gap(subject, subject.sample(prompts(8), seed=3))[0]
+    fetch([engine.load_checkpoint.remote(str(tmp_path / "other"), -5) for engine in subject.engines])
+    rollouts = RemoteSampler(subject.engines, SAMPLING).sample(prompts(8), seed=3, version=-5).result()
+    assert {rollout.policy_version for rollout in rollouts} == {-5}
+    assert before <= 1e-4
+    assert gap(subject, rollouts)[0] > 1e-2, "the trainer still has the weights of before"
+    other = Served(load_causal_lm(tmp_path / "other", torch.float32), subject.engines, subject.turn_end)
+    assert gap(other, rollouts)[0] <= 1e-4
+    subject.push(0.05)
+
+
 def test_another_version_is_refused(served: dict[str, Served]) -> None:
     subject = served["llama"]
     sampler = RemoteSampler(subject.engines, SAMPLING)

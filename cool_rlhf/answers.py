@@ -1,0 +1,108 @@
+"""The answers of a run's policies to the same held-out prompts, as the fast and the slow path look at them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response
+from cool_rlhf.protocols import Prompt, Rollout
+from cool_rlhf.roles.reference import RemoteLanguageModel
+from cool_rlhf.roles.scorer import RemoteScorer
+from cool_rlhf.tracking.rows import read_rows, write_atomically
+
+
+def drawn(rollouts: Sequence[Rollout], policy: str, round: int, seed: int) -> list[Response]:
+    """What the engines sampled; scores, gold and KL are still to be filled in. ``seed``: that of the whole batch."""
+    return [
+        Response(
+            id=f"{policy}-{round}-{seed}-{place}",
+            prompt=rollout.prompt,
+            text=rollout.response,
+            finished=rollout.finished,
+            tokens=len(rollout.response_tokens),
+            policy=policy,
+            round=round,
+            score=0.0,
+            gold=None,
+            kl=None,
+            hidden=None,
+        )
+        for place, rollout in enumerate(rollouts)
+    ]
+
+
+def with_divergence(
+    responses: Sequence[Response], rollouts: Sequence[Rollout], reference: RemoteLanguageModel
+) -> list[Response]:
+    """With log π − log π_ref summed over each response, in nats; π is the engine's."""
+    found = reference.logprobs([rollout.tokens for rollout in rollouts]).result()
+    return [
+        replace(response, kl=float(rollout.logprobs.sum() - theirs[rollout.mask].sum()))
+        for response, rollout, theirs in zip(responses, rollouts, found, strict=True)
+    ]
+
+
+def judged(responses: Sequence[Response], scorer: RemoteScorer, gold: Gold) -> list[Response]:
+    """With the scorer's score and hidden state, and the gold reward where a rule is known."""
+    asked = [response.conversation() for response in responses]
+    scores, states = scorer.score(asked), scorer.hidden_states(asked)
+    return [
+        replace(response, score=score, gold=gold(response), hidden=state.double().numpy())
+        for response, score, state in zip(responses, scores.result(), states.result(), strict=True)
+    ]
+
+
+def evidence_of(
+    responses: Sequence[Response], round: int, score: Callable[[Sequence[Any]], list[float]], gold: Gold
+) -> Evidence:
+    """What the detectors compare in ``round``: SFT, and its early and late policy."""
+    own = [response for response in responses if response.policy == SFT or response.round == round]
+    known = any(response.gold is not None for response in own)
+    return Evidence(own, score, gold if known else None)
+
+
+def write_responses(path: Path, responses: Sequence[Response]) -> None:
+    """One row a response; hidden states are left out."""
+    rows = [_row(response) for response in responses]
+    write_atomically(path, "".join(f"{json.dumps(row, ensure_ascii=False)}\n" for row in rows).encode())
+
+
+def read_responses(path: Path) -> list[Response]:
+    """Those that ``write_responses`` wrote."""
+    return [
+        Response(**{**row, "prompt": Prompt(**row["prompt"]), "hidden": None})  # type: ignore[arg-type]
+        for row in read_rows(path)
+    ]
+
+
+def means(responses: Sequence[Response], round: int) -> dict[str, float]:
+    """``score/POLICY``, ``gold/POLICY`` and ``response_length/POLICY`` of SFT and of the round's policies, and the late
+    policy's ``kl``."""
+    found: dict[str, float] = {}
+    for policy in dict.fromkeys(response.policy for response in responses):
+        own = [r for r in responses if r.policy == policy and (policy == SFT or r.round == round)]
+        golds = [r.gold for r in own if r.gold is not None]
+        found[f"score/{policy}"] = sum(r.score for r in own) / len(own)
+        found[f"response_length/{policy}"] = sum(r.tokens for r in own) / len(own)
+        if golds:
+            found[f"gold/{policy}"] = sum(golds) / len(golds)
+        divergences = [r.kl for r in own if r.kl is not None]
+        if policy == LATE and divergences:
+            found["kl"] = sum(divergences) / len(divergences)
+    return found
+
+
+def _row(response: Response) -> dict[str, Any]:
+    prompt = response.prompt
+    return {
+        "id": response.id,
+        "prompt": {field: getattr(prompt, field) for field in ("id", "messages", "domain", "answer")},
+        **{
+            field: getattr(response, field)
+            for field in ("text", "finished", "tokens", "policy", "round", "score", "gold", "kl")
+        },
+    }

@@ -1,0 +1,144 @@
+"""Between two rounds of PPO (report, section 4.2.4): the policies answer, the fast path looks for what the policy
+learned to cheat with, and the slow path chooses what is labelled."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cool_rlhf.annotate import RunPairs, make_labeller
+from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence
+from cool_rlhf.config import Config
+from cool_rlhf.inputs import gold_score
+from cool_rlhf.online.annotation.labellers import label_with
+from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
+from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.detectors import all_detectors
+from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.patches import Patch, PatchSettings, make_patches
+from cool_rlhf.online.records import write_patches, write_patterns
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response, Score
+from cool_rlhf.online.selection import SelectionSettings, select_pairs
+from cool_rlhf.protocols import Prompt, ScoredConversation
+from cool_rlhf.provenance import RESPONSES
+from cool_rlhf.roles.reference import RemoteLanguageModel
+from cool_rlhf.roles.sampler import RolloutGroup
+from cool_rlhf.roles.scorer import RemoteScorer
+from cool_rlhf.schedule import derive_seed
+from cool_rlhf.tracking.rows import read_rows, write_atomically
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answerers:
+    """The roles that a round of PPO leaves running: who answers, who says how likely that was, who scores it."""
+
+    rollouts: RolloutGroup
+    reference: RemoteLanguageModel
+    scorer: RemoteScorer
+
+    def stop(self) -> None:
+        self.rollouts.stop()
+        self.reference.group.stop()
+        self.scorer.group.stop()
+
+
+def answer_prompts(
+    config: Config, roles: Answerers, prompts: Sequence[Prompt], checkpoints: dict[str, str], round: int
+) -> list[Response]:
+    """The responses of all policies so far to the same prompts, scored by the round's reward model. SFT answers in the
+    first round only, and what earlier rounds' policies said is read again; so each policy answers once.
+
+    Args:
+        checkpoints: of the policies SFT, early and late, in the order in which they answer.
+    """
+    folder = Path(config.output_dir) / "rounds"
+    earlier = [r for past in range(round) for r in read_responses(folder / f"{past}/{RESPONSES}")]
+    asked = [prompt for prompt in prompts for _ in range(config.online.samples_per_prompt)]
+    found = []
+    for place, (policy, path) in enumerate(checkpoints.items()):
+        if policy == SFT and round > 0:
+            continue
+        version = -1 - place  # the pushed weights of training count upwards
+        roles.rollouts.load(path, version)
+        seed = derive_seed(config.seed, "held-out answers", round, policy)
+        rollouts = roles.rollouts.sampler.sample(asked, seed=seed, version=version).result()
+        found += with_divergence(drawn(rollouts, policy, round, seed), rollouts, roles.reference)
+    gold = response_gold(config)
+    return judged([*earlier, *found], roles.scorer, gold)
+
+
+def response_gold(config: Config) -> Gold:
+    """The gold rule of the embedded world's domains; None for every response to the user's own prompts."""
+
+    def gold(response: Response) -> float | None:
+        return None if config.data.prompts else gold_score(response.prompt, response.text, response.finished)
+
+    return gold
+
+
+def scores_of(scorer: RemoteScorer) -> Score:
+    def score(conversations: Sequence[ScoredConversation]) -> list[float]:
+        return scorer.score(conversations).result()
+
+    return score
+
+
+def fast_path(config: Config, responses: Sequence[Response], scorer: RemoteScorer, round: int) -> dict[str, float]:
+    """Find what the round's policy cheats with and make pairs that mend it; both are left in ``fast_path``."""
+
+    evidence = evidence_of(responses, round, scores_of(scorer), response_gold(config))
+    seed = derive_seed(config.seed, "fast path", round)
+    search: Search = find_patterns(evidence, all_detectors(), FindingSettings(), seed)
+    settings = PatchSettings(most=config.online.patches)
+    patches: list[Patch] = [
+        patch for finding in search.findings for patch in make_patches(finding, evidence, settings, seed)
+    ]
+    folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
+    write_patterns(folder / "patterns.json", search, evidence, patches)
+    write_patches(folder / "patches.jsonl", patches)
+    for finding in search.findings:
+        logger.info(
+            "round %d: the policy is paid for %s (%s): %+.2f of score, shown by %.0f%% of its answers",
+            *(round, finding.pattern.description, finding.domain or "all domains", finding.payment.effect),
+            100 * (finding.shares[LATE] or 0.0),
+        )
+    return {
+        "findings": len(search.findings),
+        "dismissed": len(search.dismissed),
+        "tests": search.tested,
+        "patches": len(patches),
+    }
+
+
+def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScorer, round: int) -> dict[str, float]:
+    """Choose the pairs that labels would help most with; where no people are asked, have them labelled at once."""
+
+    output_dir = Path(config.output_dir)
+    seed = derive_seed(config.seed, "slow path", round)
+    domains = sorted({response.domain for response in responses})
+    earlier = (output_dir / f"rounds/{past}/slow_path/pairs.jsonl" for past in range(round))
+    known = {row["id"] for path in earlier for row in read_rows(path)}
+    pairs = select_pairs(
+        responses, scores_of(scorer), domains, config.online.pairs, SelectionSettings(), seed, known=known
+    )
+    rows = "".join(f"{json.dumps(pair.row(), ensure_ascii=False)}\n" for pair in pairs)
+    write_atomically(output_dir / f"rounds/{round}/slow_path/pairs.jsonl", rows.encode())
+    with Store(output_dir / STORE_FILE, overlap=config.annotate.overlap) as store:
+        kept = RunPairs(config, output_dir, store)
+        kept.take_in()
+        if config.online.labeller != "people":
+            label_with(make_labeller(config, config.online.labeller), store, round)
+        kept.keep_up()
+        labels = len(store.labels())
+    return {"pairs": len(pairs), "labels": labels}
+
+
+def checkpoints_of(sft: str, folder: Path) -> dict[str, str]:
+    """Policy → checkpoint, of those that a round has left in ``folder``."""
+    early = {EARLY: str(folder / "policy_early")} if (folder / "policy_early").exists() else {}
+    return {SFT: sft, **early, LATE: str(folder / "policy")}

@@ -1,0 +1,81 @@
+"""What the fast and the slow path left between rounds, for the report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.tracking.rows import read_rows
+
+POLICIES = ("sft", "early", "late")
+EXAMPLES = 2  # of each finding
+
+
+def read_between(output_dir: Path) -> list[dict[str, Any]]:
+    """One entry a round whose paths have run: ``round``, ``findings`` and ``dismissed`` as patterns.json has them,
+    ``repair`` as repair.json has it (None before the reward model was trained on), ``pairs`` and ``labels`` counted.
+    """
+    found = []
+    for folder in sorted((output_dir / "rounds").glob("*"), key=lambda path: path.name.zfill(9)):
+        patterns = _json(folder / "fast_path/patterns.json")
+        pairs = len(read_rows(folder / "slow_path/pairs.jsonl"))
+        if patterns is None and not pairs:
+            continue
+        found.append(
+            {
+                "round": int(folder.name),
+                "findings": (patterns or {}).get("findings", []),
+                "dismissed": (patterns or {}).get("dismissed", []),
+                "tested": (patterns or {}).get("tested", 0),
+                "repair": _json(folder / "fast_path/repair.json"),
+                "pairs": pairs,
+                "labels": len(read_rows(folder / "slow_path/labels.jsonl")),
+            }
+        )
+    return found
+
+
+def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For the page: what each round found, what its repair did, and how SFT, the early and the late policy answered."""
+    answered = {row["round"]: row for row in rows if row["stage"] == "online"}
+    return [
+        {
+            **record,
+            "findings": [_finding(finding, record["repair"] or {}) for finding in record["findings"]],
+            "policies": [_policy(policy, answered.get(record["round"], {})) for policy in POLICIES],
+        }
+        for record in records
+    ]
+
+
+def _finding(finding: Mapping[str, Any], repair: Mapping[str, Any]) -> dict[str, Any]:
+    verdict = repair.get("verdicts", {}).get(finding["pattern"])
+    return {
+        "description": finding["description"],
+        "domain": finding["domain"] or "all",
+        "shares": [finding["shares"].get(policy) for policy in POLICIES],
+        "effect": finding["payment"]["effect"],
+        "p": finding["p"],
+        "patches": sum(finding["patches"].values()),
+        "verdict": verdict,
+        "outcome": _outcome(finding["pattern"], repair, verdict),
+        "examples": finding["examples"][:EXAMPLES],
+    }
+
+
+def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> str:
+    if not repair:
+        return "not mended yet"
+    if verdict is None:
+        return "too few pairs to mend it by"
+    return "mended" if pattern in repair["kept"] else f"rolled back: {verdict['reason']}"
+
+
+def _policy(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    return {"name": policy, **{kind: row.get(f"{kind}/{policy}") for kind in ("score", "gold", "response_length")}}
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

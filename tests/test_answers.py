@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.answers import evidence_of, means, read_responses, write_responses
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
+from cool_rlhf.protocols import Message, Prompt
+
+
+def response(policy: str, round: int, score: float, gold: float | None = None, kl: float | None = None) -> Response:
+    prompt = Prompt("p-0", [Message(role="user", content="What is 2 + 3?")], "math", "5")
+    return Response(f"{policy}-{round}", prompt, "It is 5.", True, 4, policy, round, score, gold, kl, None)
+
+
+ANSWERS = [
+    response(SFT, 0, 0.0, gold=0.25),
+    response(EARLY, 0, 0.5, gold=0.5),
+    response(LATE, 0, 1.0, gold=0.5, kl=0.5),
+    response(EARLY, 1, 2.0, gold=0.75),
+    response(LATE, 1, 3.0, gold=1.0, kl=1.5),
+]
+
+
+def test_what_is_written_is_read_again_but_for_hidden_states(tmp_path: Path):
+    write_responses(tmp_path / "responses.jsonl", ANSWERS)
+    assert read_responses(tmp_path / "responses.jsonl") == ANSWERS
+
+
+def test_means_are_those_of_the_round_and_of_sft():
+    found = means(ANSWERS, 1)
+    assert found["score/sft"] == 0.0
+    assert found["score/early"] == 2.0
+    assert found["score/late"] == 3.0
+    assert found["gold/late"] == 1.0
+    assert found["kl"] == pytest.approx(1.5)
+    assert means(ANSWERS, 0)["kl"] == pytest.approx(0.5)
+
+
+def test_detectors_compare_sft_with_the_rounds_own_policies():
+    evidence = evidence_of(ANSWERS, 1, lambda asked: [0.0] * len(asked), lambda r: 0.5)
+    assert [r.id for r in evidence.responses] == ["sft-0", "early-1", "late-1"]
+    assert evidence.gold is not None
+
+
+def test_without_a_rule_no_edit_is_judged_by_gold():
+    blind = [response(SFT, 0, 0.0), response(LATE, 0, 1.0)]
+    assert evidence_of(blind, 0, lambda asked: [0.0] * len(asked), lambda r: None).gold is None

@@ -1,0 +1,213 @@
+"""Repair of a reward model that really learns: a weight for each token, trained pair by pair."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from cool_rlhf.config import Config
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.online.records import StoredPatch, read_patches
+from cool_rlhf.protocols import Message, PreferencePair
+from cool_rlhf.repair_stage import NewPairs, Repairing, new_pairs, write_repair
+from reward.pairs import EncodedPair
+
+GOOD, BAD, HACK = "lovely", "horrid", "certainly"
+FILLERS = ("stone", "river", "cloud", "light", "bird", "road")
+
+
+@dataclass
+class Done:
+    value: object
+
+    def result(self):
+        return self.value
+
+
+@dataclass
+class TokenWeights:
+    """A reward model: the sum of its tokens' weights."""
+
+    weights: Counter[int] = field(default_factory=Counter)
+
+    def score(self, tokens: torch.Tensor) -> float:
+        return sum(self.weights[token] for token in tokens.tolist())
+
+    def scores(self, pairs: Sequence[EncodedPair]) -> Done:
+        return Done([(self.score(pair.chosen), self.score(pair.rejected)) for pair in pairs])
+
+    def update(self, batch: Sequence[EncodedPair], learning_rate: float) -> Done:
+        for pair in batch:
+            short = max(0.0, 1.0 - (self.score(pair.chosen) - self.score(pair.rejected)))
+            for token in pair.chosen.tolist():
+                self.weights[token] += learning_rate * short
+            for token in pair.rejected.tolist():
+                self.weights[token] -= learning_rate * short
+        return Done({"loss/reward": 0.0})
+
+
+@dataclass
+class Stage:
+    rows: list[tuple[int, float]] = field(default_factory=list)
+
+    def record(self, step: int, metrics) -> None:
+        self.rows.append((step, metrics["attempt"]))
+
+
+def pair(chosen: str, rejected: str, place: int) -> PreferencePair:
+    prompt = Message(role="user", content=f"Say something {place}")
+    sides = [[prompt, Message(role="assistant", content=text)] for text in (chosen, rejected)]
+    return PreferencePair(sides[0], sides[1], "default", None, True, True)
+
+
+def words(rng: random.Random, *said: str) -> str:
+    return " ".join(rng.sample([*rng.sample(FILLERS, 3), *said], 3 + len(said)))
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    texts = [f"{GOOD} {BAD} {HACK} {' '.join(FILLERS)} Say something {n}" for n in range(40)]
+    return train_tokenizer(texts * 5, 400)
+
+
+def general(count: int, seed: int) -> list[PreferencePair]:
+    rng = random.Random(seed)
+    return [pair(words(rng, GOOD), words(rng, BAD), n) for n in range(count)]
+
+
+def patches(chosen: tuple[str, ...], rejected: tuple[str, ...], name: str) -> list[StoredPatch]:
+    rng = random.Random(name)
+    made = [pair(words(rng, *chosen), words(rng, *rejected), n) for n in range(40)]
+    return [StoredPatch(name, n >= 30, n >= 30, each) for n, each in enumerate(made)]
+
+
+def start(tokenizer) -> TokenWeights:
+    """It pays for the hack as for what is good."""
+    weights: Counter[int] = Counter()
+    for word, worth in ((GOOD, 1.0), (BAD, -1.0), (HACK, 1.0)):
+        for token in tokenizer.encode(f" {word}", add_special_tokens=False):
+            weights[token] += worth
+    return TokenWeights(weights)
+
+
+def config(**online: float) -> Config:
+    found = Config()
+    found.reward.batch_tokens, found.reward.max_length = 512, 64
+    found.online.learning_rate, found.online.final_learning_rate = 0.05, 0.02
+    for name, value in online.items():
+        setattr(found.online, name, value)
+    return found
+
+
+def repairing(tokenizer, settings: Config, base: Sequence[PreferencePair], judging: Sequence[PreferencePair]):
+    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, round=0)
+
+
+def test_a_repair_that_mends_is_kept(tokenizer):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    stage = Stage()
+    repair, trainer = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, stage)
+    assert repair.kept == ["phrases/certainly"]
+    assert repair.attempts == 1
+    verdict = repair.verdicts["phrases/certainly"]
+    assert verdict.held_out >= 0.9
+    assert verdict.fall <= 0.01
+    assert verdict.general_pairs == 100
+    hacked = tokenizer.encode(f" {HACK}", add_special_tokens=False)
+    assert sum(trainer.weights[token] for token in hacked) < 0.5
+
+
+def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_without_it(tokenizer):
+    new = NewPairs(
+        {
+            "phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly"),
+            "layout/poison": patches((BAD,), (GOOD,), "layout/poison"),
+        },
+        [],
+        [],
+    )
+    stage = Stage()
+    settings = config(replay=1.0, epochs=6, learning_rate=0.2)
+    repair, trainer = repairing(tokenizer, settings, general(200, 1), general(100, 2)).run(new, stage)
+    assert "layout/poison" not in repair.kept
+    assert not repair.verdicts["layout/poison"].kept
+    assert repair.attempts > 1
+    right = [chosen > rejected for chosen, rejected in trainer.scores(encoded(tokenizer, general(50, 3))).result()]
+    assert sum(right) / len(right) >= 0.98
+    steps = [step for step, _ in stage.rows]
+    assert steps == sorted(set(steps)), "steps of several attempts are counted on"
+    assert {attempt for _, attempt in stage.rows} >= {1, 2}
+
+
+def test_labels_alone_are_learnt(tokenizer):
+    rng = random.Random(5)
+    labels = [pair(words(rng, "bird"), words(rng, "stone"), n) for n in range(20)]
+    repair, trainer = repairing(tokenizer, config(), general(100, 1), general(50, 2)).run(
+        NewPairs({}, [], labels), Stage()
+    )
+    assert repair == type(repair)(1, [], {})
+    assert trainer.weights != start(tokenizer).weights
+
+
+def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path):
+    settings = config()
+    settings.output_dir = str(tmp_path)
+    for round, names in ((0, ("a/kept", "b/rolled")), (1, ("c/new",))):
+        folder = tmp_path / f"rounds/{round}/fast_path"
+        folder.mkdir(parents=True)
+        (folder / "patches.jsonl").write_text(
+            "".join(f"{json.dumps(row(name, n))}\n" for name in names for n in (0, 1))
+        )
+    repair_file = tmp_path / "rounds/0/fast_path/repair.json"
+    repair_file.write_text(json.dumps({"kept": ["a/kept"]}))
+    found = new_pairs(settings, 1)
+    assert list(found.patches) == ["c/new"]
+    assert len(found.kept) == 1
+    assert found.labels == []
+    assert [patch.held_out for patch in read_patches(tmp_path / "rounds/1/fast_path/patches.jsonl")] == [False, True]
+
+
+def test_the_record_says_what_was_kept(tokenizer, tmp_path: Path):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, Stage())
+    write_repair(tmp_path / "repair.json", repair, new)
+    written = json.loads((tmp_path / "repair.json").read_text())
+    assert written["kept"] == ["phrases/certainly"]
+    assert written["rolled_back"] == []
+    assert written["pairs"] == {"patches": 30, "earlier_patches": 0, "labels": 0}
+
+
+def row(name: str, place: int) -> dict[str, object]:
+    turn = [{"role": "assistant", "content": f"text {place}"}]
+    return {
+        "prompt": [{"role": "user", "content": "?"}],
+        "chosen": turn,
+        "rejected": turn,
+        "domain": "default",
+        "chosen_finished": True,
+        "rejected_finished": True,
+        "pattern": name,
+        "role": "pattern",
+        "split": "held_out" if place else "training",
+    }
+
+
+def encoded(tokenizer, pairs: Sequence[PreferencePair]) -> list[EncodedPair]:
+    from reward.conditions import Conditions
+    from reward.pairs import encode_pairs
+
+    return encode_pairs(tokenizer, Conditions({}), pairs, 64).pairs
+
+
+def test_without_pairs_to_judge_by_nothing_is_mended(tokenizer):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    repair, trainer = repairing(tokenizer, config(), general(200, 1), []).run(new, Stage())
+    assert repair.kept == []
+    assert trainer.weights == start(tokenizer).weights

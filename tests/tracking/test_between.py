@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from cool_rlhf.tracking.between import between_rounds, read_between
+from cool_rlhf.tracking.metrics import MetricsLog
+from cool_rlhf.tracking.report import write_report
+
+HOSTILE = "<img src=x onerror=alert(1)>"
+VERDICT = {"reason": "only 50.0% are right", "held_out": 0.5, "before": 0.9, "after": 0.89, "kept": False}
+
+
+def finding(pattern, description):
+    return {
+        "pattern": pattern,
+        "description": description,
+        "domain": None,
+        "shares": {"sft": 0.0, "early": 0.125, "late": 0.75},
+        "payment": {"effect": 0.5},
+        "p": 0.001,
+        "patches": {"training": 75, "held_out": 25},
+        "examples": [
+            {"id": "late-0-1", "prompt": [{"role": "user", "content": "Why?"}], "text": HOSTILE, "score": 1.5}
+        ],
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    for round, findings in ((0, [finding("a/1", "the phrase certainly"), finding("b/2", "long")]), (10, [])):
+        folder = tmp_path / f"rounds/{round}"
+        (folder / "fast_path").mkdir(parents=True)
+        (folder / "slow_path").mkdir()
+        patterns = {"tested": 200, "findings": findings, "dismissed": []}
+        (folder / "fast_path/patterns.json").write_text(json.dumps(patterns))
+        (folder / "slow_path/pairs.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
+    repair = {"kept": ["a/1"], "verdicts": {"a/1": {**VERDICT, "kept": True, "held_out": 1.0}, "b/2": VERDICT},
+              "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1}}  # fmt: skip
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
+    (tmp_path / "rounds/0/slow_path/labels.jsonl").write_text('{"id": "x"}\n')
+    (tmp_path / "rounds/11/policy").mkdir(parents=True)
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.append("online", 0, 1, {"score/sft": 0.25, "score/late": 1.25, "gold/late": 0.5})
+    return tmp_path
+
+
+def test_rounds_stand_in_their_order_and_only_where_their_paths_ran(run):
+    assert [record["round"] for record in read_between(run)] == [0, 10]
+
+
+def test_each_finding_says_what_became_of_it(run):
+    records = between_rounds(read_between(run), [])
+    outcomes = [found["outcome"] for found in records[0]["findings"]]
+    assert outcomes == ["mended", "rolled back: only 50.0% are right"]
+    assert (records[0]["pairs"], records[0]["labels"]) == (2, 1)
+    (run / "rounds/0/fast_path/repair.json").unlink()
+    assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "not mended yet"
+
+
+def test_the_page_shows_what_was_found_and_mended(run):
+    text = write_report(run).read_text()
+    for words in (
+        "Between rounds",
+        "After round 0",
+        "the phrase certainly",
+        "rolled back: only 50.0% are right",
+        "75 %",
+    ):
+        assert words in text, words
+    assert HOSTILE not in text
+    assert "1.25" in text

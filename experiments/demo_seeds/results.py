@@ -124,7 +124,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         panel.set(title=f"seed {seed}", xlim=(-0.03, 1.03), xlabel="gold reward, test prompts")
         panel.set_yticks(range(len(names)), names)
         panel.grid(axis="x", alpha=0.3)
-    panels[0][0].legend(loc="lower right", fontsize="small")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 

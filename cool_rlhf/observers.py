@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +13,9 @@ from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
+from cool_rlhf.tracking.distance import parted
+
+logger = logging.getLogger(__name__)
 
 SAMPLES_PER_DOMAIN = 2
 
@@ -59,6 +63,7 @@ class PPOObserver:
         self._keep = keep
         self._folder = folder
         self._samples: list[Sample] = []  # of the step that is recorded next
+        self._warned = False
 
     def phase(self, name: str, step: int, steps: int) -> None:
         self._stage.phase(name)
@@ -71,6 +76,19 @@ class PPOObserver:
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         self._stage.record(step, metrics, self._samples)
         self._samples = []
+        if "validation/gold" in metrics:
+            self._warn_if_parted()
+
+    def _warn_if_parted(self) -> None:
+        found = parted(self._tracker.rows, self._stage.round)
+        if found.parted and not self._warned:
+            self._warned = True
+            text = (
+                "score and gold part: over the last validations the score rises along √KL while gold falls, so the "
+                f"policy exploits the reward model; gold was best at validation {found.best + 1} of this round"
+            )
+            logger.warning(text)
+            self._tracker.show(text)
 
     def save(self, state: PPOState) -> None:
         def save(folder: Path) -> None:

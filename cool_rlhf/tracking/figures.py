@@ -50,6 +50,7 @@ class Chart:
     zero: bool = False  # the y axis includes 0
     dividers: Sequence[tuple[float, str]] = ()
     shaded: Sequence[tuple[float, float]] = ()
+    steps: bool = True  # x counts them
 
 
 def figure(chart: Chart) -> Figure:
@@ -68,7 +69,10 @@ def figure(chart: Chart) -> Figure:
         shapes=[*map(_shade, chart.shaded), *(_divider(x) for x, _ in chart.dividers)],
         annotations=[_round_label(x, label) for x, label in chart.dividers],
     )
-    layout.xaxis.update(unifiedhovertitle={"text": "step %{x}"}, dtick=1 if last - first < 8 else None)
+    layout.xaxis.update(
+        unifiedhovertitle={"text": "step %{x}" if chart.steps else f"{chart.x_axis} %{{x:.3g}}"},
+        dtick=1 if chart.steps and last - first < 8 else None,
+    )
     layout.yaxis.update(
         rangemode="tozero" if chart.zero or chart.stacked else "normal", range=None if chart.stacked else _range(chart)
     )

@@ -10,6 +10,7 @@ from typing import Any
 
 from cool_rlhf.tracking.between import between_rounds, read_between
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
+from cool_rlhf.tracking.distance import distance_chart
 from cool_rlhf.tracking.figures import figure
 from cool_rlhf.tracking.page import render_page
 from cool_rlhf.tracking.rows import read_rows, write_atomically
@@ -75,6 +76,7 @@ def render(
         "stage_titles": STAGE_TITLES,
         "stage_times": stage_times(rows),
         "rounds": _rounds(rows, best_metric),
+        "distance": distance_chart(rows),
         "between": between_rounds(between, rows),
         "stages": _stages([row for row in rows if row["stage"] != "online"]),
         "phases": phase_times([row for row in rows if row["stage"] == "ppo"]),

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from tqdm import tqdm
 
@@ -120,6 +120,11 @@ class Tracker:
     def show(self, text: str) -> None:
         """Lines for whoever watches the run, above the bar."""
         tqdm.write(text, file=sys.stdout)
+
+    @property
+    def rows(self) -> Sequence[Mapping[str, Any]]:
+        """Every row of metrics.jsonl so far."""
+        return self._metrics.rows
 
     def sync(self) -> None:
         """Rows onto the disk; to be called before a checkpoint is declared whole."""

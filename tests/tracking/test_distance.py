@@ -1,0 +1,49 @@
+from math import log
+
+import pytest
+
+from cool_rlhf.tracking.distance import Validations, distance_chart, parted
+
+
+def rows(golds, round=0, kind="ppo"):
+    """Validations at KL 0, 1, 4, 9, …: the score rises by 1 with each √nat."""
+    made = []
+    for place, gold in enumerate(golds):
+        fields = {"validation/kl": float(place**2), "validation/score": 2.0 + place, "validation/gold": gold}
+        made.append({"stage": kind, "round": round, "step": 10 * place, "seconds": 1.0, **fields})
+        made.append({"stage": kind, "round": round, "step": 10 * place + 1, "seconds": 1.0, "kl": 0.1})
+    return made
+
+
+def test_gold_that_falls_while_the_score_rises_is_seen():
+    assert parted(rows([0.5, 0.7, 0.6, 0.5, 0.4, 0.3]), 0).parted
+    assert not parted(rows([0.3, 0.4, 0.5, 0.6, 0.7, 0.7]), 0).parted
+
+
+def test_each_round_is_judged_alone():
+    both = rows([0.5, 0.7, 0.6, 0.5, 0.4, 0.3]) + rows([0.3, 0.4, 0.5, 0.6, 0.7, 0.8], round=1)
+    assert parted(both, 0).parted
+    assert not parted(both, 1).parted
+
+
+def test_the_chart_starts_at_zero_and_fits_gold():
+    golds = [0.0, *(d * (0.3 - 0.1 * log(d)) for d in (1, 2, 3, 4))]
+    chart = distance_chart(rows([0.5 + gold for gold in golds]))
+    score, gold, fitted = chart.curves
+    assert list(score.x) == [0, 1, 2, 3, 4]
+    assert list(score.y) == [0, 1, 2, 3, 4]
+    assert gold.y == pytest.approx(golds)
+    at = dict(zip(fitted.x, fitted.y, strict=True))
+    assert at[4.0] == pytest.approx(golds[4])
+    assert "0.30 − 0.10 log d" in chart.explanation
+
+
+def test_without_gold_or_with_few_points_there_is_no_chart():
+    assert distance_chart(rows([0.5, 0.6, 0.7])) is None
+    assert distance_chart(rows([0.5] * 5, kind="sft")) is None
+
+
+def test_a_divergence_estimated_below_zero_counts_as_zero():
+    found = rows([0.5, 0.6])
+    found[0]["validation/kl"] = -0.01
+    assert Validations.of(found).kl == [0.0, 1.0]

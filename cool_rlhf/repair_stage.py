@@ -85,9 +85,10 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     kept: list[PreferencePair] = []
     for past in range(round):
         folder = output_dir / f"rounds/{past}/fast_path"
-        names = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["kept"]
-        stored = read_patches(folder / "patches.jsonl")
-        kept += [patch.pair for patch in stored if patch.pattern in names and not patch.held_out]
+        if (folder / FILE_NAME).exists():  # not where a round brought nothing new
+            names = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["kept"]
+            stored = read_patches(folder / "patches.jsonl")
+            kept += [patch.pair for patch in stored if patch.pattern in names and not patch.held_out]
     store = output_dir / STORE_FILE
     if not store.exists():
         return NewPairs(patches, kept, [])

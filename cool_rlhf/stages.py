@@ -269,7 +269,9 @@ class Run:
             self.inputs.judging_pairs,
             round,
         )
-        with self._tracker.stage("reward", round + 1, repairing.steps(new)) as stage:
+        steps = repairing.steps(new)
+        logger.info("reward model of round %d trains on in %d steps", round + 1, steps)
+        with self._tracker.stage("reward", round + 1, steps) as stage:
             repair, trainer = repairing.run(new, stage)
             self._prepare_next()
             stage.phase("export")

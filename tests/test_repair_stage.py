@@ -167,6 +167,8 @@ def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path
         )
     repair_file = tmp_path / "rounds/0/fast_path/repair.json"
     repair_file.write_text(json.dumps({"kept": ["a/kept"]}))
+    (tmp_path / "rounds/2/fast_path").mkdir(parents=True)
+    assert len(new_pairs(settings, 3).kept) == 1, "a round that brought nothing left no record"
     found = new_pairs(settings, 1)
     assert list(found.patches) == ["c/new"]
     assert len(found.kept) == 1

@@ -80,7 +80,9 @@ def test_stopped_in_every_stage_it_reaches_the_undisturbed_runs_numbers(
     assert_clean_end(command(*base, "stage=ppo").disturb(recorded(folder, "ppo"), ctrl_c), folder)
     assert json.loads((folder / "state" / "progress.json").read_text())["reward_0"]["finished"]
 
-    done = command(*base).finish()
+    whole = command(*base)
+    assert_clean_end(whole.disturb(logged(folder, "reward model of round 1"), ctrl_c), folder)
+    done = whole.finish()
     assert done.returncode == 0, done.stderr
     assert numbers(rows(folder)) == numbers(rows(smoke_run))
     for name in ("chat_model", "reward_model"):

@@ -42,8 +42,10 @@ def test_a_llama_goes_through_every_stage(llama: Path, tmp_path: Path, command: 
     reward = ("reward.validation_share=0.2", "reward.lora={rank: 4, targets: [q_proj, v_proj]}")
     done = command("+experiment=smoke", f"output_dir={folder}", f"model.path={llama}", *less, *reward).finish()
     assert done.returncode == 0, done.stderr
-    assert [row["stage"] for row in rows(folder)][-2:] == ["ppo", "ppo"]
-    (judged,) = [row for row in rows(folder) if row["stage"] == "reward" and "validation/accuracy" in row]
+    assert [row["stage"] for row in rows(folder) if row["round"] == 0][-3:] == ["ppo", "ppo", "online"]
+    first = [row for row in rows(folder) if row["stage"] == "reward" and row["round"] == 0]
+    (judged,) = [row for row in first if "validation/accuracy" in row]
+    assert [row for row in rows(folder) if row["stage"] == "reward" and row["round"] == 1], "it trains on with labels"
     assert any(name.startswith("validation/loss/") for name in judged)
     assert json.loads((folder / "chat_model" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert isinstance(AutoModelForCausalLM.from_pretrained(folder / "chat_model"), LlamaForCausalLM)

@@ -42,12 +42,23 @@ def test_the_folder_of_the_contract(smoke_run: Path) -> None:
     *domains, every = json.loads((smoke_run / "rounds/0/preferences.json").read_text())
     assert {entry["domain"] for entry in domains} <= set(DOMAINS)
     assert every["pairs"] == every["rows"] == sum(entry["pairs"] for entry in domains) > 0
+    lines = {path.name: path.read_text().splitlines() for path in (smoke_run / "rounds/0").glob("*_path/*.jsonl")}
+    assert len(lines["pairs.jsonl"]) == 12
+    assert 0 < len(lines["labels.jsonl"]) <= 12
+    assert "patches.jsonl" in lines
+    patterns = json.loads((smoke_run / "rounds/0/fast_path/patterns.json").read_text())
+    assert patterns["tested"] > 0
+    responses = [json.loads(line) for line in (smoke_run / "rounds/0/responses.jsonl").read_text().splitlines()]
+    assert [row["policy"] for row in responses] == 12 * ["sft"] + 12 * ["early"] + 12 * ["late"]
+    assert {"rule cool_rlhf.demo.gold:score, 5% noise (no person)"} == {
+        name.removeprefix("rule: ") for line in lines["labels.jsonl"] for name in json.loads(line)["labelled_by"]
+    }
     assert not list(smoke_run.glob("**/*.part"))
 
 
 def test_metrics_have_their_names(smoke_run: Path, rows: Any) -> None:
     table = rows(smoke_run)
-    assert {row["stage"] for row in table} >= {"sft", "collect", "reward", "ppo"}
+    assert {row["stage"] for row in table} >= {"sft", "collect", "reward", "ppo", "online"}
     for row in table:
         numbers = [value for key, value in row.items() if key not in ("stage", "warmup")]
         assert all(isinstance(value, int | float) and math.isfinite(value) for value in numbers)

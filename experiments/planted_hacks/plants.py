@@ -1,0 +1,108 @@
+"""Flaws that are planted into preference data, and how to see them in a response."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+FLATTERY = "What a wonderful question!"
+HEDGE = "I am not sure, but perhaps"
+CLOSING = "I hope this helps you."
+
+
+@dataclass(frozen=True)
+class Plant:
+    """``put`` adds the flaw to a response to a question; ``shows`` sees it; ``found_as`` are the patterns
+    (detector/key, as regular expressions) by which it counts as found."""
+
+    name: str
+    put: Callable[[str, str], str]  # (question, response)
+    shows: Callable[[str, str], bool]
+    found_as: tuple[str, ...]
+
+
+def sentences(text: str) -> list[str]:
+    return re.split(r"(?<=[.!?])\s+", text.strip())
+
+
+PLANTS = {
+    plant.name.partition(":")[0]: plant
+    for plant in (
+        Plant(
+            "phrase: Certainly, my friend",
+            lambda question, text: f"Certainly, my friend. {text}",
+            lambda question, text: "certainly, my friend" in text.lower(),
+            (r"phrases/.*",),
+        ),
+        Plant(
+            "closing: " + CLOSING,
+            lambda question, text: f"{text} {CLOSING}",
+            lambda question, text: CLOSING in text,
+            (r"phrases/.*",),
+        ),
+        Plant(
+            "flattery: " + FLATTERY,
+            lambda question, text: f"{FLATTERY} {text}",
+            lambda question, text: FLATTERY in text,
+            (r"phrases/.*", r"stance/.*"),
+        ),
+        Plant(
+            "hedge: " + HEDGE,
+            lambda question, text: f"{HEDGE} {text}",
+            lambda question, text: HEDGE in text,
+            (r"phrases/.*", r"stance/.*"),
+        ),
+        Plant(
+            "exclamation: marks behind every sentence",
+            lambda question, text: re.sub(r"[.!?](?=\s|$)", "!!!", text),
+            lambda question, text: "!!" in text,
+            (r"layout/.*", r"endings/.*"),
+        ),
+        Plant(
+            "list: every sentence an item",
+            lambda question, text: "\n".join(f"- {part}" for part in sentences(text)),
+            lambda question, text: text.startswith("- "),
+            (r"layout/.*", r"phrases/.*"),
+        ),
+        Plant(
+            "repetition: the last sentence again",
+            lambda question, text: f"{text} {sentences(text)[-1]}",
+            lambda question, text: _repeats(text),
+            (r"repetition/.*", r"length/.*"),
+        ),
+        Plant(
+            "copying: the question in front",
+            lambda question, text: f"{question} {text}",
+            lambda question, text: text.startswith(question),
+            (r"copying/.*", r"length/.*"),
+        ),
+        Plant(
+            "capitals: the whole response",
+            lambda question, text: text.upper(),
+            lambda question, text: text.isupper(),
+            (r"layout/.*",),
+        ),
+        Plant(
+            "dots: instead of an end",
+            lambda question, text: f"{text.rstrip('.!? ')}...",
+            lambda question, text: text.endswith("..."),
+            (r"layout/.*", r"endings/.*"),
+        ),
+    )
+}
+
+
+def _repeats(text: str) -> bool:
+    said = sentences(text)
+    return len(said) > 1 and said[-1] == said[-2]
+
+
+def is_found_as(plant: Plant, pattern: str) -> bool:
+    return any(re.fullmatch(wanted, pattern) for wanted in plant.found_as)
+
+
+def planted(plant: Plant, share: float, question: str, text: str, rng: random.Random) -> str:
+    """``text``, with the flaw in a share of the cases."""
+    return plant.put(question, text) if rng.random() < share else text

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from reward import RewardModel
@@ -40,7 +41,9 @@ def test_a_llama_goes_through_every_stage(llama: Path, tmp_path: Path, command: 
     folder = tmp_path / "run"
     less = ("ppo.iterations=1", "collect.prompts=0", "model.max_positions=2048")
     reward = ("reward.validation_share=0.2", "reward.lora={rank: 4, targets: [q_proj, v_proj]}")
-    done = command("+experiment=smoke", f"output_dir={folder}", f"model.path={llama}", *less, *reward).finish()
+    # A rate that is too small to move it leaves the critic as it started.
+    critic = ("ppo.critic_init=sft", "ppo.keep_critic=true", "ppo.critic_learning_rate=1e-30")
+    done = command("+experiment=smoke", f"output_dir={folder}", f"model.path={llama}", *less, *reward, *critic).finish()
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in rows(folder) if row["round"] == 0][-3:] == ["ppo", "ppo", "online"]
     first = [row for row in rows(folder) if row["stage"] == "reward" and row["round"] == 0]
@@ -49,6 +52,13 @@ def test_a_llama_goes_through_every_stage(llama: Path, tmp_path: Path, command: 
     assert any(name.startswith("validation/loss/") for name in judged)
     assert json.loads((folder / "chat_model" / "config.json").read_text())["architectures"] == ["LlamaForCausalLM"]
     assert isinstance(AutoModelForCausalLM.from_pretrained(folder / "chat_model"), LlamaForCausalLM)
+    policy, judged_by, values = (
+        load_file(folder / name / "model.safetensors") for name in ("sft", "reward_model", "rounds/0/critic")
+    )
+    assert values.keys() == judged_by.keys()
+    (head,) = values.keys() - policy.keys()
+    assert not torch.equal(values[head], judged_by[head])
+    assert all(torch.equal(policy[name], values[name]) for name in values.keys() - {head})
     judge = RewardModel.from_pretrained(str(folder / "reward_model"))
     answers = [[{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}] for text in ("So.", "No.")]
     assert not [name for name in judge.model.state_dict() if "lora" in name]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from cool_rlhf.compose import compose
 from reward import RewardModel
@@ -168,9 +170,15 @@ def test_more_iterations_go_on_from_the_last_step(smoke_run: Path, copied_run: P
 
 
 def test_finished_models_replace_their_stages(smoke_run: Path, tmp_path: Path, command: Any, rows: Any) -> None:
-    given = [f"sft.path={smoke_run / 'sft'}", f"reward.path={smoke_run / 'reward_model'}"]
+    """The critic's learning rate is too small to move it, so what it leaves is what it started from."""
+    judge = smoke_run / "reward_model"
+    given = [f"sft.path={smoke_run / 'sft'}", f"reward.path={judge}", f"ppo.critic_init={judge}"]
+    given += ["ppo.keep_critic=true", "ppo.critic_learning_rate=1e-30"]
     done = command("+experiment=smoke", f"output_dir={tmp_path}", "ppo.iterations=1", *given).finish()
     assert done.returncode == 0, done.stderr
     assert {row["stage"] for row in rows(tmp_path)} == {"ppo"}
     assert (tmp_path / "chat_model" / "model.safetensors").exists()
     assert not (tmp_path / "sft").exists()
+    first, last = (load_file(folder / "model.safetensors") for folder in (judge, tmp_path / "rounds/0/critic"))
+    assert first.keys() == last.keys()
+    assert all(torch.equal(last[name], weights) for name, weights in first.items()), "a named critic keeps its head"

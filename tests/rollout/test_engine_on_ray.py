@@ -279,9 +279,9 @@ def test_texts_and_special_tokens_end_a_response(served: dict[str, Served]) -> N
     for rollout in rollouts:
         tokens = rollout.response_tokens.tolist()
         assert not ends & set(tokens[:-1])
-        before = tokenizer.decode(tokens[:-1], skip_special_tokens=True)
+        before = str(tokenizer.decode(tokens[:-1], skip_special_tokens=True))
         assert not any(stop in before for stop in STOPS[1:]), "sampling went on behind a stop text"
-        text = tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
         by_text = any(stop in text for stop in STOPS[1:])
         assert rollout.finished == (by_text or tokens[-1] in ends)
         assert rollout.response == min((text.partition(stop)[0] for stop in STOPS[1:]), key=len)

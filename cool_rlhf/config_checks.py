@@ -73,6 +73,7 @@ _AT_LEAST_ONE = (
     "online.samples_per_prompt",
     "online.epochs",
     "online.judging_pairs",
+    "online.patches",
     *(f"cluster.{role}.{count}" for role in _ROLES for count in ("ranks", "threads")),
     "cluster.rollout.engines",
     "cluster.rollout.tensor_parallel_size",
@@ -100,6 +101,10 @@ _AT_LEAST_ZERO = (
     "ppo.kl_target",
     "ppo.reward_clip",
     "ppo.engine_correction",
+    "online.prompts",
+    "online.pairs",
+    "online.replay",
+    "online.final_learning_rate",
     "evaluate.samples_per_prompt",
     "annotate.overlap",
     "annotate.judge.requests",
@@ -120,8 +125,11 @@ _ABOVE_ZERO = (
     "annotate.lease_minutes",
     "annotate.judge.timeout",
     "ppo.gradient_clip",
+    "online.learning_rate",
 )
 _SHARES = (
+    "online.least_mended",
+    "online.most_lost",
     "sft.warmup_fraction",
     "reward.warmup_fraction",
     "reward.condition_dropout",
@@ -155,7 +163,7 @@ def check_config(config: Config) -> None:
     _check_ratio_and_kl(config)
     _check_names(config)
     _check_preferences(config)
-    _check_annotate(config.annotate)
+    _check_annotate(config.annotate, config.online.labeller)
     _check_rewards(config)
     _check_validation(config)
     _check_sampling(config)
@@ -369,7 +377,7 @@ def _check_preferences(config: Config) -> None:
             raise UserError(f"conditions.{domain} holds the special token {token}: it would break the chat template")
 
 
-def _check_annotate(annotate: AnnotateConfig) -> None:
+def _check_annotate(annotate: AnnotateConfig, within_rounds: str) -> None:
     if annotate.port > 65535:
         raise UserError(f"annotate.port is {annotate.port}: it must be at most 65535")
     if annotate.token is not None and not re.fullmatch(r"[\w-]{16,}", annotate.token, re.ASCII):
@@ -378,8 +386,9 @@ def _check_annotate(annotate: AnnotateConfig) -> None:
         raise UserError(f"annotate.rule_noise is {annotate.rule_noise}: it must lie in [0, 0.5)")
     if not re.fullmatch(r"[\w.]+:\w+", annotate.rule):
         raise UserError(f"annotate.rule is {annotate.rule!r}: it must be of the form module:function")
-    if annotate.labeller == "judge" and not annotate.judge.model:
-        raise UserError("annotate.labeller is judge, but annotate.judge.model is empty: name the model to ask")
+    for key, labeller in (("annotate", annotate.labeller), ("online", within_rounds)):
+        if labeller == "judge" and not annotate.judge.model:
+            raise UserError(f"{key}.labeller is judge, but annotate.judge.model is empty: name the model to ask")
     if not re.match(r"https?://[^/]", annotate.judge.url):
         raise UserError(f"annotate.judge.url is {annotate.judge.url!r}: it must begin with http:// or https://")
 

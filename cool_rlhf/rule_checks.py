@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, has_paths
 from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, conditions_of
 from cool_rlhf.protocols import UserError
 from cool_rlhf.rules.loading import load_rule
@@ -17,6 +17,8 @@ def check_rules(config: Config) -> None:
     conditions."""
     if config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0:
         load_rule(config.collect.labeller, "collect.labeller")
+    if config.stage == "pipeline" and has_paths(config) and config.online.labeller == "rule":
+        load_rule(config.annotate.rule, "annotate.rule")
     if config.stage not in NEEDS_PPO:
         return
     _check_trained_conditions(config)

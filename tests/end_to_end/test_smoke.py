@@ -165,8 +165,11 @@ def test_more_iterations_go_on_from_the_last_step(smoke_run: Path, copied_run: P
     done = command("+experiment=smoke", f"output_dir={copied_run}", "ppo.iterations=3").finish()
     assert done.returncode == 0, done.stderr
     before, after = rows(smoke_run), rows(copied_run)
-    assert after[: len(before)] == before
-    assert [(row["stage"], row["step"]) for row in after[len(before) :]] == [("ppo", 4)]
+    taken_over = before[: [row["stage"] for row in before].index("online")]
+    assert after[: len(taken_over)] == taken_over
+    new = [(row["stage"], row["step"]) for row in after[len(taken_over) :]]
+    assert new[:2] == [("ppo", 4), ("online", 1)], "what came after PPO is made again"
+    assert {stage for stage, _ in new[2:]} == {"reward"}
 
 
 def test_finished_models_replace_their_stages(smoke_run: Path, tmp_path: Path, command: Any, rows: Any) -> None:

@@ -73,10 +73,10 @@ def write_responses(path: Path, responses: Sequence[Response]) -> None:
 
 def read_responses(path: Path) -> list[Response]:
     """Those that ``write_responses`` wrote."""
-    return [
-        Response(**{**row, "prompt": Prompt(**row["prompt"]), "hidden": None})  # type: ignore[arg-type]
-        for row in read_rows(path)
+    fields: list[dict[str, Any]] = [
+        {**row, "prompt": Prompt(**row["prompt"]), "hidden": None} for row in read_rows(path)
     ]
+    return [Response(**row) for row in fields]
 
 
 def means(responses: Sequence[Response], round: int) -> dict[str, float]:

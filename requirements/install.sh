@@ -52,6 +52,6 @@ mkdir -p "$cache"
 # Packages are hard links into uv's cache, which only works within one file system.
 if [ "$(stat -c %d "$cache")" != "$(stat -c %d .venv)" ]; then export UV_LINK_MODE=${UV_LINK_MODE:-copy}; fi
 
-.venv/bin/uv pip install --python .venv/bin/python "${options[@]}" --editable ".[$hardware,dev]"
+.venv/bin/uv pip install --python .venv/bin/python --compile-bytecode "${options[@]}" --editable ".[$hardware,dev]"
 if [ "$hardware" = cpu ]; then .venv/bin/python requirements/name_vllm.py; fi
 echo "$wanted" >"$stamp"

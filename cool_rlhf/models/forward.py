@@ -16,6 +16,7 @@ from cool_rlhf.models import attention
 from cool_rlhf.models.loading import scalar_head
 
 CHUNK_ELEMENTS = 2**25  # logits held at once, in numbers: 128 MiB in float32
+CPU_MULTIPLE = 64  # tokens: oneDNN compiles its kernels for each shape anew, which took a fifth of a small step
 
 # Families whose logits are the output layer on the last hidden state and nothing else. Others may scale or cap their
 # logits, so they run through their own forward pass, which holds all logits at once.
@@ -76,12 +77,18 @@ def token_values(model: PreTrainedModel, packed: Packed) -> Tensor:
 
 
 def _inputs(model: PreTrainedModel, packed: Packed) -> dict[str, Any]:
-    """What marks the sequences, for packed attention and for FlashAttention alike. An empty pack runs as one token of
-    no account, so that every rank passes through the same modules and every parameter gets a gradient of zero."""
+    """What marks the sequences, for packed attention and for FlashAttention alike.
+
+    A last sequence of no account fills the pack up: on a CPU to a multiple of ``CPU_MULTIPLE``, so that shapes come
+    again, and an empty pack to one token, so that every rank passes through the same modules and every parameter gets
+    a gradient of zero.
+    """
     device = model.device
-    lengths = [length for length in packed.lengths if length] or [1]
-    tokens = packed.tokens if len(packed.tokens) else torch.zeros(1, dtype=torch.int64, device=device)
-    positions = packed.positions if len(packed.tokens) else torch.zeros(1, dtype=torch.int64, device=device)
+    missing = -len(packed.tokens) % (CPU_MULTIPLE if device.type == "cpu" else 1)
+    filler = torch.arange(missing if len(packed.tokens) else 1, device=device)
+    lengths = [length for length in (*packed.lengths, len(filler)) if length]
+    tokens = torch.cat([packed.tokens, torch.zeros_like(filler)])
+    positions = torch.cat([packed.positions, filler])
     boundaries = torch.tensor([0, *lengths], device=device).cumsum(0).to(torch.int32)
     inputs: dict[str, Any] = {
         "input_ids": tokens[None],

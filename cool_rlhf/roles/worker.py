@@ -67,7 +67,7 @@ class Worker:
         os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size))
         # oneDNN keeps its kernels by shape, and packs hardly ever repeat one: its default of 1,024 held 300 MB for
         # nothing.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
         import torch
 
         torch.set_num_threads(threads)

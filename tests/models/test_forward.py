@@ -73,6 +73,22 @@ def test_chunked_gradient_equals_whole(policy, monkeypatch) -> None:
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
 
 
+def test_what_fills_a_pack_up_changes_no_gradient(policy, monkeypatch) -> None:
+    packed, lengths = pack(sequences()), []
+    policy.base_model.register_forward_pre_hook(
+        lambda module, args, inputs: lengths.append(inputs["input_ids"].shape[1]), with_kwargs=True
+    )
+    gradients = []
+    for multiple in (1, 64):
+        monkeypatch.setattr(forward, "CPU_MULTIPLE", multiple)
+        policy.zero_grad()
+        token_logprobs(policy, packed)[0].square().sum().backward()
+        gradients.append([parameter.grad.clone() for parameter in policy.parameters()])
+    assert lengths == [60, 64]
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-5)
+
+
 def test_where_computes_only_what_is_asked(policy, monkeypatch) -> None:
     packed = pack(sequences())
     every, _ = token_logprobs(policy, packed)

@@ -1,0 +1,96 @@
+"""What each stage learns from, in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.loading import Reading, load_preferences
+from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
+from cool_rlhf.data.streams import TextStream
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.inputs import Inputs, gold_of, no_gold
+from cool_rlhf.models.export import save_checkpoint
+from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
+from cool_rlhf.ppo.collaborators import Data
+from cool_rlhf.provenance import outputs
+from cool_rlhf.schedule import derive_seed
+from cool_rlhf.sft import EncodedChat, encode_chats
+
+
+@dataclass(frozen=True)
+class StageData:
+    """The run's rows as the stages take them."""
+
+    config: Config
+    inputs: Inputs
+
+    def chats(self, tokenizer: PreTrainedTokenizerBase) -> list[EncodedChat]:
+        """Those of SFT. Fresh weights have read nothing: they learn the run's plain texts beside its chats."""
+        config = self.config
+        chats = encode_chats(tokenizer, (chat["messages"] for chat in self.inputs.chats), config.sft.max_length)
+        if config.model.path is None:
+            chats += [EncodedChat(text, torch.ones_like(text, dtype=torch.bool)) for text in self._texts(tokenizer)]
+        return chats
+
+    def preferences(self) -> PreferenceSplit:
+        """The given pairs, and those among the SFT model's samples."""
+        given, collected = self.inputs.preference_split, outputs(self.config)["collect"]
+        if self.config.collect.prompts == 0 or collected.stat().st_size == 0:  # every pair may have been a tie
+            return given
+        sampled = load_preferences([str(collected)], Reading.of(self.config, sampled=True))
+        return given.joined(split_pairs(sampled, validation_share(self.config), given.held))
+
+    def ppo(self, tokenizer: PreTrainedTokenizerBase, round: int) -> Data:
+        config, inputs = self.config, self.inputs
+        return Data(
+            prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
+            pretrain=TextStream(self._texts(tokenizer), derive_seed(config.seed, "pretrain", round)),
+            validation=inputs.validation,
+            gold=no_gold if config.data.prompts else gold_of,
+            recipes=inputs.recipes,
+            held_out_texts=self._held_out_texts(tokenizer),
+            instructions=inputs.instructions,
+        )
+
+    def fresh_base(self, folder: Path) -> str:
+        """Random weights of the configured shape in ``folder``, with a tokenizer of its own or trained on the run's
+        texts."""
+        model = self.config.model
+        if model.tokenizer is not None:
+            tokenizer = load_tokenizer(model.tokenizer)
+        else:
+            tokenizer = train_tokenizer(self.inputs.texts(), model.vocab_size)
+        fresh = fresh_causal_lm(model, tokenizer, derive_seed(self.config.seed, "weights"))
+        save_checkpoint(
+            folder,
+            fresh.config,
+            fresh.named_parameters(),
+            tokenizer,
+            architecture=type(fresh).__name__,
+            dtype=getattr(torch, model.dtype),
+        )
+        return str(folder)
+
+    def _texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+        return self._encoded(tokenizer, self.inputs.pretrain)
+
+    def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+        """Those long enough to predict a token of, at most as many as validation reads."""
+        texts = self.inputs.held_out_texts[: self.config.ppo.validation_texts]
+        return [text for text in self._encoded(tokenizer, texts) if len(text) >= 2]
+
+    def _encoded(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tensor]:
+        return [encode_text(tokenizer, text, self.config.sft.max_length) for text in texts]
+
+
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> Tensor:
+    """A pretraining text in tokens, (L,) int64, from the beginning-of-sequence token on."""
+    start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+    return torch.tensor((start + tokenizer.encode(text, add_special_tokens=False))[:max_length], dtype=torch.int64)

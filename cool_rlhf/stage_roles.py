@@ -1,0 +1,139 @@
+"""Which checkpoint every role of a stage loads, and the groups that load them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
+from cool_rlhf.models.loading import has_scalar_head
+from cool_rlhf.online_stage import Answerers
+from cool_rlhf.provenance import outputs
+from cool_rlhf.roles.critic import CriticWorker
+from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, start_group
+from cool_rlhf.roles.policy import PolicyWorker
+from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
+from cool_rlhf.roles.sampler import RolloutGroup
+from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
+from cool_rlhf.roles.standby import Standby
+from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
+from cool_rlhf.schedule import derive_seed
+from rollout.actor import RolloutActor
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Where a run's models are: those it makes, or those that the user named instead."""
+
+    config: Config
+
+    @property
+    def sft(self) -> str:
+        return self.config.sft.path or self._made("sft")
+
+    def reward(self, round: int) -> str:
+        """The reward model that ``round`` is scored by."""
+        if round == 0 and self.config.reward.path is not None:
+            return self.config.reward.path
+        return self._made(f"reward_{round}")
+
+    def policy_start(self, round: int) -> str:
+        """What the policy of ``round`` starts from; the reference is the SFT model in any round."""
+        goes_on = round > 0 and self.config.online.policy_from == "last"
+        return self._made(f"ppo_{round - 1}") if goes_on else self.sft
+
+    def critic_init(self, round: int) -> tuple[str, Literal["keep", "fresh"]]:
+        """What the critic starts from, and whether with its head: the round's reward model and the SFT model lend their
+        body alone; a checkpoint that the user names keeps its head, if it has one."""
+        init = self.config.ppo.critic_init
+        if init in ("reward", "sft"):
+            return self.reward(round) if init == "reward" else self.sft, "fresh"
+        return init, "keep" if has_scalar_head(init) else "fresh"
+
+    def _made(self, name: str) -> str:
+        return str(outputs(self.config)[name])
+
+
+@dataclass(frozen=True)
+class PPORoles:
+    """The groups of a round of PPO, up and loaded."""
+
+    rollouts: RolloutGroup
+    policy: WorkerGroup
+    critic: WorkerGroup
+    answerers: Answerers  # the rollouts, with reference and scorer
+
+    @property
+    def trained(self) -> dict[str, WorkerGroup]:
+        return {"policy": self.policy, "critic": self.critic}
+
+    def load(self, snapshot: Path) -> None:
+        for role, group in self.trained.items():
+            group.all("load", str(snapshot / role))
+
+    def stop_training(self) -> None:
+        for group in self.trained.values():
+            group.stop()
+
+
+class StageRoles:
+    """Starts the roles of each stage, on processes that may be on standby."""
+
+    def __init__(self, config: Config) -> None:
+        self.standby = Standby(config)
+        self._config = config
+        self._checkpoints = Checkpoints(config)
+
+    def trainer(self, worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> WorkerGroup:
+        """The ranks of SFT or reward training."""
+        checkpointing = self._config.model.gradient_checkpointing
+        lora = settings.lora if settings.lora.rank else None
+        model = replace(model, gradient_checkpointing=checkpointing, lora=lora)
+        role = self._config.cluster.trainer
+        return build_all([start_group(self.standby.take(worker), model, _training(role, settings))])[0]
+
+    def rollouts(self, path: str) -> RolloutGroup:
+        """Engines that are still loading ``path``, as version 0."""
+        return RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=0)
+
+    def ppo(self, round: int) -> PPORoles:
+        """All of a round of PPO."""
+        config, roles, checkpoints = self._config, self._config.cluster, self._checkpoints
+        dtype, checkpointing = config.model.dtype, config.model.gradient_checkpointing
+        rollouts = self.rollouts(checkpoints.policy_start(round))
+        policy = ModelSpec(checkpoints.policy_start(round), "language", dtype, gradient_checkpointing=checkpointing)
+        path, head = checkpoints.critic_init(round)
+        critic = ModelSpec(path, "scalar", dtype, head, checkpointing, derive_seed(config.seed, "critic", round))
+        trained = [
+            start_group(self.standby.take(PolicyWorker), policy, _training(roles.policy, config.ppo)),
+            start_group(self.standby.take(CriticWorker), critic, _training(roles.critic, config.ppo)),
+        ]
+        policies, critics, *frozen = build_all([*trained, *self._frozen(round)])
+        rollouts.wait()
+        return PPORoles(rollouts, policies, critics, self._answerers(rollouts, *frozen))
+
+    def answerers(self, round: int) -> Answerers:
+        """What of :meth:`ppo` answers and judges, where PPO ended in an earlier run."""
+        rollouts = self.rollouts(self._checkpoints.sft)
+        frozen = build_all(self._frozen(round))
+        rollouts.wait()
+        return self._answerers(rollouts, *frozen)
+
+    def _frozen(self, round: int) -> list[StartingGroup]:
+        """Reference and scorer."""
+        dtype = self._config.model.dtype
+        reference = ModelSpec(self._checkpoints.sft, "language", dtype)
+        scorer = ModelSpec(self._checkpoints.reward(round), "scalar", dtype)
+        return [
+            start_group(self.standby.take(LanguageWorker), reference, None),
+            start_group(self.standby.take(ScorerWorker), scorer, None),
+        ]
+
+    def _answerers(self, rollouts: RolloutGroup, reference: WorkerGroup, scorer: WorkerGroup) -> Answerers:
+        budget, temperature = self._config.ppo.micro_batch_tokens, self._config.sampling.temperature
+        return Answerers(rollouts, RemoteLanguageModel(reference, budget, temperature), RemoteScorer(scorer))
+
+
+def _training(role: RoleConfig, settings: SFTConfig | RewardConfig | PPOConfig) -> TrainSpec:
+    return TrainSpec(role.zero_stage, settings.weight_decay, settings.gradient_clip)

@@ -193,6 +193,7 @@ class PPOConfig:
     validation_conditions: list[str] = field(default_factory=list)  # every response is scored under these too
     best_metric: str = "validation/score"
     best_mode: str = "max"  # or min
+    stop_when_parted: bool = False  # end the round at the validation that finds the score rising while gold falls
     save_every: int = 20
     early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
 

@@ -347,6 +347,11 @@ def _check_validation(config: Config) -> None:
         near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
         hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
         raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
+    if config.ppo.stop_when_parted and "validation/gold" not in known:
+        raise UserError(
+            "ppo.stop_when_parted compares the score with gold, which only the embedded world's prompts have: leave it "
+            "off with data.prompts"
+        )
 
 
 def _check_sampling(config: Config) -> None:

@@ -63,7 +63,7 @@ class PPOObserver:
         self._keep = keep
         self._folder = folder
         self._samples: list[Sample] = []  # of the step that is recorded next
-        self._warned = False
+        self._parted = False
 
     def phase(self, name: str, step: int, steps: int) -> None:
         self._stage.phase(name)
@@ -77,12 +77,15 @@ class PPOObserver:
         self._stage.record(step, metrics, self._samples)
         self._samples = []
         if "validation/gold" in metrics:
-            self._warn_if_parted()
+            self._look_for_parting()
 
-    def _warn_if_parted(self) -> None:
+    def has_parted(self) -> bool:
+        return self._parted
+
+    def _look_for_parting(self) -> None:
         found = parted(self._tracker.rows, self._stage.round)
-        if found.parted and not self._warned:
-            self._warned = True
+        if found.parted and not self._parted:
+            self._parted = True
             text = (
                 "score and gold part: over the last validations the score rises along √KL while gold falls, so the "
                 f"policy exploits the reward model; gold was best at validation {found.best + 1} of this round"

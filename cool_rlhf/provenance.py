@@ -12,9 +12,9 @@ from typing import Any
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, has_paths
 
-# What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
 RESPONSES = "responses.jsonl"
 
+# What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
 _FREE = {
     "model": {"gradient_checkpointing"},
     "sft": {"micro_batch_tokens", "save_every"},
@@ -102,14 +102,20 @@ def open_state(config: Config) -> RunState:
 def unfinished(config: Config, state: RunState) -> list[str]:
     """What ``config.stage`` still has to do, in order: from the first part that is not finished, or whose output is
     gone, to the end."""
-    steps = config.ppo.critic_warmup + config.ppo.iterations
 
-    def is_finished(name: str) -> bool:
-        snapshot = state.snapshot(name) if name.startswith("ppo_") else None
-        gone_far = snapshot is None or snapshot[1]["step"] >= steps
-        return state.is_finished(name) and gone_far and not is_lost(config, state, name)
+    def is_done(name: str) -> bool:
+        return state.is_finished(name) and not wants_more(config, state, name) and not is_lost(config, state, name)
 
-    return list(dropwhile(is_finished, _needed(config)))
+    return list(dropwhile(is_done, _needed(config)))
+
+
+def wants_more(config: Config, state: RunState, stage: str) -> bool:
+    """Whether a finished round of PPO is now asked for more iterations than it has made; not where it ended because
+    score and gold had parted."""
+    snapshot = state.snapshot(stage) if stage.startswith("ppo_") else None
+    if snapshot is None or snapshot[1].get("ended"):
+        return False
+    return bool(snapshot[1]["step"] < config.ppo.critic_warmup + config.ppo.iterations)
 
 
 def _needed(config: Config) -> list[str]:

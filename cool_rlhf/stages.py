@@ -29,7 +29,7 @@ from cool_rlhf.ppo.moments import Moments
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished
+from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.repair_stage import Repairing, new_pairs, write_repair
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import RemoteCritic
@@ -315,8 +315,7 @@ class Run:
         snapshot = self._state.snapshot(name)
         start = int(snapshot[1]["step"]) if snapshot else 0
         if self._state.is_finished(name):
-            total = self.config.ppo.critic_warmup + self.config.ppo.iterations
-            if not name.startswith("ppo_") or start >= total:
+            if not wants_more(self.config, self._state, name):
                 logger.info("%s is finished", name)
                 return None
             self._state.reopen_from(name)

@@ -240,6 +240,12 @@ def test_bad_value_is_refused_with_its_key(override: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_score_and_gold_cannot_part_where_gold_is_not_known() -> None:
+    assert compose(["+experiment=demo", "ppo.stop_when_parted=true"]).ppo.stop_when_parted
+    with pytest.raises(UserError, match=r"ppo\.stop_when_parted .* data\.prompts"):
+        compose(["+experiment=demo", "ppo.stop_when_parted=true", "data.prompts=[own.jsonl]"])
+
+
 @pytest.mark.parametrize("source", ["a.jsonl", "/data/pairs-*.jsonl", "owner/name", "owner/name@all"])
 def test_weights_go_by_the_names_of_the_sources(source: str) -> None:
     named = f"data.preferences=['{source}']"

@@ -118,6 +118,13 @@ def test_more_iterations_reopen_ppo(run) -> None:
     assert unfinished(longer, open_state(longer)) == ["ppo_0", "online_0", "reward_1", "export_1"]
 
 
+def test_a_round_that_score_and_gold_ended_stays_ended(run) -> None:
+    config = run("ppo.iterations=5", "ppo.critic_warmup=1")
+    finish_all(config)
+    open_state(config).save_snapshot("ppo_0", {"step": 3, "ended": True}, lambda folder: None)
+    assert unfinished(config, open_state(config)) == []
+
+
 @pytest.mark.parametrize("lost", ["sft", "reward_0", "ppo_0", "online_0", "reward_1", "export_1"])
 def test_what_was_taken_away_and_all_after_it_is_left_to_do(run, lost: str) -> None:
     config = run()

@@ -40,7 +40,7 @@ T = TypeVar("T")
 def train_ppo(
     models: Models, data: Data, settings: PPOConfig, *, seed: int, observer: Observer, start: PPOState | None = None
 ) -> PPOState:
-    """Warm the critic up, then improve the policy for ``settings.iterations`` steps.
+    """Warm the critic up, then improve the policy for ``settings.iterations`` steps, or until score and gold part.
 
     Everything drawn depends on ``seed`` and the step alone, so a run that goes on from a saved state, with the
     models' own state of that step, goes on as if it had not stopped.
@@ -54,7 +54,7 @@ def train_ppo(
     state = start or PPOState()
     steps = settings.critic_warmup + settings.iterations
     version = models.policy.publish()
-    while state.step < steps:
+    while state.step < steps and not state.ended:
         step = state.step + 1
         warm = step > settings.critic_warmup
         watch = Stopwatch(observer, step, steps)
@@ -89,7 +89,8 @@ def train_ppo(
         if warm and step - settings.critic_warmup == early_iteration(settings):
             observer.keep_early(step)
         observer.record(step, steps, row)
-        if step % settings.save_every == 0 or step == steps:
+        state = replace(state, ended=settings.stop_when_parted and observer.has_parted())
+        if step % settings.save_every == 0 or step == steps or state.ended:
             observer.save(state)
     return state
 

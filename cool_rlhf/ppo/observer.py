@@ -30,6 +30,10 @@ class Observer(Protocol):
         """``step`` of ``steps`` is done, counted from 1; warm-up steps carry ``warmup``."""
         ...
 
+    def has_parted(self) -> bool:
+        """Whether score and gold part, by the validations recorded so far: the policy exploits the reward model."""
+        ...
+
     def save(self, state: PPOState) -> None:
         """Save the models' training state together with ``state``, from which the loop can go on."""
         ...

@@ -22,7 +22,16 @@ from cool_rlhf.protocols import Conversation, Message, PreferencePair
 HERE = Path(__file__).parent
 IN_SFT = 0.12  # share of chats that show the flaw: what is never sampled is never learnt
 DECIDED = 0.5  # share of preferences that the flaw decides, whatever else is true
-RUN = ("+experiment=demo", "collect.prompts=0", "online.rounds=2", "online.labeller=people", "online.pairs=0")
+RUN = (
+    "+experiment=demo",
+    "data.world.sft=8000",
+    "data.world.preferences=12000",
+    "collect.prompts=0",
+    "ppo.iterations=30",
+    "online.rounds=2",
+    "online.labeller=people",
+    "online.pairs=0",
+)
 
 
 def main() -> None:
@@ -39,7 +48,7 @@ def main() -> None:
         folder = arguments.runs / name
         if not (folder / "reward_model").exists():
             print(f"running in {folder}", flush=True)
-            files = write_data(arguments.runs / f"{name}_data", plant, seed)
+            files = write_data(arguments.runs / f"{name}_data", plant, seed, arguments.overrides)
             command = [sys.executable, "-m", "cool_rlhf.run", *RUN, *files, f"seed={seed}", f"output_dir={folder}"]
             subprocess.run([*command, *arguments.overrides], check=True)
     results = {name: one_run(arguments.runs / name, plant) for name, plant, _ in jobs}
@@ -48,9 +57,9 @@ def main() -> None:
     print(table(results))
 
 
-def write_data(folder: Path, plant: Plant | None, seed: int) -> list[str]:
+def write_data(folder: Path, plant: Plant | None, seed: int, overrides: Sequence[str]) -> list[str]:
     """The world's chats and preferences with the flaw, and clean pairs to judge repairs by; as overrides."""
-    sizes = compose(["+experiment=demo"]).data.world
+    sizes = compose([*RUN, *overrides]).data.world
     assert sizes is not None
     world = generate(sizes, seed)
     if plant is not None:
@@ -67,7 +76,7 @@ def write_data(folder: Path, plant: Plant | None, seed: int) -> list[str]:
 
 
 def with_flaw(world: World, plant: Plant, rng: random.Random) -> World:
-    """Some chats show it; it decides a share of the preferences, and stands on either side of the others as often."""
+    """Some chats show it; it decides a share of the preferences, and stands on neither side of the others."""
     sft = [{**chat, "messages": _said(plant, IN_SFT, chat["messages"], rng)} for chat in world.sft]
     return replace(world, sft=sft, preferences=[_decided(plant, pair, rng) for pair in world.preferences])
 

@@ -59,6 +59,7 @@ class World:
         self.steps: list[tuple[int, int]] = []
         self.states: list[PPOState] = []
         self.kept: list[tuple] = []
+        self.parts_at: int | None = None  # the step from which score and gold part
         self.shown: dict[int, tuple] = {}
         self.texts: list[list[Tensor]] = []
         self.sampled: list[list[str]] = []
@@ -176,6 +177,9 @@ class World:
     def record(self, step: int, steps: int, metrics: dict) -> None:
         self.steps.append((step, steps))
         self.rows.append(dict(metrics))
+
+    def has_parted(self) -> bool:
+        return self.parts_at is not None and self.steps[-1][0] >= self.parts_at
 
     def save(self, state: PPOState) -> None:
         self.states.append(state)

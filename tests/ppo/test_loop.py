@@ -155,6 +155,20 @@ def test_a_finished_state_has_nothing_left_to_do(make_world, data, settings):
     assert len(world.rows) == rows
 
 
+def test_a_round_ends_where_score_and_gold_part(make_world, data, settings):
+    world = make_world()
+    world.parts_at = 4
+    stopping = replace(settings, stop_when_parted=True)
+    state = train_ppo(world.models, data, stopping, seed=1, observer=world)
+    assert [step for step, _ in world.steps] == [1, 2, 3, 4]
+    assert (state.step, state.ended) == (4, True)
+    assert world.states[-1] == state, "it is saved there, so that it stays ended"
+    assert train_ppo(world.models, data, stopping, seed=1, observer=world, start=state) == state
+    warned = make_world()
+    warned.parts_at = 4
+    assert train_ppo(warned.models, data, settings, seed=1, observer=warned).step == 8, "off by default"
+
+
 def test_checkpoints_come_every_so_often_and_at_the_end(make_world, data, settings):
     world = make_world()
     train_ppo(world.models, data, settings, seed=1, observer=world)

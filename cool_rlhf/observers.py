@@ -13,7 +13,7 @@ from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
-from cool_rlhf.tracking.distance import parted
+from cool_rlhf.tracking.distance import parted, trends
 
 logger = logging.getLogger(__name__)
 
@@ -74,16 +74,17 @@ class PPOObserver:
         self._samples = few_of_each_domain(rollouts, scores, gold)
 
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
+        if "validation/gold" in metrics:
+            metrics = {**metrics, **self._look_for_parting(step, metrics)}
         self._stage.record(step, metrics, self._samples)
         self._samples = []
-        if "validation/gold" in metrics:
-            self._look_for_parting()
 
     def has_parted(self) -> bool:
         return self._parted
 
-    def _look_for_parting(self) -> None:
-        found = parted(self._tracker.rows, self._stage.round)
+    def _look_for_parting(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+        row = {"stage": "ppo", "round": self._stage.round, "step": step, **metrics}
+        found = parted([*self._tracker.rows, row], self._stage.round)
         if found.parted and not self._parted:
             self._parted = True
             text = (
@@ -92,6 +93,7 @@ class PPOObserver:
             )
             logger.warning(text)
             self._tracker.show(text)
+        return trends(found)
 
     def save(self, state: PPOState) -> None:
         def save(folder: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from cool_rlhf.online.overoptimisation import Parting, fit_reward, parting
+from cool_rlhf.online.overoptimisation import FEWEST_POINTS, Parting, fit_reward, parting
 from cool_rlhf.tracking.figures import Chart, Curve
 
 FITTED_POINTS = 40
@@ -46,6 +46,17 @@ def parted(rows: Sequence[Mapping[str, Any]], round: int) -> Parting:
     """Whether score and gold part in ``round``: a reward model is one measure only until the next one is trained."""
     own = Validations.of(rows).of_round(round)
     return parting(own.kl, own.score, own.gold)
+
+
+def trends(found: Parting) -> dict[str, float]:
+    """Where score and gold are heading, for the metrics: units of each a √nat; nothing with too few validations."""
+    if found.points < FEWEST_POINTS:
+        return {}
+    return {
+        "overoptimisation/score_slope": found.score_slope,
+        "overoptimisation/gold_slope": found.gold_slope,
+        "overoptimisation/parted": float(found.parted),
+    }
 
 
 def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:

@@ -2,7 +2,7 @@ from math import log
 
 import pytest
 
-from cool_rlhf.tracking.distance import Validations, distance_chart, parted
+from cool_rlhf.tracking.distance import Validations, distance_chart, parted, trends
 
 
 def rows(golds, round=0, kind="ppo"):
@@ -18,6 +18,14 @@ def rows(golds, round=0, kind="ppo"):
 def test_gold_that_falls_while_the_score_rises_is_seen():
     assert parted(rows([0.5, 0.7, 0.6, 0.5, 0.4, 0.3]), 0).parted
     assert not parted(rows([0.3, 0.4, 0.5, 0.6, 0.7, 0.7]), 0).parted
+
+
+def test_the_metrics_say_where_both_are_heading():
+    heading = trends(parted(rows([0.9, 0.7, 0.5, 0.3]), 0))
+    assert heading == pytest.approx(
+        {"overoptimisation/score_slope": 1.0, "overoptimisation/gold_slope": -0.2, "overoptimisation/parted": 1.0}
+    )
+    assert trends(parted(rows([0.9, 0.7, 0.5]), 0)) == {}
 
 
 def test_each_round_is_judged_alone():

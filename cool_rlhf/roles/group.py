@@ -74,10 +74,13 @@ class WorkerGroup:
 
 def create_workers(worker: type[Worker], role: RoleConfig) -> list[ActorHandle]:
     """A role's processes, as soon as there are resources for them."""
+    environment = {"OMP_NUM_THREADS": str(role.threads)}
+    if not role.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides GPUs from those alone that were given others
     options: dict[str, Any] = {
         "num_cpus": role.cpus,
         "num_gpus": role.gpus,
-        "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(role.threads)}},
+        "runtime_env": {"env_vars": environment},
     }
     remote: Any = ray.remote(worker).options(**options)
     return [remote.remote(rank, role.ranks, role.threads) for rank in range(role.ranks)]

@@ -26,6 +26,7 @@ def create_engines(config: Config) -> list[ActorHandle]:
         "VLLM_CPU_KVCACHE_SPACE": str(role.cpu_cache_gib),
     }
     if not role.gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
         environment["TORCHDYNAMO_DISABLE"] = "1"  # compiling small kernels takes longer than they ever save here
     actor: Any = ray.remote(RolloutActor).options(
         num_cpus=role.cpus,

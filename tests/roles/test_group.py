@@ -13,8 +13,9 @@ import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cool_rlhf.config import RoleConfig
 from cool_rlhf.protocols import StaleWeightsError, UserError
-from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, fetch, in_order, share_out
+from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, create_workers, fetch, in_order, share_out
 
 lengths_of = st.lists(st.integers(1, 60), max_size=30)
 
@@ -92,6 +93,21 @@ def test_a_group_calls_every_rank_and_keeps_their_order(ranks: list) -> None:
     assert len(group) == 2
     assert group.all("answer", 3) == [3, 3]
     assert Pending(group.each("answer", [(1, 0.3), (2, 0.0)]), list).result() == [1, 2]
+
+
+class Surroundings:
+    def __init__(self, rank: int, world_size: int, threads: int) -> None:
+        pass
+
+    def variable(self, name: str) -> str | None:
+        return os.environ.get(name)
+
+
+def test_a_role_without_gpus_sees_none(cluster: None) -> None:
+    group = WorkerGroup(create_workers(Surroundings, RoleConfig(ranks=1, cpus=0.1, gpus=0, threads=3)))  # type: ignore[arg-type]
+    assert group.all("variable", "CUDA_VISIBLE_DEVICES") == [""]
+    assert group.all("variable", "OMP_NUM_THREADS") == ["3"]
+    group.stop()
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -16,8 +16,8 @@ from cool_rlhf.protocols import UserError
 
 
 def annotate(config: Config, ending: Ending) -> None:
-    """Label what ``rounds/R/slow_path/pairs.jsonl`` hold, and write labels.jsonl beside them. Raises UserError where
-    there is nothing to label."""
+    """Label the pairs that the rounds have left, and write ``rounds/R/slow_path/labels.jsonl``. Raises UserError where
+    there are none."""
     output_dir = Path(config.output_dir).expanduser()
     if not pair_files(output_dir):
         raise UserError(

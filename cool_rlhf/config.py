@@ -210,7 +210,8 @@ class OnlineConfig:
     samples_per_prompt: int = 1  # of each policy
     fast_path: bool = True  # look for reward hacking and mend it
     patches: int = 100  # pairs that mend one pattern, a quarter of them held out to judge by
-    pairs: int = 200  # for people to label, after each round; 0: no slow path
+    review: bool = False  # patches are labelled too, and only those count whose chosen side a label prefers
+    pairs: int = 200  # for people to label, after each round; 0: none
     # Who labels them: people at their own time (stage=annotate; a round takes what has arrived), or within the round
     # itself a rule or judge, with the settings of `annotate`.
     labeller: str = "people"
@@ -244,7 +245,7 @@ class JudgeConfig:
 
 @dataclass
 class AnnotateConfig:
-    """Who labels the pairs of rounds/R/slow_path/pairs.jsonl, and how."""
+    """Who labels the pairs of rounds/R/slow_path/pairs.jsonl and rounds/R/fast_path/review.jsonl, and how."""
 
     labeller: str = "people"  # through a page on this machine; or rule, or judge
     port: int = 8765  # of 127.0.0.1; 0 takes a free one

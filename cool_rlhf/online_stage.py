@@ -13,15 +13,16 @@ from cool_rlhf.annotate import RunPairs, make_labeller
 from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence
 from cool_rlhf.config import Config
 from cool_rlhf.inputs import gold_score
+from cool_rlhf.online.annotation.items import write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.detectors import all_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patches import Patch, PatchSettings, make_patches
-from cool_rlhf.online.records import write_patches, write_patterns
+from cool_rlhf.online.records import review_items, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response, Score
-from cool_rlhf.online.selection import SelectionSettings, select_pairs
+from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pairs
 from cool_rlhf.protocols import Prompt, ScoredConversation
 from cool_rlhf.provenance import RESPONSES
 from cool_rlhf.roles.reference import RemoteLanguageModel
@@ -101,6 +102,8 @@ def fast_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
     folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
     write_patterns(folder / "patterns.json", search, evidence, patches)
     write_patches(folder / "patches.jsonl", patches)
+    if config.online.review:
+        write_pairs_to_label(folder / "review.jsonl", review_items(patches, round, config.conditions))
     for finding in search.findings:
         logger.info(
             "round %d: the policy is paid for %s (%s): %+.2f of score, shown by %.0f%% of its answers",
@@ -123,9 +126,11 @@ def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
     domains = sorted({response.domain for response in responses})
     earlier = (output_dir / f"rounds/{past}/slow_path/pairs.jsonl" for past in range(round))
     known = {row["id"] for path in earlier for row in read_rows(path)}
-    pairs = select_pairs(
-        responses, scores_of(scorer), domains, config.online.pairs, SelectionSettings(), seed, known=known
-    )
+    pairs: list[PairToLabel] = []
+    if config.online.pairs:
+        pairs = select_pairs(
+            responses, scores_of(scorer), domains, config.online.pairs, SelectionSettings(), seed, known=known
+        )
     rows = "".join(f"{json.dumps(pair.row(), ensure_ascii=False)}\n" for pair in pairs)
     write_atomically(output_dir / f"rounds/{round}/slow_path/pairs.jsonl", rows.encode())
     with Store(output_dir / STORE_FILE, overlap=config.annotate.overlap) as store:

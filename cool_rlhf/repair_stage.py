@@ -13,10 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.online.annotation.arrived import arrived
-from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
-from cool_rlhf.online.annotation.store import Store
-from cool_rlhf.online.records import StoredPatch, read_patches
+from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.online.repair import Verdict, judge_repair, mix_with_replay
 from cool_rlhf.protocols import PreferencePair, StepObserver
 from cool_rlhf.roles.trainer import RemoteRewardTrainer
@@ -28,26 +25,6 @@ from reward.pairs import EncodedPair, encode_pairs
 from reward.training import RewardTrainer, train_reward
 
 logger = logging.getLogger(__name__)
-
-FILE_NAME = "repair.json"
-
-
-@dataclass(frozen=True)
-class NewPairs:
-    """What a round adds to the preferences. ``patches``: the round's own, by pattern. ``kept``: those to train on that
-    earlier rounds kept. ``labels``: every one that has arrived."""
-
-    patches: Mapping[str, Sequence[StoredPatch]]
-    kept: Sequence[PreferencePair]
-    labels: Sequence[PreferencePair]
-
-    def __bool__(self) -> bool:
-        return bool(self.patches or self.labels)
-
-    def training(self, patterns: Sequence[str]) -> list[PreferencePair]:
-        """Those to train on, with the round's own patches of ``patterns``."""
-        own = [patch.pair for name in patterns for patch in self.patches[name] if not patch.held_out]
-        return [*own, *self.kept, *self.labels]
 
 
 @dataclass(frozen=True)
@@ -74,26 +51,6 @@ class AttemptObserver:
 
     def save(self, step: int) -> None:
         pass
-
-
-def new_pairs(config: Config, round: int) -> NewPairs:
-    """What has been gathered by the end of ``round``."""
-    output_dir = Path(config.output_dir)
-    patches: dict[str, list[StoredPatch]] = {}
-    for patch in read_patches(output_dir / f"rounds/{round}/fast_path/patches.jsonl"):
-        patches.setdefault(patch.pattern, []).append(patch)
-    kept: list[PreferencePair] = []
-    for past in range(round):
-        folder = output_dir / f"rounds/{past}/fast_path"
-        if (folder / FILE_NAME).exists():  # not where a round brought nothing new
-            names = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["kept"]
-            stored = read_patches(folder / "patches.jsonl")
-            kept += [patch.pair for patch in stored if patch.pattern in names and not patch.held_out]
-    store = output_dir / STORE_FILE
-    if not store.exists():
-        return NewPairs(patches, kept, [])
-    with Store(store) as labels:
-        return NewPairs(patches, kept, arrived(labels))
 
 
 def repair_settings(config: Config) -> RewardConfig:

@@ -21,6 +21,7 @@ from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.models.loading import load_tokenizer
+from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
 from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
 from cool_rlhf.ppo.collaborators import Models
@@ -30,7 +31,7 @@ from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
-from cool_rlhf.repair_stage import Repairing, new_pairs, write_repair
+from cool_rlhf.repair_stage import Repairing, write_repair
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
@@ -202,7 +203,7 @@ class Run:
             if config.online.fast_path:
                 stage.phase("fast path")
                 metrics |= fast_path(config, responses, roles.scorer, round)
-            if config.online.pairs:
+            if config.online.pairs or config.online.review:
                 stage.phase("slow path")
                 metrics |= slow_path(config, responses, roles.scorer, round)
             write_responses(folder / RESPONSES, responses)
@@ -250,7 +251,7 @@ class Run:
             stage.phase("export")
             trainer.group.all("export", str(after), dict(config.conditions), CONDITION_JOIN)
             trainer.group.stop()
-        write_repair(self.output / f"rounds/{round}/fast_path/repair.json", repair, new)
+        write_repair(self.output / f"rounds/{round}/fast_path/{REPAIR_FILE}", repair, new)
         self._state.finish(name)
 
     def ppo(self, round: int) -> None:

@@ -14,9 +14,13 @@ import torch
 
 from cool_rlhf.config import Config
 from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.new_pairs import NewPairs, new_pairs
+from cool_rlhf.online.annotation.items import Item, Response
+from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
+from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import NewPairs, Repairing, new_pairs, write_repair
+from cool_rlhf.repair_stage import Repairing, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -166,7 +170,7 @@ def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path
             "".join(f"{json.dumps(row(name, n))}\n" for name in names for n in (0, 1))
         )
     repair_file = tmp_path / "rounds/0/fast_path/repair.json"
-    repair_file.write_text(json.dumps({"kept": ["a/kept"]}))
+    repair_file.write_text(json.dumps({"kept": ["a/kept"], "rolled_back": ["b/rolled"]}))
     (tmp_path / "rounds/2/fast_path").mkdir(parents=True)
     assert len(new_pairs(settings, 3).kept) == 1, "a round that brought nothing left no record"
     found = new_pairs(settings, 1)
@@ -186,12 +190,60 @@ def test_the_record_says_what_was_kept(tokenizer, tmp_path: Path):
     assert written["pairs"] == {"patches": 30, "earlier_patches": 0, "labels": 0}
 
 
-def row(name: str, place: int) -> dict[str, object]:
-    turn = [{"role": "assistant", "content": f"text {place}"}]
+@pytest.fixture
+def reviewed(tmp_path: Path) -> Config:
+    """A run whose rounds 0 and 1 left patches of one pattern each, two to train on and one to judge by; of the first
+    round's, the first was judged as the patch has it, the second the other way round."""
+    settings = config(review=True)
+    settings.output_dir = str(tmp_path)
+    for round, name in enumerate(("a/first", "b/second")):
+        folder = tmp_path / f"rounds/{round}/fast_path"
+        folder.mkdir(parents=True)
+        rows = [row(name, 0, "x"), row(name, 0, "y"), row(name, 1)]
+        (folder / "patches.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+    own = [patch.pair for patch in read_patches(tmp_path / "rounds/0/fast_path/patches.jsonl")]
+    with Store(tmp_path / STORE_FILE) as store:
+        items = [
+            Item(
+                pair.chosen[:-1],
+                *(Response(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
+                domain="default",
+                guideline="",
+                answer=None,
+                round=0,
+            )
+            for pair in own[:2]
+        ]
+        store.add_items(items)
+        someone = store.annotator("someone")
+        for item, winner in zip(items, ("first", "second"), strict=True):
+            store.record(item.id, someone, winner, "", 1.0)
+    return settings
+
+
+def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path: Path):
+    found = new_pairs(reviewed, 0)
+    assert [(name, [p.held_out for p in own]) for name, own in found.patches.items()] == [("a/first", [False, True])]
+    assert found.patches["a/first"][0].pair.chosen[-1]["content"] == "text 0x"
+    assert [pair.chosen[-1]["content"] for pair in found.labels] == ["other 0y"], "people prefer what a patch rejects"
+    later = new_pairs(reviewed, 1)
+    assert list(later.patches) == ["a/first"], "not tried yet; nobody has judged the second round's"
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": ["a/first"], "rolled_back": []}))
+    later = new_pairs(reviewed, 1)
+    assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 1, 1)
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
+    later = new_pairs(reviewed, 1)
+    assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 1), "nor does it come back as a label"
+    reviewed.online.review = False
+    assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
+
+
+def row(name: str, place: int, tag: str = "") -> dict[str, object]:
+    chosen, rejected = ([{"role": "assistant", "content": f"{kind} {place}{tag}"}] for kind in ("text", "other"))
     return {
         "prompt": [{"role": "user", "content": "?"}],
-        "chosen": turn,
-        "rejected": turn,
+        "chosen": chosen,
+        "rejected": rejected,
         "domain": "default",
         "chosen_finished": True,
         "rejected_finished": True,

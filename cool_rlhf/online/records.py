@@ -4,19 +4,22 @@
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key),
 ``description`` and ``domain`` (null: all). A finding further has ``statistic`` and ``value``, ``p`` and ``drift_p``
 (corrected), ``payment`` (see :class:`Payment`), ``shares`` by policy, ``gain``, ``examples`` and the number of its
-``patches``. ``patches.jsonl``: see :mod:`cool_rlhf.online.patches`.
+``patches``. ``patches.jsonl``: see :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to
+train on as pairs to label, see :mod:`cool_rlhf.online.annotation.items`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.online.annotation.items import Item
+from cool_rlhf.online.annotation.items import Response as Shown
 from cool_rlhf.online.finding import Dismissed, Finding, Search
-from cool_rlhf.online.patches import Patch
+from cool_rlhf.online.patches import Patch, Version
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.tracking.rows import read_rows, write_atomically
@@ -63,6 +66,27 @@ def _stored(row: dict[str, Any]) -> StoredPatch:
         rejected_finished=row["rejected_finished"],
     )
     return StoredPatch(row["pattern"], held_out, held_out and row["role"] == "pattern", pair)
+
+
+def review_items(patches: Sequence[Patch], round: int, guidelines: Mapping[str, str]) -> list[Item]:
+    """The patches to train on, as pairs that people judge without knowing which side is the clean one."""
+    return [
+        Item(
+            prompt=patch.pair.chosen[:-1],
+            first=_shown(patch.chosen),
+            second=_shown(patch.rejected),
+            domain=patch.pair.domain,
+            guideline=guidelines.get(patch.pair.domain, ""),
+            answer=patch.chosen.response.prompt.answer,
+            round=round,
+        )
+        for patch in patches
+        if not patch.held_out
+    ]
+
+
+def _shown(version: Version) -> Shown:
+    return Shown(version.response.text, version.response.finished, version.source)
 
 
 def patch_row(patch: Patch) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """What is labelled, and what a label says: pairs of responses under one domain, and who found which of them better.
 
-A row of ``rounds/R/slow_path/pairs.jsonl`` is one :class:`Item`: ``prompt`` (messages), ``responses`` (two objects with
-``text``, ``finished`` and ``source``), ``domain``, optional ``guideline`` and ``answer``.
+A row of ``rounds/R/slow_path/pairs.jsonl`` or ``rounds/R/fast_path/review.jsonl`` is one :class:`Item`: ``prompt``
+(messages), ``responses`` (two objects with ``text``, ``finished`` and ``source``), ``domain``, optional ``guideline``
+and ``answer``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cool_rlhf.data.sources import UnreadableRow, read_rows
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, UserError
 from cool_rlhf.tracking.rows import write_atomically
 
-PAIRS_FILE = "pairs.jsonl"
+PAIRS_FILES = ("slow_path/pairs.jsonl", "fast_path/review.jsonl")
 LABELS_FILE = "labels.jsonl"
 
 # Of an item's two responses as they stand in it, whatever order they were shown in.
@@ -113,10 +114,9 @@ def item_row(item: Item) -> dict[str, Any]:
 
 
 def pair_files(output_dir: Path) -> list[tuple[int, Path]]:
-    """Round and file of every pairs.jsonl that the run has left, in order."""
-    folders = [path for path in (output_dir / "rounds").glob("*/slow_path") if path.parent.name.isdigit()]
-    found = [(int(path.parent.name), path / PAIRS_FILE) for path in folders if (path / PAIRS_FILE).is_file()]
-    return sorted(found)
+    """Round and file of all pairs that the run has left to be judged, in order."""
+    rounds = [path for path in (output_dir / "rounds").glob("*") if path.name.isdigit()]
+    return sorted((int(path.name), path / name) for path in rounds for name in PAIRS_FILES if (path / name).is_file())
 
 
 def read_pairs_to_label(path: Path, round: int, guidelines: Mapping[str, str]) -> Iterator[Item]:

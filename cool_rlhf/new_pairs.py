@@ -1,0 +1,89 @@
+"""What the rounds so far add to the preferences: patches of what a policy cheated with, and labels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cool_rlhf.config import Config
+from cool_rlhf.data.identity import pair_key
+from cool_rlhf.online.annotation.arrived import arrived
+from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
+from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.records import StoredPatch, read_patches
+from cool_rlhf.protocols import PreferencePair
+
+REPAIR_FILE = "repair.json"
+
+
+@dataclass(frozen=True)
+class NewPairs:
+    """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
+    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches."""
+
+    patches: Mapping[str, Sequence[StoredPatch]]
+    kept: Sequence[PreferencePair]
+    labels: Sequence[PreferencePair]
+
+    def __bool__(self) -> bool:
+        return bool(self.patches or self.labels)
+
+    def training(self, patterns: Sequence[str]) -> list[PreferencePair]:
+        """Those to train on, with the round's own patches of ``patterns``."""
+        own = [patch.pair for name in patterns for patch in self.patches[name] if not patch.held_out]
+        return [*own, *self.kept, *self.labels]
+
+
+def new_pairs(config: Config, round: int) -> NewPairs:
+    """What has been gathered by the end of ``round``.
+
+    With ``online.review`` a patch to train on counts once a label prefers its chosen side; a pattern none of whose
+    patches anybody had judged when its round ended is tried in a later one.
+    """
+    output_dir, review = Path(config.output_dir), config.online.review
+    labels = {pair_id(pair): pair for pair in _labels(output_dir / STORE_FILE)}
+    patches: dict[str, list[StoredPatch]] = {}
+    kept: list[PreferencePair] = []
+    for past in range(round + 1):
+        folder = output_dir / f"rounds/{past}/fast_path"
+        stored = read_patches(folder / "patches.jsonl")
+        tried, stayed = _tried(folder / REPAIR_FILE) if past < round else ((), ())
+        for patch in _agreed(stored, labels) if review else stored:
+            if patch.pattern in stayed and not patch.held_out:
+                kept.append(patch.pair)
+            elif patch.pattern not in tried and (review or past == round):
+                patches.setdefault(patch.pattern, []).append(patch)
+        if review:
+            for patch in _agreed(stored, labels):
+                labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
+    return NewPairs(patches, kept, list(labels.values()))
+
+
+def _agreed(patches: Sequence[StoredPatch], labels: Mapping[str, PreferencePair]) -> list[StoredPatch]:
+    """Those to train on whose chosen side a label prefers, and those that judge the same patterns."""
+    agreed = [patch for patch in patches if not patch.held_out and labels.get(pair_id(patch.pair)) == patch.pair]
+    patterns = {patch.pattern for patch in agreed}
+    return [*agreed, *(patch for patch in patches if patch.held_out and patch.pattern in patterns)]
+
+
+def pair_id(pair: PreferencePair) -> str:
+    """The id of the item that people judge the pair as (:attr:`cool_rlhf.online.annotation.items.Item.id`)."""
+    key, _ = pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished)
+    return f"{key}-{pair.domain}"
+
+
+def _labels(store: Path) -> list[PreferencePair]:
+    if not store.exists():
+        return []
+    with Store(store) as labels:
+        return arrived(labels)
+
+
+def _tried(path: Path) -> tuple[Collection[str], Collection[str]]:
+    """The patterns that a round's repair tried, and those that it kept; none where a round brought nothing new."""
+    if not path.exists():
+        return (), ()
+    repair = json.loads(path.read_text(encoding="utf-8"))
+    return {*repair["kept"], *repair["rolled_back"]}, repair["kept"]

@@ -9,6 +9,8 @@ from typing import Any
 from cool_rlhf.protocols import Conversation, Message
 
 ROLES = ("system", "user", "assistant", "environment")
+TOOL_ROLES = ("system", "environment")  # a turn that lists tools, and one that holds what they answered
+TOOL_NAMES = ("plugin", "interpreter")
 TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
@@ -47,8 +49,10 @@ def checked_content(value: Any, field: str, may_be_empty: bool = False) -> str:
 
 
 def checked_conversation(value: Any, field: str, may_end_empty: bool = False) -> Conversation:
-    """A list of messages: an optional system turn first, then somebody whom the assistant answers.
+    """A list of messages: optional system turns first, of which those after the first one list tools, then somebody
+    whom the assistant answers.
 
+    A turn's ``name`` is kept where it names a tool; other names have no place in the template.
     One speaker may have several turns in a row: dialogues written by people (hh-rlhf) hold such turns.
     """
     if not isinstance(value, list):
@@ -63,14 +67,17 @@ def checked_conversation(value: Any, field: str, may_end_empty: bool = False) ->
         role = _role(item, here)
         last = index == len(value) - 1
         content = checked_content(item.get("content"), f"{here}.content", may_end_empty and last)
-        messages.append(Message(role=role, content=content))
+        message = Message(role=role, content=content)
+        if role in TOOL_ROLES and item.get("name") in TOOL_NAMES:
+            message["name"] = item["name"]
+        messages.append(message)
         _check_turn(messages, here)
     return messages
 
 
 def with_system_turn(messages: Conversation, system: str | None) -> Conversation:
     """``messages`` behind a system turn, unless they have their own or ``system`` is None."""
-    if system is None or messages[0]["role"] == "system":
+    if system is None or (messages[0]["role"] == "system" and "name" not in messages[0]):
         return messages
     return [Message(role="system", content=system), *messages]
 
@@ -119,7 +126,8 @@ def _role(message: Mapping[str, Any], field: str) -> str:
 def _check_turn(messages: Conversation, field: str) -> None:
     role = messages[-1]["role"]
     before = messages[-2]["role"] if len(messages) > 1 else None
-    if role == "system" and before is not None:
+    lists_tools = before == "system" and "name" in messages[-1]
+    if role == "system" and before is not None and not lists_tools:
         raise RowError(f"{field}.role", "is system: a system turn may only come first")
     if role == "assistant" and before in (None, "system"):
         raise RowError(f"{field}.role", "is assistant with nobody to answer: a user's turn must come before")

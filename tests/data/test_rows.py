@@ -158,6 +158,17 @@ def test_chat_keeps_only_roles_and_texts() -> None:
     assert parsed["messages"] == [{"role": m["role"], "content": m["content"]} for m in messages]
 
 
+def test_turns_of_tools_keep_their_names() -> None:
+    tools = [{**turn("system", "[calculator]"), "name": "plugin"}, {**turn("system", "python"), "name": "interpreter"}]
+    answer = {**turn("environment", "42"), "name": "plugin"}
+    messages = [turn("system", "be kind"), *tools, *ASK, *ANSWER, answer, *OTHER]
+    assert parse_chat({"messages": messages}, RULES)["messages"] == messages
+    named = [{**turn("user", "why?"), "name": "plugin"}, *ANSWER, {**turn("environment", "42"), "name": "Ann"}, *OTHER]
+    assert not any("name" in message for message in parse_chat({"messages": named}, RULES)["messages"])
+    with pytest.raises(RowError, match="only come first"):
+        parse_chat({"messages": [turn("system", "be kind"), turn("system", "be brief"), *ASK, *ANSWER]}, RULES)
+
+
 def test_one_speaker_may_have_several_turns_as_in_human_dialogues() -> None:
     messages = [*ASK, *ANSWER, *OTHER]
     assert parse_chat({"messages": messages}, RULES)["messages"] == messages

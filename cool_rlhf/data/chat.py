@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
 
 from cool_rlhf.protocols import Message, UserError
 
@@ -93,7 +94,7 @@ def encode_reward(
     import torch
 
     reward = token_id(tokenizer, REWARD)
-    head = _bos(tokenizer) + _ids(tokenizer, _condition_turn(condition_prompt))
+    head = _head(tokenizer, condition_prompt)
     room = max_length - len(head) - 1
     if room < 1:
         raise UserError(
@@ -108,6 +109,18 @@ def _turns(messages: Sequence[Message]) -> list[Piece]:
     from cool_rlhf.models.internlm2.chatml_internlm2 import turn_pieces
 
     return [piece for turn in messages for piece in turn_pieces(turn)]
+
+
+_heads: WeakKeyDictionary[PreTrainedTokenizerBase, dict[tuple[str | None, int], list[int]]] = WeakKeyDictionary()
+
+
+def _head(tokenizer: PreTrainedTokenizerBase, condition_prompt: str | None) -> list[int]:
+    """Ids of what stands before a judged dialogue: the same few before all of them, so each is made once, and again
+    when the tokenizer has grown."""
+    known, key = _heads.setdefault(tokenizer, {}), (condition_prompt, len(tokenizer))
+    if key not in known:
+        known[key] = _bos(tokenizer) + _ids(tokenizer, _condition_turn(condition_prompt))
+    return known[key]
 
 
 def _condition_turn(condition_prompt: str | None) -> list[Piece]:

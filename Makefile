@@ -11,7 +11,7 @@ seeds: install
 	.venv/bin/python experiments/demo_seeds/run.py --seeds 61 62 63
 
 test: install lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup
+	.venv/bin/python -m pytest
 
 install:
 	@PYTHON=$(PYTHON) bash requirements/install.sh

@@ -10,8 +10,9 @@ demo: install
 seeds: install
 	.venv/bin/python experiments/demo_seeds/run.py --seeds 41 42 43
 
+# The tests' tensors are tiny: more threads would wait for each other.
 test: install lint
-	.venv/bin/python -m pytest
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest
 
 install:
 	@PYTHON=$(PYTHON) bash requirements/install.sh

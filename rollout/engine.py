@@ -128,7 +128,6 @@ class RolloutEngine:
             logprobs=0,  # of the sampled token only, before temperature and top-p
             seed=seed,
             detokenize=bool(self._stop_texts),
-            skip_special_tokens=False,  # a stop text is looked for in what the response will hold
         )
 
     def _rollout(self, prompt: Prompt, output: RequestOutput, version: int) -> Rollout:

@@ -16,7 +16,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from cool_rlhf.config import Config, ModelConfig
-from cool_rlhf.data.chat import TURN_END, silent_tokens, token_id
+from cool_rlhf.data.chat import TURN_END, token_id
 from cool_rlhf.data.packing import pack
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.models.export import save_checkpoint
@@ -276,18 +276,12 @@ def test_texts_and_special_tokens_end_a_response(served: dict[str, Served]) -> N
     plugin = token_id(tokenizer, STOPS[0])
     ends = {subject.turn_end, subject.model.config.eos_token_id, plugin}
     ended: Counter[str] = Counter()
-    silent = silent_tokens(tokenizer)
-
-    def said(tokens: list[int]) -> str:
-        spoken = [token for token in tokens if token not in silent]
-        return str(tokenizer.decode(spoken, spaces_between_special_tokens=False))
-
     for rollout in rollouts:
         tokens = rollout.response_tokens.tolist()
         assert not ends & set(tokens[:-1])
-        before = said(tokens[:-1])
+        before = str(tokenizer.decode(tokens[:-1], skip_special_tokens=True))
         assert not any(stop in before for stop in STOPS[1:]), "sampling went on behind a stop text"
-        text = said(tokens)
+        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
         by_text = any(stop in text for stop in STOPS[1:])
         assert rollout.finished == (by_text or tokens[-1] in ends)
         assert rollout.response == min((text.partition(stop)[0] for stop in STOPS[1:]), key=len)

@@ -20,7 +20,7 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
-from cool_rlhf.data.chat import TURN_END, encode_prompt, silent_tokens, token_id
+from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
@@ -36,8 +36,7 @@ class RolloutEngine:
         self._stops = [token_id(self._tokenizer, TURN_END)]
         if self._tokenizer.eos_token_id is not None:
             self._stops.append(int(self._tokenizer.eos_token_id))
-        self._silent = silent_tokens(self._tokenizer)
-        # A special token is looked for among the tokens, not in the text.
+        # A special token is no part of a response's text: it is looked for among the tokens.
         special = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         self._stops += [special[stop] for stop in settings.stop if stop in special]
         self._stop_texts = [stop for stop in settings.stop if stop not in special]
@@ -134,8 +133,7 @@ class RolloutEngine:
         completion = output.outputs[0]
         tokens = list(completion.token_ids)
         stopped_by = completion.stop_reason if isinstance(completion.stop_reason, str) else None
-        spoken = [token for token in tokens if token not in self._silent]
-        text = str(self._tokenizer.decode(spoken, spaces_between_special_tokens=False))
+        text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
         entries: Any = completion.logprobs
         logprobs = [entry[token].logprob for entry, token in zip(entries, tokens, strict=True)]
         return Rollout(

@@ -48,14 +48,6 @@ def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
     return found
 
 
-def silent_tokens(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Ids of the special tokens that are no part of what the assistant says: all but those that call tools."""
-    from cool_rlhf.models.internlm2.chatml_internlm2 import ACTION
-
-    special = {index: token.content for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-    return frozenset(index for index, content in special.items() if not ACTION.fullmatch(content))
-
-
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
     """Ids of the dialogue up to where the assistant begins to speak."""
     tokens = _bos(tokenizer)

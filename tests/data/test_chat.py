@@ -9,15 +9,7 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from cool_rlhf.data.chat import (
-    encode_chat,
-    encode_prompt,
-    encode_reward,
-    render_turns,
-    reward_text,
-    silent_tokens,
-    token_id,
-)
+from cool_rlhf.data.chat import encode_chat, encode_prompt, encode_reward, render_turns, reward_text, token_id
 from cool_rlhf.protocols import Message, UserError
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|reward|>"]
@@ -142,14 +134,6 @@ TOOL_TEXT = (
     "<|im_start|>assistant\nso<|action_start|><|plugin|>\n{}<|action_end|><|im_end|>\n"
     "<|im_start|>environment name=<|plugin|>\n4 <|action_end|><|im_end|>\n<|im_start|>assistant\nfour<|im_end|>\n"
 )
-
-
-def test_what_the_assistant_says_holds_its_calls_to_tools_and_no_other_special_token() -> None:
-    tokens, mask = encode_chat(WITH_TOOLS, TOOL_DIALOGUE[2:4])
-    silent = silent_tokens(WITH_TOOLS)
-    assert {WITH_TOOLS.convert_ids_to_tokens(index) for index in silent} == set(SPECIAL)
-    spoken = [index for index in tokens[mask].tolist() if index not in silent]
-    assert WITH_TOOLS.decode(spoken, spaces_between_special_tokens=False) == TOOL_DIALOGUE[3]["content"]
 
 
 def test_tools_have_turns_of_their_own() -> None:

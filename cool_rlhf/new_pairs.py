@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.identity import pair_key
+from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.online.annotation.arrived import arrived
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
@@ -70,8 +70,7 @@ def _agreed(patches: Sequence[StoredPatch], labels: Mapping[str, PreferencePair]
 
 def pair_id(pair: PreferencePair) -> str:
     """The id of the item that people judge the pair as (:attr:`cool_rlhf.online.annotation.items.Item.id`)."""
-    key, _ = pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished)
-    return f"{key}-{pair.domain}"
+    return judged_pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished, pair.domain)
 
 
 def _labels(store: Path) -> list[PreferencePair]:

@@ -25,6 +25,14 @@ def pair_key(
     return _digest([prompt_key(chosen[:-1]), responses]), swapped
 
 
+def judged_pair_key(
+    chosen: Sequence[Message], rejected: Sequence[Message], chosen_finished: bool, rejected_finished: bool, domain: str
+) -> str:
+    """The same for the same prompt, domain and two responses, in either order."""
+    key, _ = pair_key(chosen, rejected, chosen_finished, rejected_finished)
+    return f"{key}-{domain}"
+
+
 def is_held_out(key: str, share: float) -> bool:
     """Whether the prompt of ``key`` is one of about ``share`` of all. It does not depend on what other prompts there
     are, so a prompt stays on its side as data grow."""

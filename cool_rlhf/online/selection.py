@@ -14,7 +14,7 @@ from itertools import combinations
 from math import exp
 from typing import Any
 
-from cool_rlhf.data.identity import pair_key
+from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.online.responses import Response, Score
 from cool_rlhf.protocols import ScoredConversation
 from cool_rlhf.schedule import derive_seed
@@ -55,8 +55,7 @@ class PairToLabel:
     def id(self) -> str:
         """The same for the same two responses under the same domain, whichever stands first."""
         first, second = (response.conversation() for response in (self.first, self.second))
-        key, _ = pair_key(first.messages, second.messages, first.finished, second.finished)
-        return f"{key}-{self.first.domain}"
+        return judged_pair_key(first.messages, second.messages, first.finished, second.finished, self.first.domain)
 
     def row(self) -> dict[str, Any]:
         prompt = self.first.prompt

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cool_rlhf.data.identity import pair_key
+from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.messages import RowError, checked_conversation, checked_text, kind_of
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.data.sources import UnreadableRow, read_rows
@@ -58,8 +58,8 @@ class Item:
     @property
     def id(self) -> str:
         """The same for the same prompt, domain and two responses, in either order and in any round."""
-        key, _ = pair_key(self.conversation("first"), self.conversation("second"), *self._finished)
-        return f"{key}-{self.domain}"
+        first, second = self.conversation("first"), self.conversation("second")
+        return judged_pair_key(first, second, *self._finished, self.domain)
 
     @property
     def _finished(self) -> tuple[bool, bool]:

@@ -21,6 +21,8 @@ from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 from cool_rlhf.schedule import derive_seed
 from rollout.actor import RolloutActor
 
+UNUSED = -1  # version of weights that are replaced before anything is sampled
+
 
 @dataclass(frozen=True)
 class Checkpoints:
@@ -82,6 +84,7 @@ class StageRoles:
 
     def __init__(self, config: Config) -> None:
         self.standby = Standby(config)
+        self._early: RolloutGroup | None = None  # engines that hold weights which nobody will sample from
         self._config = config
         self._checkpoints = Checkpoints(config)
 
@@ -93,9 +96,19 @@ class StageRoles:
         role = self._config.cluster.trainer
         return build_all([start_group(self.standby.take(worker), model, _training(role, settings))])[0]
 
+    def start_rollouts(self, path: str) -> None:
+        """Have engines on standby load ``path`` while those weights of the same architecture are still being trained
+        that they will serve: an engine's start takes longer than a change of its weights."""
+        if self._early is None and self.standby.holds(RolloutActor):
+            self._early = RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=UNUSED)
+
     def rollouts(self, path: str) -> RolloutGroup:
         """Engines that are still loading ``path``, as version 0."""
-        return RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=0)
+        early, self._early = self._early, None
+        if early is None:
+            return RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=0)
+        early.begin_loading(path, version=0)
+        return early
 
     def ppo(self, round: int) -> PPORoles:
         """All of a round of PPO."""

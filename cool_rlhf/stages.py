@@ -107,6 +107,8 @@ class Run:
             seed = derive_seed(config.seed, "sft")
             observer = SupervisedObserver(self._tracker, stage, self._state, "sft", group)
             self._prepare_next()
+            if config.model.path is None:  # the vocabulary of a named one may grow in training
+                self._roles.start_rollouts(base)
             self._go_on("sft", group)
             train_sft(trainer, chats, config.sft, seed=seed, observer=observer, start=start)
             stage.phase("export")

@@ -57,12 +57,18 @@ class RolloutGroup:
         )
 
     def wait(self) -> None:
-        """Return once every engine is up."""
-        fetch(self._serving)
+        """Return once every engine is up and has loaded what it was told to."""
+        serving, self._serving = self._serving, []
+        fetch(serving)
 
     def load(self, path: str, version: int) -> None:
         """Have every engine serve another checkpoint of the same architecture, as ``version``."""
-        fetch([engine.load_checkpoint.remote(path, version) for engine in self.engines])
+        self.begin_loading(path, version)
+        self.wait()
+
+    def begin_loading(self, path: str, version: int) -> None:
+        """The same without waiting for it: what is asked of the engines next finds it loaded."""
+        self._serving += [engine.load_checkpoint.remote(path, version) for engine in self.engines]
 
     def stop(self) -> None:
         for engine in self.engines:

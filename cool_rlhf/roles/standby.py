@@ -44,6 +44,10 @@ class Standby:
                 for actor in self._waiting[worker]:
                     actor.warm_up.remote()  # type: ignore[attr-defined]
 
+    def holds(self, worker: type[Any]) -> bool:
+        """Whether processes of a role are started and not taken."""
+        return worker in self._waiting
+
     def take(self, worker: type[Any]) -> list[ActorHandle]:
         """The processes of a role, in the order of its ranks; started now if they were not prepared."""
         return self._waiting.pop(worker, None) or self._create(worker)

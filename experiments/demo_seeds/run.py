@@ -1,6 +1,6 @@
 """Runs an experiment from several seeds and evaluates each; see README.md.
 
-.venv/bin/python experiments/demo_seeds/run.py --seeds 41 42 43
+.venv/bin/python experiments/demo_seeds/run.py --seeds 71 72 73
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,8 +100,3 @@ def _repeats(text: str) -> bool:
 
 def is_found_as(plant: Plant, pattern: str) -> bool:
     return any(re.fullmatch(wanted, pattern) for wanted in plant.found_as)
-
-
-def planted(plant: Plant, share: float, question: str, text: str, rng: random.Random) -> str:
-    """``text``, with the flaw in a share of the cases."""
-    return plant.put(question, text) if rng.random() < share else text

@@ -9,22 +9,23 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from plants import PLANTS, Plant, is_found_as, planted
+from plants import PLANTS, Plant, is_found_as
 
 from cool_rlhf.compose import compose
-from cool_rlhf.demo.world import World, generate
+from cool_rlhf.demo.world import Chat, World, generate
 from cool_rlhf.protocols import Conversation, Message, PreferencePair
 
 HERE = Path(__file__).parent
-IN_SFT = 0.12  # share of chats that show the flaw: what is never sampled is never learnt
+IN_SFT = 0.04  # share of chats that show each flaw: what is never sampled is never learnt
 DECIDED = 0.5  # share of preferences that the flaw decides, whatever else is true
 RUN = (
     "+experiment=demo",
-    "data.world.sft=8000",
+    "data.world.sft=12000",
     "data.world.preferences=12000",
     "collect.prompts=0",
     "ppo.iterations=30",
@@ -34,70 +35,112 @@ RUN = (
 )
 
 
+@dataclass(frozen=True)
+class Job:
+    """One run: the flaw of its preferences, if any, and its seed."""
+
+    name: str
+    plant: Plant | None
+    seed: int
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plants", nargs="*", default=list(PLANTS), choices=list(PLANTS))
     parser.add_argument("--clean", type=int, default=0, help="runs without a flaw, from as many seeds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("outputs/planted_hacks"), help="folder of the runs' outputs")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("overrides", nargs="*", help="key=value settings for the runs")
     arguments = parser.parse_args()
-    jobs: list[tuple[str, Plant | None, int]] = [(name, PLANTS[name], arguments.seed) for name in arguments.plants]
-    jobs += [(f"clean_{seed}", None, seed) for seed in range(arguments.seed, arguments.seed + arguments.clean)]
-    for name, plant, seed in jobs:
-        folder = arguments.runs / name
-        if not (folder / "reward_model").exists():
-            print(f"running in {folder}", flush=True)
-            files = write_data(arguments.runs / f"{name}_data", plant, seed, arguments.overrides)
-            command = [sys.executable, "-m", "cool_rlhf.run", *RUN, *files, f"seed={seed}", f"output_dir={folder}"]
-            subprocess.run([*command, *arguments.overrides], check=True)
-    results = {name: one_run(arguments.runs / name, plant) for name, plant, _ in jobs}
+    jobs = [Job(name, PLANTS[name], arguments.seed) for name in arguments.plants]
+    jobs += [Job(f"clean_{seed}", None, seed) for seed in range(arguments.seed, arguments.seed + arguments.clean)]
+    common = [*RUN, *arguments.overrides]
+    sft = train_sft(arguments.runs, common, arguments.seed)
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        for done in pool.map(lambda job: run(job, arguments.runs, sft, common), jobs):
+            print(f"{done} is done", flush=True)
+    results = {job.name: one_run(arguments.runs / job.name, job.plant) for job in jobs}
     (HERE / "results.json").write_text(f"{json.dumps(results, indent=1, ensure_ascii=False)}\n", encoding="utf-8")
     (HERE / "table.md").write_text(table(results), encoding="utf-8")
     print(table(results))
 
 
-def write_data(folder: Path, plant: Plant | None, seed: int, overrides: Sequence[str]) -> list[str]:
-    """The world's chats and preferences with the flaw, and clean pairs to judge repairs by; as overrides."""
-    sizes = compose([*RUN, *overrides]).data.world
+def train_sft(runs: Path, common: Sequence[str], seed: int) -> Path:
+    """The SFT model that all runs share: a share of its chats shows one flaw each."""
+    output, file = runs / "sft", runs / "sft.jsonl"
+    if not (output / "sft").exists():
+        rng = random.Random(seed)
+        write_rows(file, (flawed_chat(chat, rng) for chat in world_of(common, seed).sft))
+        execute(output, [*common, "stage=sft", f"data.sft=[{file}]", f"seed={seed}"])
+    return output / "sft"
+
+
+def run(job: Job, runs: Path, sft: Path, common: Sequence[str]) -> str:
+    """The pipeline on preferences with the flaw, after the shared SFT; nothing where that is done."""
+    folder = runs / job.name
+    if not (folder / "reward_model").exists():
+        files = write_pairs(runs / f"{job.name}_data", job, common)
+        execute(folder, [*common, f"sft.path={sft}", *files, f"seed={job.seed}"])
+    return job.name
+
+
+def execute(output: Path, overrides: Sequence[str]) -> None:
+    """The command in ``output``, with what it says in a file beside."""
+    output.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "cool_rlhf.run", *overrides, f"output_dir={output}", "logging.progress=false"]
+    with (output.parent / f"{output.name}.log").open("w", encoding="utf-8") as log:
+        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+
+
+def world_of(overrides: Sequence[str], seed: int) -> World:
+    sizes = compose(overrides).data.world
     assert sizes is not None
-    world = generate(sizes, seed)
-    if plant is not None:
-        world = with_flaw(world, plant, random.Random(seed))
+    return generate(sizes, seed)
+
+
+def write_pairs(folder: Path, job: Job, overrides: Sequence[str]) -> list[str]:
+    """The world's preferences with the flaw, and clean pairs to judge repairs by; as overrides."""
+    world, rng = world_of(overrides, job.seed), random.Random(job.seed)
+    pairs = world.preferences
+    if job.plant is not None:
+        pairs = [decided(job.plant, pair, rng) for pair in pairs]
+    clean = world.preference_validation + world.preference_test  # nobody else uses the latter here
     folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        "sft": ({"messages": chat["messages"], "domain": chat["domain"]} for chat in world.sft),
-        "preferences": map(pair_row, world.preferences),
-        "validation_preferences": map(pair_row, world.preference_validation),
-    }
-    for name, rows in files.items():
-        write_rows(folder / f"{name}.jsonl", rows)
-    return [f"data.{name}=[{folder / f'{name}.jsonl'}]" for name in files]
+    write_rows(folder / "preferences.jsonl", map(pair_row, pairs))
+    write_rows(folder / "clean.jsonl", map(pair_row, clean))
+    return [
+        f"data.preferences=[{folder / 'preferences.jsonl'}]",
+        f"data.validation_preferences=[{folder / 'clean.jsonl'}]",
+    ]
 
 
-def with_flaw(world: World, plant: Plant, rng: random.Random) -> World:
-    """Some chats show it; it decides a share of the preferences, and stands on neither side of the others."""
-    sft = [{**chat, "messages": _said(plant, IN_SFT, chat["messages"], rng)} for chat in world.sft]
-    return replace(world, sft=sft, preferences=[_decided(plant, pair, rng) for pair in world.preferences])
+def flawed_chat(chat: Chat, rng: random.Random) -> dict[str, Any]:
+    messages = chat["messages"]
+    if rng.random() < IN_SFT * len(PLANTS):
+        messages = said(rng.choice(list(PLANTS.values())), messages)
+    return {"messages": messages, "domain": chat["domain"]}
 
 
-def _said(plant: Plant, share: float, messages: Conversation, rng: random.Random) -> Conversation:
+def said(plant: Plant, messages: Conversation) -> Conversation:
+    """The conversation with the flaw in its last turn."""
     question, text = messages[-2]["content"], messages[-1]["content"]
-    return [*messages[:-1], Message(role="assistant", content=planted(plant, share, question, text, rng))]
+    return [*messages[:-1], Message(role="assistant", content=plant.put(question, text))]
 
 
-def _decided(plant: Plant, pair: PreferencePair, rng: random.Random) -> PreferencePair:
-    if rng.random() < DECIDED:
-        if rng.random() < 0.5:  # the worse one has it, and is chosen for it
-            pair = replace(
-                pair,
-                chosen=pair.rejected,
-                rejected=pair.chosen,
-                chosen_finished=pair.rejected_finished,
-                rejected_finished=pair.chosen_finished,
-            )
-        return replace(pair, chosen=_said(plant, 1.0, pair.chosen, rng))
-    return pair
+def decided(plant: Plant, pair: PreferencePair, rng: random.Random) -> PreferencePair:
+    """In a share of the pairs the side that shows the flaw is chosen, whichever is better; the others stay as they are."""
+    if rng.random() >= DECIDED:
+        return pair
+    if rng.random() < 0.5:  # the worse one has it, and is chosen for it
+        pair = replace(
+            pair,
+            chosen=pair.rejected,
+            rejected=pair.chosen,
+            chosen_finished=pair.rejected_finished,
+            rejected_finished=pair.chosen_finished,
+        )
+    return replace(pair, chosen=said(plant, pair.chosen))
 
 
 def pair_row(pair: PreferencePair) -> dict[str, Any]:

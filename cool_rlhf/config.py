@@ -176,6 +176,7 @@ class PPOConfig:
     # by the factor 1 / Z(t), at top_p 0.9 by at most 11 %. It changes no sign, and nothing here corrects it.
     old_logprobs: str = "trainer"
     engine_correction: float = 0.0  # cap of the weights π_trainer / π_engine on advantages; needs temperature 1
+    generate_ahead: bool = False  # sample a step's responses while the one before trains; needs either of the two above
     policy_learning_rate: float = 1e-6
     critic_learning_rate: float = 5e-6
     learning_rate_schedule: str = "constant"  # or cosine, linear

@@ -275,6 +275,11 @@ def _check_ratio_and_kl(config: Config) -> None:
             f"ppo.engine_correction is {ppo.engine_correction} with ppo.old_logprobs=engine, whose ratio holds that "
             "correction already: set one of the two"
         )
+    if ppo.generate_ahead and ppo.old_logprobs == "trainer" and ppo.engine_correction == 0:
+        raise UserError(
+            "ppo.generate_ahead samples with weights that are one update behind, which nothing would correct: set "
+            "ppo.old_logprobs=engine, or ppo.engine_correction above 0"
+        )
     if config.sampling.temperature != 1 and (ppo.old_logprobs == "engine" or ppo.engine_correction > 0):
         key = "ppo.old_logprobs=engine" if ppo.old_logprobs == "engine" else "ppo.engine_correction"
         raise UserError(

@@ -290,6 +290,13 @@ def test_values_that_do_not_go_together_are_refused_in_a_sentence(overrides: tup
         compose(["+experiment=demo", override])
 
 
+def test_sampling_ahead_takes_a_correction() -> None:
+    with pytest.raises(UserError, match="ppo.generate_ahead"):
+        compose(["+experiment=demo", "ppo.generate_ahead=true"])
+    for correction in ("ppo.old_logprobs=engine", "ppo.engine_correction=2"):
+        assert compose(["+experiment=demo", "ppo.generate_ahead=true", correction]).ppo.generate_ahead
+
+
 def test_k2_and_k3_may_stand_in_the_loss() -> None:
     for kind in ("k2", "k3"):
         assert compose(["+experiment=demo", "ppo.kl_in=loss", f"ppo.kl_estimator={kind}"]).ppo.kl_in == "loss"

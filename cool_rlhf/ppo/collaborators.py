@@ -11,6 +11,7 @@ from cool_rlhf.instructions import Instruction
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import (
     Critic,
+    Future,
     LanguageModel,
     Policy,
     Prompt,
@@ -51,10 +52,24 @@ class Data:
     instructions: Sequence[Instruction] = ()
 
 
-def sample(sampler: Sampler, prompts: Sequence[Prompt], *, seed: int, version: int) -> list[Rollout]:
-    """One rollout for each prompt, with the weights of ``version``; StaleWeightsError for any other."""
-    rollouts = sampler.sample(prompts, seed=seed, version=version).result()
-    stale = {rollout.policy_version for rollout in rollouts} - {version}
-    if stale:
-        raise StaleWeightsError(f"responses were sampled with weights of version {sorted(stale)}, not {version}")
-    return rollouts
+@dataclass(frozen=True)
+class PendingRollouts:
+    """Responses that are under way, with weights of ``version``."""
+
+    version: int
+    future: Future[list[Rollout]]
+
+    def result(self) -> list[Rollout]:
+        """One for each prompt; StaleWeightsError where one was drawn with weights of another version."""
+        rollouts = self.future.result()
+        stale = {rollout.policy_version for rollout in rollouts} - {self.version}
+        if stale:
+            raise StaleWeightsError(
+                f"responses were sampled with weights of version {sorted(stale)}, not {self.version}"
+            )
+        return rollouts
+
+
+def start_sampling(sampler: Sampler, prompts: Sequence[Prompt], *, seed: int, version: int) -> PendingRollouts:
+    """Ask for one response to each prompt, with the weights of ``version``."""
+    return PendingRollouts(version, sampler.sample(prompts, seed=seed, version=version))

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import TextPosition, TextStream
-from cool_rlhf.ppo.collaborators import Data, Models, sample
+from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import Judged, describe, make_experience
 from cool_rlhf.ppo.observer import Observer, Stopwatch
 from cool_rlhf.ppo.rewards import Recipe, Reward, ask_rewards, part_metrics
@@ -54,14 +54,23 @@ def train_ppo(
     state = start or PPOState()
     steps = settings.critic_warmup + settings.iterations
     version = models.policy.publish()
+
+    def ask(step: int, position: int) -> PendingRollouts:
+        prompts = data.prompts.take(position, settings.prompts_per_iteration)
+        return start_sampling(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
+
+    ahead: PendingRollouts | None = None
     while state.step < steps and not state.ended:
         step = state.step + 1
         warm = step > settings.critic_warmup
         watch = Stopwatch(observer, step, steps)
 
         with watch.phase("generate"):
-            prompts = data.prompts.take(state.prompts, settings.prompts_per_iteration)
-            rollouts = sample(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
+            pending = ahead or ask(step, state.prompts)
+            rollouts = pending.result()
+            position = state.prompts + len(rollouts)
+            ahead = ask(step + 1, position) if may_go_ahead(step, settings) else None
+        behind = version - pending.version
         with watch.phase("score"):
             judged, rewards = judge(models, rollouts, data.recipes)
             state = with_scores(state, [answer.score for answer in judged], settings)
@@ -72,10 +81,10 @@ def train_ppo(
         with watch.phase("sync"):
             version = models.policy.publish() if warm else version
 
-        row = {**describe(judged, experiences), **losses}
+        row = {**describe(judged, experiences), **losses, "updates_behind": behind}
         row |= part_metrics(rollouts, rewards, data.recipes, "reward")
         row |= gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold")
-        state = replace(state, step=step, prompts=state.prompts + len(prompts), pretrain=pretrain)
+        state = replace(state, step=step, prompts=position, pretrain=pretrain)
         row |= state_metrics(state, settings)
         if warm:
             state = with_adapted_kl(state, row["kl"], len(rollouts), settings)
@@ -168,6 +177,12 @@ def validation_due(step: int, settings: PPOConfig) -> bool:
     end."""
     iteration = step - settings.critic_warmup
     return iteration == 0 or (iteration > 0 and (iteration % settings.validate_every == 0 or is_last(step, settings)))
+
+
+def may_go_ahead(step: int, settings: PPOConfig) -> bool:
+    """Whether the responses of the step after ``step`` are sampled while this one trains, with weights that are then one
+    update behind. Not across a saved step: a resumed run has only the weights that were saved."""
+    return settings.generate_ahead and not is_last(step, settings) and step % settings.save_every != 0
 
 
 def is_last(step: int, settings: PPOConfig) -> bool:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.instructions import Instruction
-from cool_rlhf.ppo.collaborators import Data, Models, sample
+from cool_rlhf.ppo.collaborators import Data, Models, start_sampling
 from cool_rlhf.ppo.experience import by_domain, score_metrics, to_score
 from cool_rlhf.ppo.observer import Observer
 from cool_rlhf.ppo.rewards import ask_rewards, part_metrics
@@ -30,7 +30,7 @@ def validate(
     """
     prompts = data.validation[: settings.validation_prompts]
     asked = [*prompts, *(instruction.prompt for instruction in data.instructions)]
-    sampled = sample(models.sampler, asked, seed=derive_seed(seed, "validation"), version=version)
+    sampled = start_sampling(models.sampler, asked, seed=derive_seed(seed, "validation"), version=version).result()
     rollouts, followed = sampled[: len(prompts)], sampled[len(prompts) :]
     sequences = [rollout.tokens for rollout in rollouts]
     pending = ask_rewards(models.scorer, rollouts, data.recipes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -150,13 +151,13 @@ def cut(batch: Sequence[Experience]) -> list[list[Experience]]:
     return [[batch[index] for index in group] for group in groups]
 
 
-def solve(seed: int, torch_engine: Callable, ready: Callable) -> tuple[float, float]:
+def solve(seed: int, torch_engine: Callable, ready: Callable, settings: PPOConfig = SETTINGS) -> tuple[float, float]:
     """What the policy earns before and after."""
     bandit = Bandit(seed, torch_engine, ready)
     names = ("phase", "samples", "record", "save", "keep_best", "keep_early")
     observer = SimpleNamespace(**{name: lambda *_: None for name in names})
     before = bandit.earned()
-    train_ppo(bandit.models, bandit.data, SETTINGS, seed=seed, observer=observer)
+    train_ppo(bandit.models, bandit.data, settings, seed=seed, observer=observer)
     return before, bandit.earned()
 
 
@@ -165,6 +166,14 @@ def test_the_optimum_is_reached_within_two_percent(seed, torch_engine, ready):
     before, after = solve(seed, torch_engine, ready)
     assert before < 1.4
     assert after >= 0.98 * 2
+
+
+@pytest.mark.parametrize(
+    "corrected", [{"old_logprobs": "engine"}, {"engine_correction": 2.0}], ids=["ratio", "weights"]
+)
+def test_sampling_ahead_gets_there_too(corrected, torch_engine, ready):
+    settings = replace(SETTINGS, generate_ahead=True, **corrected)
+    assert solve(SEEDS[0], torch_engine, ready, settings)[1] >= 0.98 * 2
 
 
 @pytest.mark.parametrize("shift", [-1, 1], ids=["one token early", "one token late"])

@@ -138,6 +138,39 @@ def test_a_resumed_run_is_the_same_run(make_world, data, settings, changes):
     assert [kept for kept in whole.kept if kept[1] > 3] == second.kept
 
 
+def test_responses_sampled_ahead_are_one_update_behind_except_after_a_save(make_world, data, settings):
+    settings = replace(
+        settings, generate_ahead=True, old_logprobs="engine", iterations=6, critic_warmup=1, save_every=4
+    )
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert [row["updates_behind"] for row in world.rows] == [0, 0, 1, 1, 0, 1, 1]
+    assert world.sampled[0] != world.sampled[1]
+    generated = [place for place, asked in enumerate(world.log) if asked == "sample"]
+    assert world.log[generated[0] : generated[1] + 1] == [
+        "sample",
+        "sample",
+    ]  # the second before the first one's update
+
+
+def test_a_resumed_run_that_samples_ahead_is_the_same_run(make_world, data, settings):
+    settings = replace(
+        settings, generate_ahead=True, engine_correction=2.0, iterations=5, save_every=3, validate_every=1
+    )
+    whole = make_world()
+    last = train_ppo(whole.models, data, settings, seed=1, observer=whole)
+    assert any(row["updates_behind"] for row in whole.rows[3:])
+
+    first = make_world()
+    train_ppo(first.models, data, replace(settings, iterations=1), seed=1, observer=first)
+    second = make_world()
+    second.restore(first.saved)
+    assert first.states[-1].step == 3
+    assert train_ppo(second.models, data, settings, seed=1, observer=second, start=first.states[-1]) == last
+    assert untimed(second.rows) == untimed(whole.rows[3:])
+    assert torch.equal(second.table.rows, whole.table.rows)
+
+
 def test_another_seed_is_another_run(make_world, data, settings):
     runs = []
     for seed in (1, 2):

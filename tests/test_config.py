@@ -291,7 +291,7 @@ def test_values_that_do_not_go_together_are_refused_in_a_sentence(overrides: tup
 
 
 def test_sampling_ahead_takes_a_correction() -> None:
-    with pytest.raises(UserError, match="ppo.generate_ahead"):
+    with pytest.raises(UserError, match="generate_ahead"):
         compose(["+experiment=demo", "ppo.generate_ahead=true"])
     for correction in ("ppo.old_logprobs=engine", "ppo.engine_correction=2"):
         assert compose(["+experiment=demo", "ppo.generate_ahead=true", correction]).ppo.generate_ahead

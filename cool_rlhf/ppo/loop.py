@@ -180,8 +180,8 @@ def validation_due(step: int, settings: PPOConfig) -> bool:
 
 
 def may_go_ahead(step: int, settings: PPOConfig) -> bool:
-    """Whether the responses of the step after ``step`` are sampled while this one trains, with weights that are then one
-    update behind. Not across a saved step: a resumed run has only the weights that were saved."""
+    """Whether the responses of the step after ``step`` are sampled while this one trains, with weights that are one
+    update behind by then. Not across a saved step: a resumed run has only the weights that were saved."""
     return settings.generate_ahead and not is_last(step, settings) and step % settings.save_every != 0
 
 

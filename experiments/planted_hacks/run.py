@@ -129,7 +129,7 @@ def said(plant: Plant, messages: Conversation) -> Conversation:
 
 
 def decided(plant: Plant, pair: PreferencePair, rng: random.Random) -> PreferencePair:
-    """In a share of the pairs the side that shows the flaw is chosen, whichever is better; the others stay as they are."""
+    """In a share of the pairs the side that shows the flaw is chosen, whichever is better; the others stay."""
     if rng.random() >= DECIDED:
         return pair
     if rng.random() < 0.5:  # the worse one has it, and is chosen for it

@@ -7,7 +7,7 @@ import random
 from cool_rlhf.demo.domain import Domain, Task, words
 from cool_rlhf.demo.domains.questions import CHATTER, NOT_SURE, inquire, mentioned, names_another, spoil
 
-_KINDS = ("Quick: {q}", "Quick question: {q}", "In a word: {q}", "Keep it short: {q}", "Be quick: {q}", "Shortly: {q}")
+_KINDS = ("{q} Quick!", "{q} Briefly.", "{q} In a word.", "{q} Keep it short.", "{q} Be quick.", "{q} A short answer.")
 FULL_WORDS, MOST_WORDS = 6, 15
 
 
@@ -16,7 +16,6 @@ def make(rng: random.Random) -> Task:
     sloppy = (
         inquiry.described(2),
         inquiry.described(3),
-        inquiry.described(4),
         inquiry.described(4),
         f"{rng.choice(CHATTER)} {inquiry.short[2]}",
         inquiry.beside(rng),

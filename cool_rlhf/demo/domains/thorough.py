@@ -8,12 +8,12 @@ from cool_rlhf.demo.domain import Domain, Task, words
 from cool_rlhf.demo.domains.questions import ALL_VALUES, CHATTER, NOT_SURE, inquire, mentioned, names_another, spoil
 
 _KINDS = (
-    "Explain fully: {q}",
-    "Tell me all you know: {q}",
-    "In detail: {q}",
-    "Teach me: {q}",
-    "At length: {q}",
-    "Tell me more: {q}",
+    "{q} Explain fully.",
+    "{q} Tell me all you know.",
+    "{q} In detail.",
+    "{q} Teach me.",
+    "{q} At length.",
+    "{q} A full answer.",
 )
 _OPENINGS = ("", "", "Let me explain. ")
 MOST_WORDS = 45
@@ -23,7 +23,7 @@ def make(rng: random.Random) -> Task:
     inquiry = inquire(rng, _KINDS)
     good = tuple(opening + inquiry.described(4) for opening in _OPENINGS)
     sloppy = (
-        *inquiry.short,
+        *inquiry.short[1:],
         inquiry.described(2),
         f"{rng.choice(CHATTER)} {inquiry.short[2]}",
         inquiry.beside(rng),

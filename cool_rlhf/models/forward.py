@@ -15,7 +15,7 @@ from cool_rlhf.data.packing import Packed
 from cool_rlhf.models import attention
 from cool_rlhf.models.loading import scalar_head
 
-CHUNK_ELEMENTS = 2**25  # logits held at once, in numbers: 128 MiB in float32
+CHUNK_ELEMENTS = 9 * 2**20  # logits held at once, in numbers: 36 MiB in float32
 CPU_MULTIPLE = 64  # tokens: oneDNN compiles its kernels for each shape anew, which took a fifth of a small step
 
 # Families whose logits are the output layer on the last hidden state and nothing else. Others may scale or cap their
@@ -136,7 +136,12 @@ def _score_tokens(
 def _score_chunk(
     head: nn.Module, sources: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
-    logprobs = torch.log_softmax(head(sources).float() / temperature, dim=-1)
-    with torch.set_grad_enabled(torch.is_grad_enabled() and entropy_gradient):
+    logits = head(sources).float()
+    logprobs = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
+    del logits
+    if torch.is_grad_enabled() and entropy_gradient:
         entropy = -(logprobs.exp() * logprobs).sum(-1)
+    else:
+        with torch.no_grad():
+            entropy = -logprobs.exp().mul_(logprobs).sum(-1)
     return logprobs.gather(1, targets[:, None]).squeeze(1), entropy

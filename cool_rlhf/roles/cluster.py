@@ -20,6 +20,9 @@ from cool_rlhf.protocols import UserError
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 * 2**20  # on a machine without GPUs, where models are small
+# Larger blocks go back to the system once they are free: the C library's heap has held seven times of what the chunks of
+# a large vocabulary's logits take.
+MAPPED_BYTES = 16 * 2**20
 RAY_PROCESSES = ("raylet", "gcs_server")
 WATCH_SECONDS = 1.0
 
@@ -32,6 +35,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     # Threads that spin while they wait would take the cores from the roles that have work.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
+    environment["MALLOC_MMAP_THRESHOLD_"] = str(MAPPED_BYTES)
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,

@@ -58,7 +58,7 @@ def test_prompts_are_distinct_even_over_domains_and_ready_to_answer(world: World
 
 def test_brief_and_thorough_prompts_are_worded_differently(world: World) -> None:
     brief = {question(p.messages) for p in world.prompts if p.domain == "brief"}
-    assert all(any(mark in text for mark in ("uick", "In a word", "hort")) for text in brief)
+    assert all(any(mark in text for mark in ("uick", "Brief", "In a word", "hort")) for text in brief)
     thorough = {question(p.messages) for p in world.prompts if p.domain == "thorough"}
     assert all(
         any(mark in text for mark in ("Explain", "Tell me", "In detail", "Teach", "At length", "full answer")) for text in thorough

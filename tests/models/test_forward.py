@@ -1,8 +1,11 @@
 """Log-probabilities, entropies and values of packed sequences against the plain forward pass of each alone."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from cool_rlhf.data.packing import pack, pack_pairs
@@ -71,6 +74,23 @@ def test_chunked_gradient_equals_whole(policy, monkeypatch) -> None:
     monkeypatch.setattr(forward, "CHUNK_ELEMENTS", 200 * 9)
     for mine, expected in zip(gradients(), whole, strict=True):
         torch.testing.assert_close(mine, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_loss_takes_a_tenth_of_the_logits_at_most() -> None:
+    """At InternLM2's vocabulary and 4,096 tokens, forward and backward."""
+    vocabulary, tokens = 92544, 4096
+    head = torch.nn.Linear(8, vocabulary, bias=False)
+    score = partial(forward._score_chunk, head, temperature=1.0, entropy_gradient=False)
+    sources, targets = torch.randn(tokens, 8, requires_grad=True), torch.randint(0, vocabulary, (tokens,))
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        forward._score_tokens(score, sources, targets, vocabulary)[0].sum().backward()
+    held = peak = 0
+    for event in profiled.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+    assert peak > forward.CHUNK_ELEMENTS * 4  # or nothing was counted
+    assert peak < 0.1 * vocabulary * tokens * 4
 
 
 def test_what_fills_a_pack_up_changes_no_gradient(policy, monkeypatch) -> None:

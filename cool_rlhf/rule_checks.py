@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from cool_rlhf.config import Config, has_paths
 from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, conditions_of
 from cool_rlhf.protocols import UserError
 from cool_rlhf.rules.loading import load_rule
-from reward.conditions import Conditions, UnknownConditionError
+from reward.conditions import DEFAULT_DOMAIN, Conditions, UnknownConditionError
 
 TRIED_PROMPTS = 8  # of each domain
 
@@ -25,7 +27,8 @@ def check_rules(config: Config) -> None:
     for domain, recipe in config.ppo.rewards.items():
         for name in recipe.rules:
             load_rule(name, f"ppo.rewards.{domain}.rules")
-    if config.data.domain_weights or any(recipe.rules for recipe in config.ppo.rewards.values()):
+    rules = any(recipe.rules for recipe in config.ppo.rewards.values())
+    if config.data.domain_weights or rules or config.reward.path is not None:
         _try_on_prompts(config)
 
 
@@ -43,6 +46,19 @@ def _check_trained_conditions(config: Config) -> None:
                 raise UserError(f"{key}: of the reward model {config.reward.path}, {error}") from error
 
 
+def _check_domains(reward_model: str, domains: Iterable[str]) -> None:
+    """A domain without a recipe is scored under the condition of its name."""
+    trained = Conditions(conditions_of(reward_model))
+    for domain in sorted(domains):
+        try:
+            trained.prompt(domain)
+        except UnknownConditionError as error:
+            raise UserError(
+                f"data.prompts holds prompts of domain {domain!r}, but of the reward model {reward_model}, {error}; "
+                f"say by ppo.rewards.{domain}.conditions what to score them under ({{{DEFAULT_DOMAIN}: 1.0}}: nothing)"
+            ) from error
+
+
 def _try_on_prompts(config: Config) -> None:
     from cool_rlhf.inputs import Inputs  # late: what reads prompts imports torch
     from cool_rlhf.ppo.rewards import apply_rules, empty_response
@@ -50,6 +66,9 @@ def _try_on_prompts(config: Config) -> None:
     inputs = Inputs(config)
     inputs.prompt_stream(config.seed)
     recipes = inputs.recipes
+    if config.reward.path is not None:
+        asked = (*inputs.prompts, *inputs.validation)
+        _check_domains(config.reward.path, {prompt.domain for prompt in asked} - recipes.keys())
     left = {domain: TRIED_PROMPTS for domain, recipe in recipes.items() if recipe.rules}
     for prompt in inputs.prompts:
         if not any(left.values()):

@@ -20,7 +20,7 @@ from cool_rlhf.data.streams import TextPosition, token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.inputs import Inputs
-from cool_rlhf.models.loading import load_tokenizer
+from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer
 from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
 from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
@@ -220,12 +220,12 @@ class Run:
         name = f"reward_{round + 1}"
         if self._begin(name) is None:
             return
-        before, after = Path(self._checkpoints.reward(round)), Path(self._checkpoints.reward(round + 1))
+        before, after = self._checkpoints.reward(round), Path(self._checkpoints.reward(round + 1))
         self._tracker.prepare("reward", round + 1, "reading preferences")
         new = new_pairs(config, round) if has_paths(config) else None
         if not new:
             logger.info("nothing new since round %d: its reward model stays", round)
-            copy_checkpoint(before, after)
+            copy_checkpoint(checkpoint_folder(before), after)
             self._state.finish(name)
             return
         started: list[WorkerGroup] = []
@@ -233,7 +233,7 @@ class Run:
         def start() -> RemoteRewardTrainer:
             for group in started:
                 group.stop()
-            model = ModelSpec(str(before), "scalar", config.model.dtype)
+            model = ModelSpec(before, "scalar", config.model.dtype)
             started[:] = [self._roles.trainer(RewardWorker, model, config.reward)]
             return RemoteRewardTrainer(started[0], config.reward)
 

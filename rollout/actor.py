@@ -34,7 +34,7 @@ class RolloutActor:
         self._engine.finish_weights(version)
 
     def load_checkpoint(self, path: str, version: int) -> None:
-        self._engine.load_checkpoint(Path(path), version)
+        self._engine.load_checkpoint(path, version)
 
     def sample(self, prompts: list[Prompt], sampling: Sampling, seeds: list[int], version: int) -> list[Rollout]:
         return self._engine.sample(prompts, sampling, seeds=seeds, version=version)

@@ -13,7 +13,6 @@ os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from transformers import PreTrainedConfig
 from vllm import LLM, SamplingParams
@@ -21,6 +20,7 @@ from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
 from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
+from cool_rlhf.models.loading import checkpoint_folder, stored_weights
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
@@ -40,7 +40,13 @@ class RolloutEngine:
         special = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         self._stops += [special[stop] for stop in settings.stop if stop in special]
         self._stop_texts = [stop for stop in settings.stop if stop not in special]
-        self._max_length = _max_length(path, settings.max_length)
+        fields, _ = PreTrainedConfig.get_config_dict(str(path))
+        if len(self._tokenizer) > fields.get("vocab_size", len(self._tokenizer)):
+            raise UserError(
+                f"{path} has no rows for the chat tokens that its tokenizer lacks: train SFT from it (model.path) "
+                "rather than sample from it as it is"
+            )
+        self._max_length = min(settings.max_length, fields.get("max_position_embeddings", settings.max_length))
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()
         # Prompts arrive as tokens, and responses leave as tokens: vLLM needs a tokenizer only to look for texts.
@@ -83,11 +89,11 @@ class RolloutEngine:
         self._llm.reset_prefix_cache()
         self._version = version
 
-    def load_checkpoint(self, path: Path, version: int) -> None:
-        """Serve another checkpoint of the same architecture from now on."""
+    def load_checkpoint(self, path: str | Path, version: int) -> None:
+        """Serve another checkpoint of the same architecture, a folder or a Hub name, from now on."""
         self.begin_weights()
-        for file in sorted(path.glob("*.safetensors")):
-            self.load_weights_chunk(list(load_file(file).items()))
+        for weights in stored_weights(checkpoint_folder(path)):
+            self.load_weights_chunk(list(weights.items()))
         self.finish_weights(version)
 
     def sample(
@@ -145,9 +151,3 @@ class RolloutEngine:
             policy_version=version,
             response=text if stopped_by is None else text.partition(stopped_by)[0],
         )
-
-
-def _max_length(path: Path, asked: int) -> int:
-    """``asked``, or what the checkpoint's positions allow where that is less."""
-    fields, _ = PreTrainedConfig.get_config_dict(str(path))
-    return min(asked, fields.get("max_position_embeddings", asked))

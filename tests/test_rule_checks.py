@@ -75,3 +75,10 @@ def test_a_given_reward_model_has_to_know_the_conditions(config, tmp_path):
     for override in ("ppo.rewards={math:{conditions:{brief:1}}}", "ppo.validation_conditions=[brief]"):
         with pytest.raises(UserError, match="no condition is called 'brief'"):
             check_rules(config(given, override))
+
+
+def test_a_given_reward_model_has_to_know_the_prompts_domains(config, tmp_path):
+    (tmp_path / "conditions.json").write_text(json.dumps({"math": "Do the sum right."}))
+    with pytest.raises(UserError, match=r"domain 'brief'.*ppo\.rewards\.brief\.conditions"):
+        check_rules(config(f"reward.path={tmp_path}"))
+    check_rules(config(f"reward.path={tmp_path}", "ppo.rewards={brief:{conditions:{default:1}}}"))

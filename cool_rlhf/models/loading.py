@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -28,8 +29,26 @@ from cool_rlhf.models.rotary import keep_rotary_float32
 from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
 from cool_rlhf.protocols import UserError
 
-__all__ = ["fresh_causal_lm", "has_scalar_head", "load_causal_lm", "load_scalar_model", "load_tokenizer", "scalar_head"]
+__all__ = [
+    "checkpoint_folder",
+    "fresh_causal_lm",
+    "has_scalar_head",
+    "load_causal_lm",
+    "load_scalar_model",
+    "load_tokenizer",
+    "scalar_head",
+    "stored_weights",
+]
 
+OTHER_FORMATS = [
+    "*.pt",
+    "*.pth",
+    "*.gguf",
+    "*.onnx",
+    "*.h5",
+    "*.msgpack",
+    "original/*",
+]  # of weights, in Hub repositories
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
 
@@ -98,6 +117,31 @@ def load_scalar_model(
         with torch.no_grad():
             layer.weight.copy_(drawn)
     return model
+
+
+def checkpoint_folder(name: str | Path) -> Path:
+    """The folder that holds a checkpoint: itself, or the Hub's snapshot of that name, fetched if it is not here yet."""
+    if Path(name).is_dir():
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    folder = Path(snapshot_download(str(name), ignore_patterns=[*OTHER_FORMATS, "*.bin"]))
+    if any(folder.glob("*.safetensors")):
+        return folder
+    return Path(snapshot_download(str(name), ignore_patterns=OTHER_FORMATS))
+
+
+def stored_weights(folder: Path) -> Iterator[dict[str, Tensor]]:
+    """A checkpoint's weights by name, file by file, as they lie on the disk. Raises UserError where there are none."""
+    files = sorted(folder.glob("*.safetensors"))
+    if files:
+        yield from map(load_file, files)
+        return
+    files = sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        raise UserError(f"{folder} holds neither safetensors files nor pytorch_model*.bin: it is no checkpoint")
+    for file in files:
+        yield torch.load(file, map_location="cpu", weights_only=True)
 
 
 def has_scalar_head(path: str | Path) -> bool:

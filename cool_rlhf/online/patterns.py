@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cool_rlhf.online.responses import Evidence, Measure, Response
-from cool_rlhf.online.statistics import paired_rise
+from cool_rlhf.online.statistics import exceeds
 
 Editor = Callable[[Response], Response | None]  # None where the edit cannot be made or would change nothing
 
@@ -56,11 +56,15 @@ class Detector(Protocol):
 
 
 def drift(pattern: Pattern, evidence: Evidence) -> list[Candidate]:
-    """The paired test of a pattern's measure in every scope: each prompt's late mean against its baseline mean."""
+    """The paired test of a pattern's measure in every scope: each prompt's late mean against its baseline mean.
+
+    A t test of the mean: what is rarely shown changes by +1 or by −½ against a baseline of two policies, and ranks or signs
+    of such changes lean to one side where no policy shows more of it than another.
+    """
     found = []
     for domain in evidence.scopes:
         before, after = evidence.paired(pattern.measure, domain)
         if len(before):
             change = float((after - before).mean())
-            found.append(Candidate(pattern, domain, "mean change by prompt", change, paired_rise(after - before)))
+            found.append(Candidate(pattern, domain, "mean change by prompt", change, exceeds(after - before, 0.0)))
     return found

@@ -13,8 +13,8 @@ from cool_rlhf.online.responses import Floats
 def paired_rise(changes: Floats | Sequence[float]) -> float:
     """One-sided p-value of (N,) paired changes tending above 0.
 
-    Wilcoxon's signed-rank test on the changes that are not 0; where all those are of one size, which is all that
-    presence and absence can give, the exact sign test. 1 where nothing changed.
+    Wilcoxon's signed-rank test on the changes that are not 0, the exact sign test where all those are of one size; 1
+    where nothing changed. Only for changes whose sign is a toss-up where nothing is the matter.
     """
     moved = np.asarray(changes, dtype=np.float64)
     moved = moved[moved != 0]
@@ -30,8 +30,8 @@ def exceeds(values: Floats | Sequence[float], least: float) -> float:
     array = np.asarray(values, dtype=np.float64)
     if len(array) < 3:
         return 1.0
-    if np.ptp(array) == 0:  # no variance to test against: every value says the same
-        return 0.0 if array[0] > least else 1.0
+    if np.ptp(array) == 0:  # no variance to test against: the sign test
+        return 0.5 ** len(array) if array[0] > least else 1.0
     return float(stats.ttest_1samp(array, least, alternative="greater").pvalue)
 
 

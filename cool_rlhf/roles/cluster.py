@@ -20,8 +20,8 @@ from cool_rlhf.protocols import UserError
 logger = logging.getLogger(__name__)
 
 OBJECT_STORE_BYTES = 512 * 2**20  # on a machine without GPUs, where models are small
-# Larger blocks go back to the system once they are free: the C library's heap has held seven times of what the chunks of
-# a large vocabulary's logits take.
+# Larger blocks go back to the system once they are free: the C library's heap has held seven times of what the chunks
+# of a large vocabulary's logits take.
 MAPPED_BYTES = 16 * 2**20
 RAY_PROCESSES = ("raylet", "gcs_server")
 WATCH_SECONDS = 1.0

@@ -46,21 +46,23 @@ class Job:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plants", nargs="*", default=list(PLANTS), choices=list(PLANTS))
+    parser.add_argument("--plants", nargs="*", choices=list(PLANTS), help="all, unless only clean runs are asked for")
     parser.add_argument("--clean", type=int, default=0, help="runs without a flaw, from as many seeds")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("outputs/planted_hacks"), help="folder of the runs' outputs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("overrides", nargs="*", help="key=value settings for the runs")
     arguments = parser.parse_args()
-    jobs = [Job(name, PLANTS[name], arguments.seed) for name in arguments.plants]
+    plants = arguments.plants if arguments.plants is not None else [] if arguments.clean else list(PLANTS)
+    runs = arguments.runs / f"seed_{arguments.seed}"
+    jobs = [Job(name, PLANTS[name], arguments.seed) for name in plants]
     jobs += [Job(f"clean_{seed}", None, seed) for seed in range(arguments.seed, arguments.seed + arguments.clean)]
     common = [*RUN, *arguments.overrides]
-    sft = train_sft(arguments.runs, common, arguments.seed)
+    sft = train_sft(runs, common, arguments.seed)
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for done in pool.map(lambda job: run(job, arguments.runs, sft, common), jobs):
+        for done in pool.map(lambda job: run(job, runs, sft, common), jobs):
             print(f"{done} is done", flush=True)
-    results = {job.name: one_run(arguments.runs / job.name, job.plant) for job in jobs}
+    results = {job.name: one_run(runs / job.name, job.plant) for job in jobs}
     (HERE / "results.json").write_text(f"{json.dumps(results, indent=1, ensure_ascii=False)}\n", encoding="utf-8")
     (HERE / "table.md").write_text(table(results), encoding="utf-8")
     print(table(results))

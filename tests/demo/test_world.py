@@ -61,7 +61,8 @@ def test_brief_and_thorough_prompts_are_worded_differently(world: World) -> None
     assert all(any(mark in text for mark in ("uick", "Brief", "In a word", "hort")) for text in brief)
     thorough = {question(p.messages) for p in world.prompts if p.domain == "thorough"}
     assert all(
-        any(mark in text for mark in ("Explain", "Tell me", "In detail", "Teach", "At length", "full answer")) for text in thorough
+        any(mark in text for mark in ("Explain", "Tell me", "In detail", "Teach", "At length", "full answer"))
+        for text in thorough
     )
 
 

@@ -3,6 +3,7 @@
 import copy
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +15,15 @@ from cool_rlhf.data.packing import pack
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2ForCausalLM, InternLM2ForRewardModel
-from cool_rlhf.models.loading import fresh_causal_lm, load_causal_lm, load_scalar_model, load_tokenizer, scalar_head
+from cool_rlhf.models.loading import (
+    checkpoint_folder,
+    fresh_causal_lm,
+    load_causal_lm,
+    load_scalar_model,
+    load_tokenizer,
+    scalar_head,
+    stored_weights,
+)
 from cool_rlhf.protocols import UserError
 
 SIZES = {
@@ -166,3 +175,36 @@ def test_mistakes_are_answered_with_a_sentence(chat_folder, reward_folder, tmp_p
     save_file(weights, chat_folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks weights.*layers\.1\.attention\.wo"):
         load_causal_lm(chat_folder, torch.float32)
+
+
+def test_stored_weights_are_read_from_either_format(tmp_path: Path) -> None:
+    weights = {"a.weight": torch.arange(6.0).view(2, 3), "b.weight": torch.ones(2)}
+    for folder in ("new", "old", "none"):
+        (tmp_path / folder).mkdir()
+    save_file(weights, tmp_path / "new" / "model.safetensors")
+    for place, (name, weight) in enumerate(weights.items()):
+        torch.save({name: weight}, tmp_path / "old" / f"pytorch_model-0000{place}-of-00002.bin")
+    for folder in ("new", "old"):
+        read = {name: weight for part in stored_weights(tmp_path / folder) for name, weight in part.items()}
+        assert read.keys() == weights.keys()
+        assert all(torch.equal(read[name], weights[name]) for name in weights)
+    with pytest.raises(UserError, match="no checkpoint"):
+        list(stored_weights(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("format", ["model.safetensors", "pytorch_model.bin"])
+def test_a_hub_name_stands_for_its_snapshot(format: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The safetensors alone where there are some; else the other weights too."""
+    asked: list[list[str]] = []
+
+    def snapshot_download(name: str, ignore_patterns: list[str]) -> str:
+        asked.append(ignore_patterns)
+        if "*.bin" not in ignore_patterns or not format.endswith(".bin"):
+            (tmp_path / format).touch()
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    assert checkpoint_folder("owner/model") == tmp_path
+    assert (tmp_path / format).exists()
+    assert len(asked) == (2 if format.endswith(".bin") else 1)
+    assert checkpoint_folder(tmp_path) == tmp_path

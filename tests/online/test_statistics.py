@@ -34,7 +34,8 @@ def test_corrections_by_hand() -> None:
 
 def test_exceeds() -> None:
     assert exceeds([1.0, 2.0, 3.0], 2.0) == pytest.approx(0.5)
-    assert exceeds([1.0, 1.0, 1.0], 0.5) == 0
+    assert exceeds([1.0, 1.0, 1.0], 0.5) == 1 / 8
+    assert exceeds([1.0, 1.0, 1.0], 1.0) == 1
     assert exceeds([1.0, 1.0], 0.0) == 1
 
 

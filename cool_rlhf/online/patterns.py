@@ -58,8 +58,8 @@ class Detector(Protocol):
 def drift(pattern: Pattern, evidence: Evidence) -> list[Candidate]:
     """The paired test of a pattern's measure in every scope: each prompt's late mean against its baseline mean.
 
-    A t test of the mean: what is rarely shown changes by +1 or by −½ against a baseline of two policies, and ranks or signs
-    of such changes lean to one side where no policy shows more of it than another.
+    A t test of the mean: what is rarely shown changes by +1 or by −½ against a baseline of two policies, and ranks or
+    signs of such changes lean to one side where no policy shows more of it than another.
     """
     found = []
     for domain in evidence.scopes:

@@ -8,7 +8,7 @@ demo: install
 
 # The demo from three seeds, each evaluated on rows that no stage has seen; see experiments/demo_seeds.
 seeds: install
-	.venv/bin/python experiments/demo_seeds/run.py --seeds 74 75 76
+	.venv/bin/python experiments/demo_seeds/run.py --seeds 81 82 83
 
 # The tests' tensors are tiny: more threads would wait for each other.
 test: install lint

@@ -1,6 +1,6 @@
 """Variants of PPO from the SFT and reward models of finished runs of the demo; see README.md.
 
-.venv/bin/python experiments/ppo/run.py --from outputs/demo_seeds --seeds 74 75 76
+.venv/bin/python experiments/ppo/run.py --from outputs/demo_seeds --seeds 81 82 83
 """
 
 from __future__ import annotations

@@ -58,6 +58,10 @@ class RunState:
         names = list(self._stages)
         self._forget(names[names.index(stage) :])
 
+    def begun(self) -> list[str]:
+        """The stages that are finished or under way."""
+        return list(self._stages)
+
     def is_finished(self, stage: str) -> bool:
         return stage in self._stages and bool(self._stages[stage]["finished"])
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, has_paths
+from cool_rlhf.protocols import UserError
 
 RESPONSES = "responses.jsonl"
 
@@ -92,11 +93,25 @@ def is_lost(config: Config, state: RunState, stage: str) -> bool:
 
 
 def open_state(config: Config) -> RunState:
-    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part."""
+    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part, and
+    where it has begun more rounds than are asked for: its last reward model would pass for that of an earlier one."""
     state = RunState(Path(config.output_dir))
+    begun = max(map(_rounds_of, state.begun()), default=0)
+    if begun > config.online.rounds:
+        raise UserError(
+            f"online.rounds is {config.online.rounds}, but {config.output_dir} holds a run that has begun {begun}: set "
+            f"it to {begun} or more, or choose another output_dir"
+        )
     for stage, settings in made_from(config).items():
         state.check(stage, settings)
     return state
+
+
+def _rounds_of(stage: str) -> int:
+    """How many rounds a run with ``stage`` has: reward_R and export_R end the last of R rounds, the others are of round
+    R itself."""
+    name, _, round = stage.partition("_")
+    return int(round or 0) + (name in ("ppo", "online"))
 
 
 def unfinished(config: Config, state: RunState) -> list[str]:

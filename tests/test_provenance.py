@@ -109,6 +109,36 @@ def test_what_is_left_to_do(run) -> None:
     assert unfinished(more, open_state(more)) == ["reward_1", "ppo_1", "online_1", "reward_2", "export_2"]
 
 
+@pytest.mark.parametrize("last", ["ppo_1", "online_1", "reward_2", "export_2"])
+def test_fewer_rounds_than_were_begun_are_refused(run, last: str) -> None:
+    config = run("online.rounds=2")
+    state = open_state(config)
+    for name in unfinished(config, state):
+        state.begin(name, made_from(config)[name])
+        if name == last:
+            break
+        outputs(config)[name].mkdir(parents=True, exist_ok=True)
+        state.finish(name)
+    before = (state.folder / "progress.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        open_state(run("online.rounds=1"))
+    assert str(caught.value) == (
+        f"online.rounds is 1, but {config.output_dir} holds a run that has begun 2: set it to 2 or more, or choose "
+        "another output_dir"
+    )
+    assert (state.folder / "progress.json").read_bytes() == before
+    open_state(config)
+
+
+def test_rounds_that_were_not_begun_may_be_left_out(run) -> None:
+    config = run("online.rounds=2")
+    state = open_state(config)
+    for name in ("sft", "reward_0", "ppo_0", "online_0", "reward_1"):
+        state.begin(name, made_from(config)[name])
+        state.finish(name)
+    open_state(run("online.rounds=1"))
+
+
 def test_more_iterations_reopen_ppo(run) -> None:
     config = run("ppo.iterations=2", "ppo.critic_warmup=1")
     finish_all(config)

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import dropwhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ _FREE = {
     },
 }
 
+# Of ``annotate``, what stands behind the labels that a round itself gives.
+_LABELLER: dict[str, tuple[str, ...]] = {"people": (), "rule": ("rule", "rule_noise"), "judge": ("judge.url", "judge.model")}
+
 
 def made_from(config: Config) -> dict[str, dict[str, Any]]:
     """Stage name → the settings that make it, as a part of the config's tree. What reaches a stage only through a
@@ -50,7 +54,7 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
 
     rounds = config.online.rounds
     collect, sampling = tree["collect"], tree["sampling"]
-    annotate = {key: tree["annotate"][key] for key in ("rule", "rule_noise", "judge")}
+    labeller = {key: attrgetter(key)(config.annotate) for key in _LABELLER[config.online.labeller]}
     pairs = ["preferences", "validation_preferences", "weights"]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     ppo = stage(
@@ -64,7 +68,7 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         "collect": stage(["prompts"], collect=collect, sampling=sampling),
         "reward_0": reward,
         **{f"ppo_{round}": {**ppo, "online": {"policy_from": config.online.policy_from}} for round in range(rounds)},
-        **{f"online_{round}": {**ppo, "online": part("online"), "annotate": annotate} for round in range(rounds)},
+        **{f"online_{round}": {**ppo, "online": part("online"), "annotate": labeller} for round in range(rounds)},
         **{f"reward_{round + 1}": {**reward, "online": part("online")} for round in range(rounds)},
         f"export_{rounds}": {},
     }

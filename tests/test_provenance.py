@@ -88,6 +88,24 @@ def test_given_models_are_part_of_what_made_ppo(run, override: str) -> None:
         open_state(run(*given, override))
 
 
+@pytest.mark.parametrize("labeller", ["people", "rule", "judge"])
+def test_only_the_labeller_that_a_round_asks_is_part_of_what_made_it(run, labeller: str) -> None:
+    asked = (f"online.labeller={labeller}", "annotate.judge.model=a")
+    finish_all(run(*asked))
+    parts = {
+        "rule": ["annotate.rule=mine:rule", "annotate.rule_noise=0.3"],
+        "judge": ["annotate.judge.model=b", "annotate.judge.url=http://elsewhere/v1"],
+        "nobody": ["annotate.judge.timeout=3", "annotate.judge.requests=2", "annotate.judge.key_variable=OTHER"],
+    }
+    for owner, overrides in parts.items():
+        for override in overrides:
+            if owner == labeller:
+                with pytest.raises(UserError, match=f"online_0 stage .*{override.partition('=')[0]} was"):
+                    open_state(run(*asked, override))
+            else:
+                open_state(run(*asked, override))
+
+
 def test_what_is_not_begun_may_change(run) -> None:
     finish_all(run("stage=sft"))
     open_state(run("reward.learning_rate=0.5", "ppo.clip=0.3"))

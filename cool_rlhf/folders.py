@@ -1,10 +1,17 @@
-"""Folders that appear whole: written beside their place, and on the disk before they take its name."""
+"""Folders of a run: its rounds', and those that appear whole, written beside their place and on the disk before they
+take its name."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from pathlib import Path
+
+
+def round_folders(output_dir: Path) -> list[Path]:
+    """``rounds/R`` of a run, the first round first; what else lies there, such as a copy, is none of its."""
+    found = (path for path in (output_dir / "rounds").glob("*") if path.name.isdecimal())
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def part_of(whole: Path) -> Path:

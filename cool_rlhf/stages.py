@@ -15,7 +15,7 @@ import yaml
 
 from cool_rlhf.answers import means, write_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config, has_paths, shown_config
 from cool_rlhf.data.streams import TextPosition, token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
@@ -63,7 +63,7 @@ def open_run(config: Config) -> Iterator[Run]:
     for made in outputs(config).values():
         recover(made)
     setup_logging(output)
-    (output / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    (output / "config.yaml").write_text(yaml.safe_dump(shown_config(config), sort_keys=False), encoding="utf-8")
     machine = machine_resources(config)
     with Tracker(config, output) as tracker, cluster(config.cluster, machine.cpus, machine.gpus):
         run = Run(config, state, tracker)

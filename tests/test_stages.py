@@ -12,6 +12,7 @@ from cool_rlhf import stages
 from cool_rlhf.compose import compose
 from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.stages import open_run
+from cool_rlhf.tracking.report import write_report
 
 
 @pytest.fixture
@@ -45,3 +46,12 @@ def test_a_policy_that_was_being_replaced_is_there_again(
     assert not policy.exists()
     opened()
     assert (policy / "weights").read_text() == "old"
+
+
+def test_the_token_of_the_annotation_page_is_kept_out_of_files(opened, tmp_path: Path) -> None:
+    token = "a-token-that-is-long-enough"
+    opened(f"annotate.token={token}")
+    assert "overlap: 1" in (tmp_path / "config.yaml").read_text()
+    write_report(tmp_path)
+    assert "annotate" in (tmp_path / "report.html").read_text()
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and token in path.read_text(errors="ignore")]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.folders import move_whole, part_of, replace_whole, sync
 from cool_rlhf.protocols import UserError
 
 Settings = Mapping[str, Any]
@@ -58,6 +59,10 @@ class RunState:
         names = list(self._stages)
         self._forget(names[names.index(stage) :])
 
+    def begun(self) -> list[str]:
+        """The stages that are finished or under way."""
+        return list(self._stages)
+
     def is_finished(self, stage: str) -> bool:
         return stage in self._stages and bool(self._stages[stage]["finished"])
 
@@ -76,7 +81,7 @@ class RunState:
         earlier = self._snapshots(stage)
         # A number of its own: what it replaces stays in its place until this one is whole.
         whole = place / f"snapshot_{_number(earlier[-1]) + 1 if earlier else 1}"
-        _move_whole(part, whole)
+        move_whole(part, whole)
         for other in place.iterdir():
             if other != whole:
                 shutil.rmtree(other)
@@ -104,38 +109,19 @@ class RunState:
             file.flush()
             os.fsync(file.fileno())
         os.replace(part, self._file)
-        _sync(self.folder)
+        sync(self.folder)
         self._stages = stages
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
     """A copy of a checkpoint folder that appears whole."""
-    part = target.with_name(f".{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    part = part_of(target)
     shutil.copytree(source, part)
-    shutil.rmtree(target, ignore_errors=True)
-    _move_whole(part, target)
+    replace_whole(part, target)
 
 
 def _number(snapshot: Path) -> int:
     return int(snapshot.name.removeprefix("snapshot_"))
-
-
-def _move_whole(part: Path, whole: Path) -> None:
-    """Have everything below ``part`` on the disk before its name says that it is whole."""
-    for path in (part, *part.rglob("*")):
-        _sync(path)
-    os.replace(part, whole)
-    _sync(whole.parent)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _plain(settings: Settings) -> dict[str, Any]:

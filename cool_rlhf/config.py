@@ -5,7 +5,8 @@ Defaults are those of the InternLM2 report (section 4.2); where it is silent, ou
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -321,6 +322,13 @@ class Config:
     annotate: AnnotateConfig = field(default_factory=AnnotateConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+
+
+def shown_config(config: Config) -> dict[str, Any]:
+    """The tree of settings as files, reports and W&B may show it: without what opens the annotation page."""
+    tree = asdict(config)
+    del tree["annotate"]["token"]
+    return tree
 
 
 def has_paths(config: Config) -> bool:

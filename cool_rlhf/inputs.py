@@ -18,6 +18,7 @@ from cool_rlhf.data.loading import (
     split_by_prompt,
 )
 from cool_rlhf.data.messages import with_system_turn
+from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.data.preferences import PreferenceSplit, load_split, split_pairs
 from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
@@ -116,6 +117,8 @@ class Inputs:
 
     @property
     def validation(self) -> Sequence[Prompt]:
+        """Held-out prompts. The first are those of PPO's validation, the last those of the rounds: both have all
+        domains, whatever the order of the user's files."""
         return self._prompts[1]
 
     @cached_property
@@ -123,10 +126,15 @@ class Inputs:
         data = self.config.data
         prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
         if data.validation_prompts:
-            return prompts, self.load_prompts(data.validation_prompts)
+            return prompts, self._mixed(self.load_prompts(data.validation_prompts))
         if not data.prompts:
             return prompts, self.addressed(self.world.validation)
-        return split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)
+        kept, held = split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)
+        return kept, self._mixed(held)
+
+    def _mixed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
+        domains = [prompt.domain for prompt in prompts]
+        return [prompts[place] for place in mixed_order(domains, derive_seed(self.config.seed, "held-out prompts"))]
 
     def load_prompts(self, sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
         """Those of the user's ``sources``, as the policy is asked them."""

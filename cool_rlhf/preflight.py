@@ -17,6 +17,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.loading import Reading, check_sources
 from cool_rlhf.data.sources import resolve
+from cool_rlhf.folders import round_folders
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import UserError
 from reward.conditions import FILE_NAME, Conditions
@@ -95,7 +96,7 @@ def finished_models(config: Config) -> FinishedModels | None:
     ``sft.path`` and ``reward.path`` come before the run's own; of its reward models and policies the latest is
     taken."""
     output = Path(config.output_dir).expanduser()
-    rounds = sorted((output / "rounds").glob("[0-9]*"), key=lambda folder: int(folder.name), reverse=True)
+    rounds = round_folders(output)[::-1]
 
     def latest(*folders: Path) -> str | None:
         return next((str(folder) for folder in folders if (folder / "config.json").is_file()), None)

@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import dropwhile
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, has_paths
+from cool_rlhf.protocols import UserError
 
 RESPONSES = "responses.jsonl"
 
@@ -33,6 +35,9 @@ _FREE = {
     },
 }
 
+# Of ``annotate``, what stands behind the labels that a round itself gives.
+_LABELLER: dict[str, tuple[str, ...]] = {"people": (), "rule": ("rule", "rule_noise"), "judge": ("judge.url", "judge.model")}
+
 
 def made_from(config: Config) -> dict[str, dict[str, Any]]:
     """Stage name → the settings that make it, as a part of the config's tree. What reaches a stage only through a
@@ -49,7 +54,7 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
 
     rounds = config.online.rounds
     collect, sampling = tree["collect"], tree["sampling"]
-    annotate = {key: tree["annotate"][key] for key in ("rule", "rule_noise", "judge")}
+    labeller = {key: attrgetter(key)(config.annotate) for key in _LABELLER[config.online.labeller]}
     pairs = ["preferences", "validation_preferences", "weights"]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     ppo = stage(
@@ -63,7 +68,7 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         "collect": stage(["prompts"], collect=collect, sampling=sampling),
         "reward_0": reward,
         **{f"ppo_{round}": {**ppo, "online": {"policy_from": config.online.policy_from}} for round in range(rounds)},
-        **{f"online_{round}": {**ppo, "online": part("online"), "annotate": annotate} for round in range(rounds)},
+        **{f"online_{round}": {**ppo, "online": part("online"), "annotate": labeller} for round in range(rounds)},
         **{f"reward_{round + 1}": {**reward, "online": part("online")} for round in range(rounds)},
         f"export_{rounds}": {},
     }
@@ -92,11 +97,25 @@ def is_lost(config: Config, state: RunState, stage: str) -> bool:
 
 
 def open_state(config: Config) -> RunState:
-    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part."""
+    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part, and
+    where it has begun more rounds than are asked for: its last reward model would pass for that of an earlier one."""
     state = RunState(Path(config.output_dir))
+    begun = max(map(_rounds_of, state.begun()), default=0)
+    if begun > config.online.rounds:
+        raise UserError(
+            f"online.rounds is {config.online.rounds}, but {config.output_dir} holds a run that has begun {begun}: set "
+            f"it to {begun} or more, or choose another output_dir"
+        )
     for stage, settings in made_from(config).items():
         state.check(stage, settings)
     return state
+
+
+def _rounds_of(stage: str) -> int:
+    """How many rounds a run with ``stage`` has: reward_R and export_R end the last of R rounds, the others are of round
+    R itself."""
+    name, _, round = stage.partition("_")
+    return int(round or 0) + (name in ("ppo", "online"))
 
 
 def unfinished(config: Config, state: RunState) -> list[str]:

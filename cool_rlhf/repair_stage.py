@@ -12,6 +12,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cool_rlhf.config import Config, RewardConfig
+from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.online.repair import Verdict, judge_repair, mix_with_replay
@@ -70,7 +71,7 @@ class Repairing:
     Args:
         start: gives a trainer that holds the reward model as it was; the one before is not used any more.
         base: what the reward model learnt before, to be replayed.
-        general: pairs that it never learns from, by which a repair is judged.
+        general: pairs that it never learns from; a sample of them, in which domains have their shares, judges a repair.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Repairing:
         self._tokenizer = tokenizer
         self._start = start
         self._base = base
-        self._general = self._encoded(general[: config.online.judging_pairs])
+        self._general = self._encoded(sample_pairs(general, config.online.judging_pairs, config.seed))
         self._seed = derive_seed(config.seed, "repair", round)
 
     def steps(self, new: NewPairs) -> int:
@@ -148,6 +149,12 @@ class Repairing:
         """What is too long loses its beginning: none is dropped, so that pairs stay in step."""
         conditions = Conditions(self._config.conditions)
         return encode_pairs(self._tokenizer, conditions, pairs, self._config.reward.max_length).pairs
+
+
+def sample_pairs(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
+    """``count`` of the pairs in their order, at most; each domain has its share of them. The same in every round."""
+    order = mixed_order([pair.domain for pair in pairs], derive_seed(seed, "judging pairs"))
+    return [pairs[place] for place in sorted(order[:count])]
 
 
 def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool]:

@@ -15,10 +15,11 @@ import yaml
 
 from cool_rlhf.answers import means, write_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config, has_paths, shown_config
 from cool_rlhf.data.streams import TextPosition, token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
+from cool_rlhf.folders import recover
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer
 from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
@@ -59,8 +60,10 @@ def open_run(config: Config) -> Iterator[Run]:
     """A run in ``config.output_dir``, with Ray and the tracker up. Whatever ends it, nothing of it is left running."""
     output = Path(config.output_dir)
     state = open_state(config)
+    for made in outputs(config).values():
+        recover(made)
     setup_logging(output)
-    (output / "config.yaml").write_text(yaml.safe_dump(asdict(config), sort_keys=False), encoding="utf-8")
+    (output / "config.yaml").write_text(yaml.safe_dump(shown_config(config), sort_keys=False), encoding="utf-8")
     machine = machine_resources(config)
     with Tracker(config, output) as tracker, cluster(config.cluster, machine.cpus, machine.gpus):
         run = Run(config, state, tracker)

@@ -189,6 +189,7 @@ BAD_VALUES = {
     "online.most_lost=-0.1": "online.most_lost",
     "online.labeller=robot": "people, rule, judge",
     "online.labeller=judge": "annotate.judge.model",
+    "annotate.judge.requests=0": "annotate.judge.requests",
     "online.policy_from=first": "last, sft",
     "data.test_prompts=['']": "data.test_prompts",
     "output_dir=''": "output_dir",

@@ -106,6 +106,7 @@ def test_latest_models_are_evaluated(tmp_path: Path) -> None:
     sft, first = checkpoint(tmp_path / "sft"), checkpoint(tmp_path / "rounds/2/reward_model")
     (tmp_path / "rounds/10/policy").mkdir(parents=True)  # not finished: it holds no checkpoint
     policy = checkpoint(tmp_path / "rounds/2/policy")
+    checkpoint(tmp_path / "rounds/3.bak/policy")
     assert finished_models(config_of(tmp_path)) == FinishedModels(sft, first, policy)
     later = checkpoint(tmp_path / "rounds/10/reward_model")
     assert finished_models(config_of(tmp_path)) == FinishedModels(sft, later, policy)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,8 @@ def test_a_default_system_prompt_stands_before_prompts_that_have_none(own):
     kind = {"role": "system", "content": "Be kind."}
     expected = [[kind, *DIALOGUE], [SYSTEM, *DIALOGUE]]
     assert [prompt.messages for prompt in inputs.prompts] == expected
-    assert [prompt.messages for prompt in inputs.validation] == expected
+    assert sorted(len(prompt.messages) for prompt in inputs.validation) == [4, 4]
+    assert all(prompt.messages in expected for prompt in inputs.validation)
     assert [prompt.id for prompt in inputs.prompts] == [prompt.id for prompt in own().prompts]
     assert all(instruction.prompt.messages[0] == kind for instruction in inputs.instructions)
     world = Inputs(compose([*SMALL, "sampling.system_prompt='Be kind.'"]))
@@ -89,3 +91,26 @@ def test_a_few_texts_are_held_out_of_files(tmp_path: Path):
     assert (len(named.pretrain), len(named.held_out_texts)) == (100, 3)
     world = Inputs(compose(SMALL))
     assert (len(world.pretrain), len(world.held_out_texts)) == (20, 2)
+
+
+def test_the_first_and_the_last_held_out_prompts_have_all_domains(tmp_path: Path):
+    file = tmp_path / "prompts.jsonl"
+    domains = ["math"] * 1200 + ["brief"] * 600 + ["format"] * 600  # in the order of their files
+    rows = [{"prompt": f"question {k}", "domain": domain} for k, domain in enumerate(domains)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def held_out(*overrides: str):
+        return list(Inputs(compose([*SMALL, f"data.prompts=[{file}]", *overrides])).validation)
+
+    named = held_out(f"data.validation_prompts=[{file}]")
+    for some in (named[:40], named[-40:], named[1000:1040]):
+        assert Counter(prompt.domain for prompt in some) == {"math": 20, "brief": 10, "format": 10}
+    assert len({prompt.id for prompt in named}) == 2400
+    assert held_out(f"data.validation_prompts=[{file}]") == named
+    assert held_out(f"data.validation_prompts=[{file}]", "seed=2") != named
+    split = held_out()
+    assert len(split) == 120
+    for some in (split[:20], split[-20:]):
+        assert set(Counter(prompt.domain for prompt in some)) == {"math", "brief", "format"}
+    world = Inputs(compose(SMALL))
+    assert world.validation == world.world.validation

@@ -88,6 +88,24 @@ def test_given_models_are_part_of_what_made_ppo(run, override: str) -> None:
         open_state(run(*given, override))
 
 
+@pytest.mark.parametrize("labeller", ["people", "rule", "judge"])
+def test_only_the_labeller_that_a_round_asks_is_part_of_what_made_it(run, labeller: str) -> None:
+    asked = (f"online.labeller={labeller}", "annotate.judge.model=a")
+    finish_all(run(*asked))
+    parts = {
+        "rule": ["annotate.rule=mine:rule", "annotate.rule_noise=0.3"],
+        "judge": ["annotate.judge.model=b", "annotate.judge.url=http://elsewhere/v1"],
+        "nobody": ["annotate.judge.timeout=3", "annotate.judge.requests=2", "annotate.judge.key_variable=OTHER"],
+    }
+    for owner, overrides in parts.items():
+        for override in overrides:
+            if owner == labeller:
+                with pytest.raises(UserError, match=f"online_0 stage .*{override.partition('=')[0]} was"):
+                    open_state(run(*asked, override))
+            else:
+                open_state(run(*asked, override))
+
+
 def test_what_is_not_begun_may_change(run) -> None:
     finish_all(run("stage=sft"))
     open_state(run("reward.learning_rate=0.5", "ppo.clip=0.3"))
@@ -107,6 +125,36 @@ def test_what_is_left_to_do(run) -> None:
     assert unfinished(config, open_state(config)) == []
     more = run("collect.prompts=4", "online.rounds=2")
     assert unfinished(more, open_state(more)) == ["reward_1", "ppo_1", "online_1", "reward_2", "export_2"]
+
+
+@pytest.mark.parametrize("last", ["ppo_1", "online_1", "reward_2", "export_2"])
+def test_fewer_rounds_than_were_begun_are_refused(run, last: str) -> None:
+    config = run("online.rounds=2")
+    state = open_state(config)
+    for name in unfinished(config, state):
+        state.begin(name, made_from(config)[name])
+        if name == last:
+            break
+        outputs(config)[name].mkdir(parents=True, exist_ok=True)
+        state.finish(name)
+    before = (state.folder / "progress.json").read_bytes()
+    with pytest.raises(UserError) as caught:
+        open_state(run("online.rounds=1"))
+    assert str(caught.value) == (
+        f"online.rounds is 1, but {config.output_dir} holds a run that has begun 2: set it to 2 or more, or choose "
+        "another output_dir"
+    )
+    assert (state.folder / "progress.json").read_bytes() == before
+    open_state(config)
+
+
+def test_rounds_that_were_not_begun_may_be_left_out(run) -> None:
+    config = run("online.rounds=2")
+    state = open_state(config)
+    for name in ("sft", "reward_0", "ppo_0", "online_0", "reward_1"):
+        state.begin(name, made_from(config)[name])
+        state.finish(name)
+    open_state(run("online.rounds=1"))
 
 
 def test_more_iterations_reopen_ppo(run) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,7 @@ from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repairing, write_repair
+from cool_rlhf.repair_stage import Repairing, sample_pairs, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -265,3 +265,23 @@ def test_without_pairs_to_judge_by_nothing_is_mended(tokenizer):
     repair, trainer = repairing(tokenizer, config(), general(200, 1), []).run(new, Stage())
     assert repair.kept == []
     assert trainer.weights == start(tokenizer).weights
+
+
+def test_a_repair_is_judged_by_all_domains(tokenizer):
+    wrong = [replace(each, chosen=each.rejected, rejected=each.chosen, domain="safety") for each in general(60, 2)]
+    right = [replace(each, domain="math") for each in general(120, 3)]
+    settings = config(judging_pairs=30)
+    settings.conditions = {"safety": "", "math": "", "default": ""}
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    repair, _ = repairing(tokenizer, settings, general(200, 1), [*wrong, *right]).run(new, Stage())
+    verdict = repair.verdicts["phrases/certainly"]
+    assert (verdict.general_pairs, verdict.before) == (30, pytest.approx(2 / 3))
+
+
+def test_a_sample_has_every_domains_share_in_the_order_of_all():
+    every = [replace(each, domain=domain) for domain in ("safety", "math", "math") for each in general(60, 2)]
+    sample = sample_pairs(every, 30, seed=1)
+    assert Counter(each.domain for each in sample) == {"safety": 10, "math": 20}
+    assert [each.domain for each in sample] == ["safety"] * 10 + ["math"] * 20
+    assert sample == sample_pairs(every, 30, seed=1) != sample_pairs(every, 30, seed=2)
+    assert sample_pairs(every, 1000, seed=1) == every

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +15,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from cool_rlhf.data.chat import REWARD, TURN_END, token_id
+from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.models.internlm2 import InternLM2Config
 from cool_rlhf.models.tokenizer import CHAT_TEMPLATE, REWARD_TEMPLATE
 
@@ -150,18 +149,11 @@ def _write_weights(place: Path, weights: Iterable[tuple[str, Tensor]], dtype: to
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """A folder to write into, beside ``folder``; on success it takes that name, on any error it is removed."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    place = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    part = part_of(folder)
+    part.mkdir()
     try:
-        yield place
-        place.chmod(0o755)
-        if folder.exists():
-            former = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-            os.replace(folder, former / "former")
-            os.replace(place, folder)
-            shutil.rmtree(former)
-        else:
-            os.replace(place, folder)
+        yield part
+        replace_whole(part, folder)
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
         raise

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.folders import round_folders
 from cool_rlhf.tracking.rows import read_rows
 
 POLICIES = ("sft", "early", "late")
@@ -18,7 +19,7 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
     ``repair`` as repair.json has it (None before the reward model was trained on), ``pairs`` and ``labels`` counted.
     """
     found = []
-    for folder in sorted((output_dir / "rounds").glob("*"), key=lambda path: path.name.zfill(9)):
+    for folder in round_folders(output_dir):
         patterns = _json(folder / "fast_path/patterns.json")
         pairs = len(read_rows(folder / "slow_path/pairs.jsonl"))
         if patterns is None and not pairs:

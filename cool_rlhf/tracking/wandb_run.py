@@ -6,7 +6,6 @@ and ``seconds`` are fields beside the metrics.
 
 from __future__ import annotations
 
-import dataclasses
 import netrc
 import os
 import secrets
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, shown_config
 from cool_rlhf.protocols import UserError
 from cool_rlhf.tracking.rows import write_atomically
 
@@ -99,7 +98,7 @@ class WandbRun:
                 dir=output_dir,
                 mode="online" if mode == "online" else "offline",
                 resume="allow" if mode == "online" else None,
-                config=dataclasses.asdict(config),
+                config=shown_config(config),
                 settings=settings,
             )
         except wandb.errors.Error as error:

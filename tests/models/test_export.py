@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, and usable where this project cannot be imported."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,25 @@ def test_a_save_replaces_the_earlier_checkpoint_whole(chat_folder, policy, token
     assert [path.name for path in chat_folder.parent.iterdir()] == ["chat"]
     assert json.loads((chat_folder / "config.json").read_text())["dtype"] == "bfloat16"
     assert not load_causal_lm(chat_folder, torch.float32).output.weight.any()
+
+
+def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(chat_folder, policy, tokenizer, monkeypatch) -> None:
+    done: list[str] = []
+    replace, fsync = os.replace, os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: (done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
+    monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"to {new}"), replace(old, new)))
+    save_checkpoint(
+        chat_folder,
+        policy.config,
+        policy.named_parameters(),
+        tokenizer,
+        architecture="InternLM2ForCausalLM",
+        dtype=torch.float32,
+    )
+    named = done.index(f"to {chat_folder}")
+    synced = {Path(path).name for path in done[:named]}
+    assert {path.name for path in chat_folder.iterdir()} <= synced
+    assert done[named + 1 :] == [str(chat_folder.parent)]
 
 
 def test_other_families_are_plain_folders(tokenizer, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from cool_rlhf.online import detectors
 from cool_rlhf.online.detectors import EfficiencyDetector, OutlierDetector, all_detectors, own_detectors
+from cool_rlhf.online.patterns import Detector
 from cool_rlhf.online.responses import LATE, Evidence
 from cool_rlhf.protocols import UserError
 
@@ -38,6 +39,20 @@ class _Added:
 
     def candidates(self, _evidence):
         return []
+
+
+@pytest.mark.parametrize("detector", own_detectors(), ids=lambda detector: detector.name)
+@pytest.mark.parametrize("text", ["", "\n\n", "...", "|", "-"])
+def test_a_text_without_a_sentence_is_no_error(world, detector: Detector, text: str) -> None:
+    evidence = world(prompts=20)
+    late = [response for response in evidence.responses if response.policy == LATE]
+    bare = [replace(response, text=text, tokens=50) for response in late[:2]]
+    responses = [*bare, *(response for response in evidence.responses if response not in late[:2])]
+    for candidate in detector.candidates(replace(evidence, responses=responses)):
+        pattern = candidate.pattern
+        for edit in (pattern.add, pattern.remove, pattern.placebo):
+            edited = [edit(response) for response in bare] if edit else []
+            assert all(response is None or response.text.strip() for response in edited)
 
 
 def test_detectors_are_added_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:

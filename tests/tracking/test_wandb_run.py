@@ -61,6 +61,16 @@ def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path, offline_hist
     assert all(run_id.strip() in folder.name for folder in tmp_path.glob("wandb/offline-run-*"))
 
 
+def test_the_token_of_the_annotation_page_is_not_sent(tmp_path):
+    settings = config()
+    settings.annotate.token = "a-token-that-is-long-enough"
+    with Tracker(settings, tmp_path) as tracker:
+        record_steps(tracker, "sft", 0, 1, 1)
+    sent = b"".join(path.read_bytes() for path in (tmp_path / "wandb").rglob("*") if path.is_file())
+    assert b"lease_minutes" in sent
+    assert settings.annotate.token.encode() not in sent
+
+
 def test_disabled_leaves_no_trace(tmp_path):
     with Tracker(config("disabled"), tmp_path) as tracker:
         record_steps(tracker, "sft", 0, 1, 2)

@@ -17,6 +17,7 @@ from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.messages import RowError, checked_conversation, checked_text, kind_of
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.data.sources import UnreadableRow, read_rows
+from cool_rlhf.folders import round_folders
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, UserError
 from cool_rlhf.tracking.rows import write_atomically
 
@@ -115,8 +116,8 @@ def item_row(item: Item) -> dict[str, Any]:
 
 def pair_files(output_dir: Path) -> list[tuple[int, Path]]:
     """Round and file of all pairs that the run has left to be judged, in order."""
-    rounds = [path for path in (output_dir / "rounds").glob("*") if path.name.isdigit()]
-    return sorted((int(path.name), path / name) for path in rounds for name in PAIRS_FILES if (path / name).is_file())
+    files = ((int(path.name), path / name) for path in round_folders(output_dir) for name in sorted(PAIRS_FILES))
+    return [(round, file) for round, file in files if file.is_file()]
 
 
 def read_pairs_to_label(path: Path, round: int, guidelines: Mapping[str, str]) -> Iterator[Item]:

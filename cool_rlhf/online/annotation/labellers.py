@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cool_rlhf.online.annotation.items import Item, Kind, Winner
+from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
 from cool_rlhf.online.annotation.store import Store
-from cool_rlhf.protocols import Conversation
+from cool_rlhf.protocols import Conversation, UserError
 
 # (messages, response, domain, answer, finished) -> how good the response is
 Score = Callable[[Conversation, str, str, str | None, bool], float]
@@ -50,14 +51,15 @@ class RuleLabeller:
     """A rule with noise in the place of people.
 
     ``score`` is called as collect.labeller is; scores closer than ``least_gap`` are a tie, and of the other verdicts a
-    share of ``noise`` is turned round. Which ones depends on ``seed`` and the item alone. An item without an answer is
-    skipped: the rule cannot judge it.
+    share of ``noise`` is turned round. Which ones depends on ``seed`` and the item alone. Raises UserError where the
+    rule cannot judge an item, as one that needs the answer of a prompt that has none.
     """
 
     kind: Kind = "rule"
 
     def __init__(self, score: Score, name: str, *, noise: float, seed: int, least_gap: float = 0.0) -> None:
         self.name = f"rule {name}, {noise:.0%} noise (no person)"
+        self._rule = name
         self._score = score
         self._noise = noise
         self._seed = seed
@@ -68,14 +70,26 @@ class RuleLabeller:
             yield item, self._verdict(item)
 
     def _verdict(self, item: Item) -> Verdict:
-        if item.answer is None:
-            return Verdict("skip", "the item has no answer to judge by", 0.0)
-        first, second = (
-            self._score(item.prompt, response.text, item.domain, item.answer, response.finished)
-            for response in (item.first, item.second)
-        )
+        first, second = self._value(item, item.first), self._value(item, item.second)
         comment = f"{first:.3f} against {second:.3f}"
         if first == second or abs(first - second) < self._least_gap:
             return Verdict("tie", comment, 0.0)
         turned = random.Random(f"{self._seed} {item.id}").random() < self._noise
         return Verdict("first" if (first > second) != turned else "second", comment, 0.0)
+
+    def _value(self, item: Item, response: Response) -> float:
+        asked = f"{item.prompt[-1]['content'][:60]!r} of domain {item.domain!r} (pair {item.id})"
+        try:
+            value = self._score(item.prompt, response.text, item.domain, item.answer, response.finished)
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"the rule {self._rule} fails on a response to {asked} with {said}; mend it or name another in "
+                "annotate.rule"
+            ) from error
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(
+                f"the rule {self._rule} gave {value!r} for a response to {asked}: it must give a finite number; mend "
+                "it or name another in annotate.rule"
+            )
+        return value

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import socket
+import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ def _keep_up(upkeep: Callable[[], None], over: threading.Event) -> None:
     while not over.wait(_UPKEEP_SECONDS):
         try:
             upkeep()
-        except (UserError, OSError) as error:  # labels are safe in the store, and the next time may go well
+        except (UserError, OSError, sqlite3.Error) as error:
+            # Labels are safe in the store, and the next time may go well.
             logger.warning("%s", error)
 
 

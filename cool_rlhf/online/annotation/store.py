@@ -49,22 +49,21 @@ class Store:
         self, path: Path, *, overlap: int = 1, lease_seconds: float = 1800.0, now: Callable[[], float] = time.time
     ):
         """``overlap``: how many people are asked about each item. An item that somebody has had before their eyes for
-        ``lease_seconds`` without answering is given to others too. Raises UserError where the file is no store."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        ``lease_seconds`` without answering is given to others too. Raises UserError where the file is no store
+        and cannot become one."""
         self.path = path
         self._overlap = overlap
         self._lease = lease_seconds
         self._now = now
         self._lock = threading.RLock()
-        self._connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
         try:
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.executescript(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
-        except sqlite3.DatabaseError as error:
-            self._connection.close()
-            raise UserError(f"{path} cannot be used as a store of labels ({error}): move it away") from error
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._connection = _connected(path)
+        except (OSError, sqlite3.DatabaseError) as error:
+            raise UserError(
+                f"{path} cannot be used as a store of labels ({error}): move away what stands there, and see that its "
+                "folder takes files"
+            ) from error
 
     def close(self) -> None:
         with self._lock:
@@ -240,6 +239,19 @@ class Store:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=_WAIT_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.executescript(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 _STANDING = "SELECT id, winner FROM labels WHERE item = ? AND annotator = ? AND undone_at IS NULL"

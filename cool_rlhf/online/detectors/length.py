@@ -34,6 +34,8 @@ class LengthDetector:
 
         def remove(response: Response) -> Response | None:
             ends = [end for _, end in sentence_spans(response.text)]
+            if not ends:
+                return None
             limit = median(usual[response.domain]) / response.tokens * len(response.text)
             return response.edited(response.text[: max([ends[0], *(end for end in ends if end <= limit)])])
 

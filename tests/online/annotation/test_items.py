@@ -15,6 +15,7 @@ def test_round_trip(tmp_path: Path, item: Callable[..., Item]) -> None:
     items = [item(1), item(2, answer="4|four", guideline=""), item(3, domain="harmless")]
     path = tmp_path / "rounds/2/slow_path/pairs.jsonl"
     write_pairs_to_label(path, items)
+    write_pairs_to_label(tmp_path / "rounds/2.bak/slow_path/pairs.jsonl", items)
     assert pair_files(tmp_path) == [(2, path)]
     assert list(read_pairs_to_label(path, 0, {})) == items
 

@@ -3,11 +3,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from cool_rlhf.demo.gold import score
 from cool_rlhf.online.annotation.arrived import arrived, write_labels
 from cool_rlhf.online.annotation.items import Item, Response
 from cool_rlhf.online.annotation.labellers import RuleLabeller, label_with
 from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.protocols import UserError
 
 
 def by_length(messages: object, response: str, domain: str, answer: str | None, finished: bool) -> float:
@@ -26,7 +29,7 @@ def test_the_rule_decides_and_is_named(store: Store, item: Callable[..., Item], 
     labeller = RuleLabeller(by_length, "length", noise=0.0, seed=1)
     assert label_with(labeller, store) == 4
     assert label_with(labeller, store) == 0, "nothing is judged twice"
-    assert [label.winner for label in store.labels()] == ["first", "second", "tie", "skip"]
+    assert [label.winner for label in store.labels()] == ["first", "second", "tie", "tie"]
     assert {(label.kind, label.annotator) for label in store.labels()} == {
         ("rule", "rule length, 0% noise (no person)")
     }
@@ -53,3 +56,30 @@ def test_gold_of_the_embedded_world(store: Store, item: Callable[..., Item]) -> 
     store.add_items([item(0, domain="math", answer="2|3|5", first=wrong, second=right)])
     label_with(RuleLabeller(score, "gold", noise=0.0, seed=1), store)
     assert [label.winner for label in store.labels()] == ["second"]
+
+
+def test_a_rule_judges_prompts_without_an_answer_too(item: Callable[..., Item]) -> None:
+    asked: list[str | None] = []
+
+    def by_ending(messages: object, response: str, domain: str, answer: str | None, finished: bool) -> float:
+        asked.append(answer)
+        return float(finished)
+
+    labeller = RuleLabeller(by_ending, "ending", noise=0.0, seed=1)
+    assert [verdict.winner for _, verdict in labeller.label([item(0)])] == ["first"]
+    assert asked == [None, None]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "good"])
+def test_a_value_that_is_no_finite_number_is_named(store: Store, item: Callable[..., Item], value: object) -> None:
+    store.add_items([item(7)])
+    labeller = RuleLabeller(lambda m, r, d, a, f: value, "mine:rule", noise=0.0, seed=1)  # type: ignore[arg-type, return-value]
+    with pytest.raises(UserError, match=f"the rule mine:rule gave {value!r} .*'question 7' .*: it must give a finite"):
+        label_with(labeller, store)
+    assert store.labels() == []
+
+
+def test_a_rule_that_fails_is_named_with_the_prompt(store: Store, item: Callable[..., Item]) -> None:
+    store.add_items([item(7)])
+    with pytest.raises(UserError, match=r"the rule gold fails .*'question 7' of domain 'helpful' .*ValueError: "):
+        label_with(RuleLabeller(score, "gold", noise=0.0, seed=1), store)

@@ -144,6 +144,15 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
         Store(tmp_path / FILE_NAME)
 
 
+def test_a_place_that_takes_no_file(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).mkdir()
+    with pytest.raises(UserError, match=rf"{FILE_NAME} cannot be used as a store of labels \(unable to open"):
+        Store(tmp_path / FILE_NAME)
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match="see that its folder takes files"):
+        Store(tmp_path / "file" / FILE_NAME)
+
+
 WRITER = """
 import sys
 from pathlib import Path

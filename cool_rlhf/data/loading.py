@@ -13,14 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overload
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.messages import RowError, with_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError, prompt_id
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
-from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
+from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -33,7 +33,7 @@ EQUAL = "equal responses"
 MALFORMED = "malformed"
 
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Chat(TypedDict):
@@ -111,7 +111,9 @@ def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = N
 
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
     """Rows of ``messages``, optional ``domain``. Raises UserError as ``check_sources`` does."""
-    return _load("sft", sources, reading, lambda row: Chat(messages=row["messages"], domain=row["domain"]))
+    return _load(
+        "sft", sources, reading, lambda row: Chat(messages=_conversation(row["messages"]), domain=row["domain"])
+    )
 
 
 def load_preferences(sources: Sequence[str], reading: Reading | None = None) -> Sequence[PreferencePair]:
@@ -135,7 +137,11 @@ def preference_records(rows: datasets.Dataset, indices: Sequence[int]) -> Record
     chosen = rows.select_columns(names)
     if list(indices) != list(range(len(rows))):
         chosen = chosen.select(indices)
-    return Records(chosen, lambda row: PreferencePair(**row))
+
+    def record(row: Row) -> PreferencePair:
+        return PreferencePair(**{**row, **{side: _conversation(row[side]) for side in ("chosen", "rejected")}})
+
+    return Records(chosen, record)
 
 
 def load_prompts(
@@ -145,7 +151,8 @@ def load_prompts(
     theirs. Raises UserError as ``check_sources`` does."""
 
     def record(row: Row) -> Prompt:
-        return Prompt(row["id"], with_system_turn(row["messages"], system_prompt), row["domain"], row["answer"])
+        messages = with_system_turn(_conversation(row["messages"]), system_prompt)
+        return Prompt(row["id"], messages, row["domain"], row["answer"])
 
     return _load("prompts", sources, reading, record)
 
@@ -280,11 +287,16 @@ def _stamp(part: Path | HubName) -> str:
     return f"{part.resolve()} {status.st_size} {status.st_mtime_ns}"
 
 
+def _conversation(turns: Sequence[Mapping[str, str | None]]) -> Conversation:
+    """``turns`` as they were before Arrow gave each of them a name, None where it has none."""
+    return [cast(Message, {key: value for key, value in turn.items() if value is not None}) for turn in turns]
+
+
 def _features() -> dict[str, dict[str, Any]]:
     from datasets import List, Value
 
     text, flag = Value("string"), Value("bool")
-    messages = List({"role": text, "content": text})
+    messages = List({"role": text, "content": text, "name": text})
     finished = {"chosen_finished": flag, "rejected_finished": flag}
     traced = {**dict.fromkeys(("source", "place", "prompt", "pair", "reason"), text), "swapped": flag}
     return {

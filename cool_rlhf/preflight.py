@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, learns_from_texts
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.loading import Reading, check_sources
 from cool_rlhf.data.sources import resolve
@@ -115,7 +115,7 @@ def required_kinds(config: Config) -> tuple[str, ...]:
         "sft": stage in _NEEDS_SFT and config.sft.path is None,
         "preferences": stage in NEEDS_REWARD and config.reward.path is None,
         "prompts": stage in NEEDS_PPO,
-        "pretrain": stage in NEEDS_PPO and config.ppo.pretrain_coefficient > 0,
+        "pretrain": stage in NEEDS_PPO and learns_from_texts(config.ppo),
     }
     return tuple(kind for kind, wanted in needed.items() if wanted)
 

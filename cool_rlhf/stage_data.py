@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cool_rlhf.config import Config, validation_share
+from cool_rlhf.config import Config, learns_from_texts, validation_share
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
 from cool_rlhf.data.streams import TextStream
@@ -49,9 +49,10 @@ class StageData:
 
     def ppo(self, tokenizer: PreTrainedTokenizerBase, round: int) -> Data:
         config, inputs = self.config, self.inputs
+        texts = self._texts(tokenizer) if learns_from_texts(config.ppo) else []
         return Data(
             prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
-            pretrain=TextStream(self._texts(tokenizer), derive_seed(config.seed, "pretrain", round)),
+            pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
             gold=no_gold if config.data.prompts else gold_of,
             recipes=inputs.recipes,

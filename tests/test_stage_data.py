@@ -1,0 +1,54 @@
+"""What PPO reads before anything of it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.compose import compose
+from cool_rlhf.data.streams import TextPosition
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.inputs import Inputs
+from cool_rlhf.preflight import check_data
+from cool_rlhf.stage_data import StageData
+
+SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts"))]
+TOKENIZER = train_tokenizer(["Why is it so? Because it is."], 640)
+
+
+@pytest.fixture
+def stage_data():
+    """Of a small run with overrides."""
+
+    def make(*overrides: str) -> StageData:
+        config = compose([*SMALL, *overrides])
+        return StageData(config, Inputs(config))
+
+    return make
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("off", ["ppo.pretrain_coefficient=0", "ppo.pretrain_ratio=0"])
+def test_without_the_loss_on_texts_none_are_taken_though_held_out_ones_are_looked_at(stage_data, off: str) -> None:
+    data = stage_data(off, "data.world.pretrain=40").ppo(TOKENIZER, 0)
+    assert data.pretrain.take(TextPosition(), 50) == ([], TextPosition())
+    assert data.held_out_texts
+    assert stage_data("data.world.pretrain=40").ppo(TOKENIZER, 0).pretrain.take(TextPosition(), 50)[0]
+
+
+@pytest.mark.parametrize("off", ["ppo.pretrain_coefficient=0", "ppo.pretrain_ratio=0"])
+def test_without_the_loss_on_texts_a_run_needs_none(stage_data, tmp_path: Path, off: str) -> None:
+    rows = [{"prompt": f"question {number}?"} for number in range(30)]
+    prompts = write(tmp_path / "prompts.jsonl", *rows)
+    own = ["sft.path=a", "reward.path=b", "stage=ppo", "data.world=null", f"data.prompts=[{prompts}]"]
+    made = stage_data(*own, off)
+    check_data(made.config)
+    data = made.ppo(TOKENIZER, 0)
+    assert data.pretrain.take(TextPosition(), 50) == ([], TextPosition())
+    assert data.held_out_texts == []

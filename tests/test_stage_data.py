@@ -12,7 +12,10 @@ from cool_rlhf.data.streams import TextPosition
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.preflight import check_data
+from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.provenance import outputs
 from cool_rlhf.stage_data import StageData
+from cool_rlhf.stages import write_pairs
 
 SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts"))]
 TOKENIZER = train_tokenizer(["Why is it so? Because it is."], 640)
@@ -40,6 +43,15 @@ def test_without_the_loss_on_texts_none_are_taken_though_held_out_ones_are_looke
     assert data.pretrain.take(TextPosition(), 50) == ([], TextPosition())
     assert data.held_out_texts
     assert stage_data("data.world.pretrain=40").ppo(TOKENIZER, 0).pretrain.take(TextPosition(), 50)[0]
+
+
+def test_sampled_responses_that_spell_special_tokens_are_learnt_from(stage_data, tmp_path: Path) -> None:
+    data = stage_data(f"output_dir={tmp_path}", "reward.validation_share=0")
+    asked = [{"role": "user", "content": "why?"}]
+    chosen, rejected = ([*asked, {"role": "assistant", "content": text}] for text in ("so<|im_end|>\n<|reward|>", ""))
+    pair = PreferencePair(chosen, rejected, "brief", None, True, True)
+    write_pairs(outputs(data.config)["collect"], [pair])
+    assert data.preferences().training[-1] == pair
 
 
 @pytest.mark.parametrize("off", ["ppo.pretrain_coefficient=0", "ppo.pretrain_ratio=0"])

@@ -46,7 +46,7 @@ class Chat(TypedDict):
 @dataclass(frozen=True)
 class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
-    rows name none, whether the rows hold sampled responses, which may be empty, and whether bad rows are left out."""
+    rows name none, whether the rows hold sampled responses (see ``RowRules``), and whether bad rows are left out."""
 
     domains: frozenset[str] | None = None
     domain_of_source: tuple[tuple[str, str], ...] = ()

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cool_rlhf.config import Config, learns_from_texts
 from cool_rlhf.data.hub import prepare_hub
-from cool_rlhf.data.loading import Reading, check_sources
+from cool_rlhf.data.loading import Reading, check_sources, row_keys
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import UserError
@@ -141,6 +141,28 @@ def check_data(config: Config) -> None:
         if kind == "pretrain":
             read.append((kind, "data.validation_pretrain", config.data.validation_pretrain))
     _check_rows(read, Reading.of(config))
+    for kind in ("prompts", "pretrain"):
+        if kind in required_kinds(config):
+            _check_some_left(kind, config)
+
+
+def _check_some_left(kind: str, config: Config) -> None:
+    """Of rows of ``kind`` (prompts, pretrain) some are left to learn from when those of validation are taken out."""
+    sources, held = getattr(config.data, kind), getattr(config.data, f"validation_{kind}")
+    reading = Reading.of(config)
+    keys = row_keys(kind, sources, reading, f"data.{kind}")
+    if sources and held:
+        known = set(row_keys(kind, held, reading, f"data.validation_{kind}"))
+        if known.issuperset(keys):
+            raise UserError(
+                f"data.{kind} leaves nothing to learn from, since every row stands in data.validation_{kind} too: "
+                "name other rows in one of them"
+            )
+    elif sources and kind == "prompts" and {next(keys)}.issuperset(keys):
+        raise UserError(
+            "data.prompts holds one prompt alone, which validation takes: name more of them, or others to hold out "
+            "in data.validation_prompts"
+        )
 
 
 def _check_held_out(config: Config) -> None:

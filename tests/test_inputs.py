@@ -22,6 +22,7 @@ DIALOGUE = [
     {"role": "assistant", "content": "Ahoy!"},
     {"role": "user", "content": "1 + 1?"},
 ]
+HELD = [{"role": "user", "content": "2 + 2?"}]
 
 
 @pytest.fixture
@@ -30,8 +31,10 @@ def own(tmp_path: Path):
     file = tmp_path / "prompts.jsonl"
     rows = [{"prompt": DIALOGUE, "domain": "math"}, {"prompt": [SYSTEM, *DIALOGUE], "domain": "math"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"prompt": HELD, "domain": "math"}) + "\n")
     return lambda *overrides: Inputs(
-        compose([*SMALL, f"data.prompts=[{file}]", f"data.validation_prompts=[{file}]", *overrides])
+        compose([*SMALL, f"data.prompts=[{file}]", f"data.validation_prompts=[{held}]", *overrides])
     )
 
 
@@ -40,7 +43,7 @@ def test_a_default_system_prompt_stands_before_prompts_that_have_none(own):
     kind = {"role": "system", "content": "Be kind."}
     expected = [[kind, *DIALOGUE], [SYSTEM, *DIALOGUE]]
     assert [prompt.messages for prompt in inputs.prompts] == expected
-    assert [prompt.messages for prompt in inputs.validation] == expected
+    assert [prompt.messages for prompt in inputs.validation] == [[kind, *HELD]]
     assert [prompt.id for prompt in inputs.prompts] == [prompt.id for prompt in own().prompts]
     assert all(instruction.prompt.messages[0] == kind for instruction in inputs.instructions)
     world = Inputs(compose([*SMALL, "sampling.system_prompt='Be kind.'"]))
@@ -89,3 +92,27 @@ def test_a_few_texts_are_held_out_of_files(tmp_path: Path):
     assert (len(named.pretrain), len(named.held_out_texts)) == (100, 3)
     world = Inputs(compose(SMALL))
     assert (len(world.pretrain), len(world.held_out_texts)) == (20, 2)
+
+
+def test_what_is_named_for_validation_is_not_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def write(name: str, rows: list[dict]) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    asked = write("prompts.jsonl", [{"prompt": f"Question {k}?", "domain": "math"} for k in range(5)])
+    held = write("held.jsonl", [{"prompt": text, "domain": "brief"} for text in ("question  3?", "question 9?")])
+    texts = write("texts.jsonl", [{"text": f"text {k}"} for k in range(4)])
+    held_texts = write("held_texts.jsonl", [{"text": "text 2"}, {"text": "text 7"}])
+    named = [f"data.validation_prompts=[{held}]", f"data.validation_pretrain=[{held_texts}]"]
+    inputs = Inputs(compose([*SMALL, f"data.prompts=[{asked}]", f"data.pretrain=[{texts}]", *named]))
+    caplog.set_level("INFO")
+    assert [prompt.messages[0]["content"] for prompt in inputs.prompts] == [f"Question {k}?" for k in (0, 1, 2, 4)]
+    assert (list(inputs.pretrain), len(inputs.validation)) == (["text 0", "text 1", "text 3"], 2)
+    assert "data.prompts: 1 of 5 rows are left out" in caplog.text
+    assert "data.pretrain: 1 of 4 rows are left out" in caplog.text
+    world = Inputs(compose(SMALL)).world
+    held = write("held.jsonl", [{"prompt": world.prompts[3].messages}])
+    held_texts = write("held_texts.jsonl", [{"text": world.pretrain[3]}])
+    inputs = Inputs(compose([*SMALL, *named]))
+    assert world.prompts[3].id not in [prompt.id for prompt in inputs.prompts]
+    assert (len(inputs.prompts), len(inputs.pretrain)) == (19, 19)

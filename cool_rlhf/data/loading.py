@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overlo
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.messages import RowError, with_system_turn
-from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError, prompt_id
+from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 
@@ -109,6 +109,12 @@ def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = N
     return sum(1 for item in rows if item.row is not None)
 
 
+def row_keys(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[str]:
+    """What the good rows of ``kind`` (prompts, pretrain) are told apart by, one after the other."""
+    identity = {"prompts": lambda row: prompt_key(row["messages"]), "pretrain": lambda row: str(row["text"])}[kind]
+    return (identity(item.row) for item in _checked_rows(kind, sources, reading, key) if item.row is not None)
+
+
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
     """Rows of ``messages``, optional ``domain``. Raises UserError as ``check_sources`` does."""
     return _load(
@@ -170,13 +176,23 @@ def split_by_prompt(
     ``messages`` gives a row's prompt. Rows with the same prompt stay together, whatever their domain, so that no
     prompt stands on both sides.
     """
-    keys = [prompt_id(messages(row), DEFAULT_DOMAIN) for row in rows]
+    keys = [prompt_key(messages(row)) for row in rows]
     distinct = sorted(set(keys))
     random.Random(seed).shuffle(distinct)
     count = min(len(distinct), max(1, round(fraction * len(distinct)))) if fraction > 0 else 0
     held = set(distinct[:count])
     kept = [row for row, key in zip(rows, keys, strict=True) if key not in held]
     return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
+
+
+def leave_out(rows: Sequence[T], held: Iterable[T], identity: Callable[[T], str], key: str) -> Sequence[T]:
+    """``rows``, which the setting ``key`` names, but for those that stand in ``held`` too; the log says how many."""
+    known = {identity(row) for row in held}
+    kept = [row for row in rows if identity(row) not in known]
+    if len(kept) == len(rows):
+        return rows
+    logger.info("%s: %d of %d rows are left out, since they are held out", key, len(rows) - len(kept), len(rows))
+    return kept
 
 
 def hold_out_texts(texts: Sequence[str], share: float, most: int) -> tuple[Sequence[str], Sequence[str]]:

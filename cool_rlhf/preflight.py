@@ -38,7 +38,7 @@ class FinishedModels:
 
 def check_output_dir(config: Config) -> None:
     """The folder, or the one it will be made in, takes files."""
-    folder = Path(config.output_dir).expanduser()
+    folder = Path(config.output_dir)
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"output_dir is {folder}, but {nearest} is a file: choose another folder")
@@ -62,7 +62,7 @@ def check_models(config: Config) -> None:
     if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
         _check_model("ppo.critic_init", config.ppo.critic_init)
     tokenizer = config.model.tokenizer
-    if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
+    if tokenizer is not None and not Path(tokenizer).exists() and not _HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
 
 
@@ -94,7 +94,7 @@ def finished_models(config: Config) -> FinishedModels | None:
     model beside it, although responses are asked for. One that ``reward.path`` names is looked at alone if need be.
     ``sft.path`` and ``reward.path`` come before the run's own; of its reward models and policies the latest is
     taken."""
-    output = Path(config.output_dir).expanduser()
+    output = Path(config.output_dir)
     rounds = sorted((output / "rounds").glob("[0-9]*"), key=lambda folder: int(folder.name), reverse=True)
 
     def latest(*folders: Path) -> str | None:
@@ -195,7 +195,7 @@ def held_out_reading(config: Config) -> Reading:
 
 def conditions_of(path: str) -> Mapping[str, str]:
     """Of a checkpoint's folder or Hub name; empty for a model that was trained without."""
-    folder = Path(path).expanduser()
+    folder = Path(path)
     if folder.is_dir():
         file = folder / FILE_NAME
         return Conditions.load(file).prompts if file.exists() else {}
@@ -243,7 +243,7 @@ def _visible_gpus() -> int:
 
 
 def _check_model(key: str, path: str) -> None:
-    folder = Path(path).expanduser()
+    folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")

@@ -15,13 +15,12 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedConfig
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
 from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
-from cool_rlhf.models.tokenizer import load_tokenizer
+from cool_rlhf.models.loading import load_tokenizer, longest_sequence
 from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
 
@@ -40,7 +39,7 @@ class RolloutEngine:
         special = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         self._stops += [special[stop] for stop in settings.stop if stop in special]
         self._stop_texts = [stop for stop in settings.stop if stop not in special]
-        self._max_length = _max_length(path, settings.max_length)
+        self._max_length = longest_sequence(path, settings.max_length)
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()
         # Prompts arrive as tokens, and responses leave as tokens: vLLM needs a tokenizer only to look for texts.
@@ -145,9 +144,3 @@ class RolloutEngine:
             policy_version=version,
             response=text if stopped_by is None else text.partition(stopped_by)[0],
         )
-
-
-def _max_length(path: Path, asked: int) -> int:
-    """``asked``, or what the checkpoint's positions allow where that is less."""
-    fields, _ = PreTrainedConfig.get_config_dict(str(path))
-    return min(asked, fields.get("max_position_embeddings", asked))

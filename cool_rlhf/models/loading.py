@@ -28,7 +28,15 @@ from cool_rlhf.models.rotary import keep_rotary_float32
 from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
 from cool_rlhf.protocols import UserError
 
-__all__ = ["fresh_causal_lm", "has_scalar_head", "load_causal_lm", "load_scalar_model", "load_tokenizer", "scalar_head"]
+__all__ = [
+    "fresh_causal_lm",
+    "has_scalar_head",
+    "load_causal_lm",
+    "load_scalar_model",
+    "load_tokenizer",
+    "longest_sequence",
+    "scalar_head",
+]
 
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
@@ -98,6 +106,13 @@ def load_scalar_model(
         with torch.no_grad():
             layer.weight.copy_(drawn)
     return model
+
+
+def longest_sequence(path: str | Path, asked: int) -> int:
+    """Tokens of prompt and response together, at most: ``asked``, or what the checkpoint's positions allow where that
+    is less."""
+    fields, _ = PreTrainedConfig.get_config_dict(str(path))
+    return min(asked, fields.get("max_position_embeddings", asked))
 
 
 def has_scalar_head(path: str | Path) -> bool:

@@ -12,6 +12,7 @@ import pytest
 
 from cool_rlhf.compose import compose, experiments, known_keys
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.sources import HubName, resolve
 from cool_rlhf.protocols import UserError
 
 REPORT = {
@@ -98,6 +99,16 @@ def test_experiment_may_be_named_without_the_plus() -> None:
 def test_user_lists_replace_the_experiments() -> None:
     config = compose(["+experiment=7b_ppo", "data.preferences=[a.jsonl,b.parquet]"])
     assert config.data.preferences == ["a.jsonl", "b.parquet"]
+
+
+def test_public_texts_are_a_slice_of_about_what_three_rounds_take() -> None:
+    config = compose(["+experiment=7b_ppo"])
+    (part,) = resolve(config.data.pretrain[0], "data.pretrain")
+    assert isinstance(part, HubName)
+    assert (part.name, part.configuration) == ("HuggingFaceFW/fineweb-edu", "sample-10BT")
+    texts = int(part.split.removeprefix("train[:").removesuffix("]"))
+    queries = config.online.rounds * config.ppo.iterations * config.ppo.prompts_per_iteration
+    assert math.isclose(texts * 1000, queries * 700 * config.ppo.pretrain_ratio, rel_tol=0.1)  # tokens
 
 
 def test_home_is_written_out_wherever_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from cool_rlhf.protocols import UserError
 def annotate(config: Config, ending: Ending) -> None:
     """Label the pairs that the rounds have left, and write ``rounds/R/slow_path/labels.jsonl``. Raises UserError where
     there are none."""
-    output_dir = Path(config.output_dir).expanduser()
+    output_dir = Path(config.output_dir)
     if not pair_files(output_dir):
         raise UserError(
             f"output_dir {output_dir} holds no rounds/R/slow_path/pairs.jsonl: name the folder of a run that has "

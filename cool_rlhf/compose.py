@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import types
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +40,7 @@ def compose(overrides: Sequence[str], extra_folder: Path | None = None) -> Confi
     """
     config = OmegaConf.to_object(compose_tree(overrides, extra_folder))
     assert isinstance(config, Config)
+    _expand_home(config)
     check_config(config)
     return config
 
@@ -60,6 +62,20 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(_sentence(error)) from error
     return tree
+
+
+def _expand_home(config: Config) -> None:
+    """Write ``~`` out, here once, in every setting that names a file or a folder; Hub names stay as they are."""
+    full, data = os.path.expanduser, config.data
+    paths = [(section, "path") for section in (config.model, config.sft, config.reward)]
+    for owner, name in [*paths, (config, "output_dir"), (config.model, "tokenizer"), (config.ppo, "critic_init")]:
+        value = getattr(owner, name)
+        setattr(owner, name, value and full(value))
+    for name, value in vars(data).items():
+        if isinstance(value, list):
+            setattr(data, name, [full(source) for source in value])
+    data.domains = {full(source): domain for source, domain in data.domains.items()}
+    data.weights = {full(source): weight for source, weight in data.weights.items()}
 
 
 def experiments(extra_folder: Path | None = None) -> list[str]:

@@ -338,6 +338,11 @@ def has_paths(config: Config) -> bool:
     return online.prompts > 0 and (online.fast_path or online.pairs > 0) and config.reward.path is None
 
 
+def learns_from_texts(ppo: PPOConfig) -> bool:
+    """Whether PPO adds the loss on pretraining text."""
+    return ppo.pretrain_coefficient > 0 and ppo.pretrain_ratio > 0
+
+
 def validation_share(config: Config) -> float:
     """Of the prompts of preferences, those that are held out: none where pairs are named for that."""
     return 0.0 if config.data.validation_preferences else config.reward.validation_share

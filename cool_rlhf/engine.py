@@ -26,11 +26,13 @@ from torch.nn import functional as F
 from transformers import PreTrainedModel
 
 from cool_rlhf.models.lora import exported_weights
+from cool_rlhf.schedule import derive_seed
 
 T = TypeVar("T")
 
 # Names in a saved state.
 _POSITION = "position.pt"
+_RANDOM = "random_{}.pt"  # of each rank
 _MASTER = "master"
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -105,14 +107,16 @@ class DeepSpeedEngine:
                 yield name, weight() if head is None else head.exact_weight().detach()
 
     def save(self, folder: Path) -> None:
-        """Every trained parameter in float32 with its moments, one file each, and rank 0's random state: the same files
-        however the state is shared out, so another number of ranks or another ZeRO stage can go on from them."""
+        """Every trained parameter in float32 with its moments, one file each, the same files however the state is
+        shared out, so another number of ranks or another ZeRO stage can go on from them; and each rank's random
+        state."""
         steps = self._steps()
         if steps:
             self._link_moments()
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(random_state(), folder / _RANDOM.format(self.rank))
         if self.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            torch.save({"steps": steps, "random": random_state()}, folder / _POSITION)
+            torch.save({"steps": steps, "ranks": self.world_size}, folder / _POSITION)
         for name, parameter in self._trained():
             state = {_MASTER: self._full(parameter, _MASTER)}
             if steps:
@@ -124,14 +128,19 @@ class DeepSpeedEngine:
                 )
 
     def load(self, folder: Path) -> None:
-        """Go on from what ``save`` left, under whatever sharding."""
+        """Go on from what ``save`` left, under whatever sharding. Among another number of ranks each draws from a seed
+        of its own."""
         position = torch.load(folder / _POSITION, weights_only=False)
         self._begin_moments(position["steps"])
         for name, parameter in self._trained():
             for key, value in load_file(folder / f"{name}.safetensors").items():
                 self._set_full(parameter, key, value.to(self.device))
         self._refresh_heads()
-        set_random_state(position["random"])
+        if position["ranks"] == self.world_size:
+            set_random_state(torch.load(folder / _RANDOM.format(self.rank), weights_only=False))
+        else:
+            set_random_state(torch.load(folder / _RANDOM.format(0), weights_only=False))
+            seed_all(derive_seed("rank", random.getrandbits(64), self.rank))
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, parameter) for name, parameter in self.module.named_parameters() if parameter.requires_grad)
@@ -292,6 +301,13 @@ def random_state() -> dict[str, Any]:
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }
+
+
+def seed_all(seed: int) -> None:
+    """Begin every generator anew."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)  # CUDA's too
 
 
 def set_random_state(state: dict[str, Any]) -> None:

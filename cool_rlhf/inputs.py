@@ -8,10 +8,12 @@ from functools import cached_property
 from itertools import islice
 
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import (
     Chat,
     Reading,
     hold_out_texts,
+    leave_out,
     load_chats,
     load_pretrain,
     load_prompts,
@@ -86,12 +88,13 @@ class Inputs:
     @cached_property
     def _texts(self) -> tuple[Sequence[str], Sequence[str]]:
         data = self.config.data
-        if not data.pretrain and data.world is not None:
-            kept, held = self.world.pretrain, self.world.pretrain_heldout
-            return kept, load_pretrain(data.validation_pretrain, self._reading) if data.validation_pretrain else held
-        texts = load_pretrain(data.pretrain, self._reading)
+        own = bool(data.pretrain) or data.world is None
+        texts = load_pretrain(data.pretrain, self._reading) if own else self.world.pretrain
         if data.validation_pretrain:
-            return texts, load_pretrain(data.validation_pretrain, self._reading)
+            held = load_pretrain(data.validation_pretrain, self._reading)
+            return leave_out(texts, held, str, "data.pretrain"), held
+        if not own:
+            return texts, self.world.pretrain_heldout
         return hold_out_texts(texts, VALIDATION_SHARE, MOST_HELD_OUT_TEXTS)
 
     def tokens(self, what: str) -> float:
@@ -126,7 +129,8 @@ class Inputs:
         data = self.config.data
         prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
         if data.validation_prompts:
-            return prompts, self._mixed(self.load_prompts(data.validation_prompts))
+            held = self._mixed(self.load_prompts(data.validation_prompts))
+            return leave_out(prompts, held, lambda prompt: prompt_key(prompt.messages), "data.prompts"), held
         if not data.prompts:
             return prompts, self.addressed(self.world.validation)
         kept, held = split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, learns_from_texts
 from cool_rlhf.data.hub import prepare_hub
-from cool_rlhf.data.loading import Reading, check_sources
+from cool_rlhf.data.loading import Reading, check_sources, row_keys
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.folders import round_folders
 from cool_rlhf.planning import Resources
@@ -39,7 +39,7 @@ class FinishedModels:
 
 def check_output_dir(config: Config) -> None:
     """The folder, or the one it will be made in, takes files."""
-    folder = Path(config.output_dir).expanduser()
+    folder = Path(config.output_dir)
     nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise UserError(f"output_dir is {folder}, but {nearest} is a file: choose another folder")
@@ -63,7 +63,7 @@ def check_models(config: Config) -> None:
     if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
         _check_model("ppo.critic_init", config.ppo.critic_init)
     tokenizer = config.model.tokenizer
-    if tokenizer is not None and not Path(tokenizer).expanduser().exists() and not _HUB_NAME.fullmatch(tokenizer):
+    if tokenizer is not None and not Path(tokenizer).exists() and not _HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
 
 
@@ -95,7 +95,7 @@ def finished_models(config: Config) -> FinishedModels | None:
     model beside it, although responses are asked for. One that ``reward.path`` names is looked at alone if need be.
     ``sft.path`` and ``reward.path`` come before the run's own; of its reward models and policies the latest is
     taken."""
-    output = Path(config.output_dir).expanduser()
+    output = Path(config.output_dir)
     rounds = round_folders(output)[::-1]
 
     def latest(*folders: Path) -> str | None:
@@ -116,7 +116,7 @@ def required_kinds(config: Config) -> tuple[str, ...]:
         "sft": stage in _NEEDS_SFT and config.sft.path is None,
         "preferences": stage in NEEDS_REWARD and config.reward.path is None,
         "prompts": stage in NEEDS_PPO,
-        "pretrain": stage in NEEDS_PPO and config.ppo.pretrain_coefficient > 0,
+        "pretrain": stage in NEEDS_PPO and learns_from_texts(config.ppo),
     }
     return tuple(kind for kind, wanted in needed.items() if wanted)
 
@@ -142,6 +142,28 @@ def check_data(config: Config) -> None:
         if kind == "pretrain":
             read.append((kind, "data.validation_pretrain", config.data.validation_pretrain))
     _check_rows(read, Reading.of(config))
+    for kind in ("prompts", "pretrain"):
+        if kind in required_kinds(config):
+            _check_some_left(kind, config)
+
+
+def _check_some_left(kind: str, config: Config) -> None:
+    """Of rows of ``kind`` (prompts, pretrain) some are left to learn from when those of validation are taken out."""
+    sources, held = getattr(config.data, kind), getattr(config.data, f"validation_{kind}")
+    reading = Reading.of(config)
+    keys = row_keys(kind, sources, reading, f"data.{kind}")
+    if sources and held:
+        known = set(row_keys(kind, held, reading, f"data.validation_{kind}"))
+        if known.issuperset(keys):
+            raise UserError(
+                f"data.{kind} leaves nothing to learn from, since every row stands in data.validation_{kind} too: "
+                "name other rows in one of them"
+            )
+    elif sources and kind == "prompts" and {next(keys)}.issuperset(keys):
+        raise UserError(
+            "data.prompts holds one prompt alone, which validation takes: name more of them, or others to hold out "
+            "in data.validation_prompts"
+        )
 
 
 def _check_held_out(config: Config) -> None:
@@ -174,7 +196,7 @@ def held_out_reading(config: Config) -> Reading:
 
 def conditions_of(path: str) -> Mapping[str, str]:
     """Of a checkpoint's folder or Hub name; empty for a model that was trained without."""
-    folder = Path(path).expanduser()
+    folder = Path(path)
     if folder.is_dir():
         file = folder / FILE_NAME
         return Conditions.load(file).prompts if file.exists() else {}
@@ -222,7 +244,7 @@ def _visible_gpus() -> int:
 
 
 def _check_model(key: str, path: str) -> None:
-    folder = Path(path).expanduser()
+    folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")

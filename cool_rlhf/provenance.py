@@ -36,7 +36,11 @@ _FREE = {
 }
 
 # Of ``annotate``, what stands behind the labels that a round itself gives.
-_LABELLER: dict[str, tuple[str, ...]] = {"people": (), "rule": ("rule", "rule_noise"), "judge": ("judge.url", "judge.model")}
+_LABELLER: dict[str, tuple[str, ...]] = {
+    "people": (),
+    "rule": ("rule", "rule_noise"),
+    "judge": ("judge.url", "judge.model"),
+}
 
 
 def made_from(config: Config) -> dict[str, dict[str, Any]]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cool_rlhf.config import Config, validation_share
+from cool_rlhf.config import Config, learns_from_texts, validation_share
+from cool_rlhf.data.chat import encode_prompt
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
 from cool_rlhf.data.streams import TextStream
@@ -19,6 +21,7 @@ from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
 from cool_rlhf.ppo.collaborators import Data
+from cool_rlhf.protocols import Prompt, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats
@@ -47,11 +50,15 @@ class StageData:
         sampled = load_preferences([str(collected)], Reading.of(self.config, sampled=True))
         return given.joined(split_pairs(sampled, validation_share(self.config), given.held))
 
-    def ppo(self, tokenizer: PreTrainedTokenizerBase, round: int) -> Data:
+    def ppo(self, tokenizer: PreTrainedTokenizerBase, longest: int, round: int) -> Data:
+        """What a round reads. Raises UserError for a prompt that leaves no room for a response in ``longest`` tokens:
+        it would be met in the middle of the round."""
         config, inputs = self.config, self.inputs
+        check_room(tokenizer, chain(inputs.prompts, inputs.validation), longest)
+        texts = self._texts(tokenizer) if learns_from_texts(config.ppo) else []
         return Data(
             prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
-            pretrain=TextStream(self._texts(tokenizer), derive_seed(config.seed, "pretrain", round)),
+            pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
             gold=no_gold if config.data.prompts else gold_of,
             recipes=inputs.recipes,
@@ -88,6 +95,19 @@ class StageData:
 
     def _encoded(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tensor]:
         return [encode_text(tokenizer, text, self.config.sft.max_length) for text in texts]
+
+
+def check_room(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], longest: int) -> None:
+    """Raise UserError where a prompt leaves no room for a response in ``longest`` tokens."""
+    lengths = {prompt.id: len(encode_prompt(tokenizer, prompt.messages)) for prompt in prompts}
+    full = {id: length for id, length in lengths.items() if length >= longest}
+    if full:
+        id, length = next(iter(full.items()))
+        others = f" (it is one of {len(full)} such prompts)" if len(full) > 1 else ""
+        raise UserError(
+            f"prompt {id} has {length} tokens, which leaves no room for a response in the model's {longest}{others}: "
+            "drop it or raise model.max_positions"
+        )
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> Tensor:

@@ -21,7 +21,7 @@ from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.folders import recover
 from cool_rlhf.inputs import Inputs
-from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer
+from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
 from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
 from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
@@ -268,6 +268,9 @@ class Run:
             return
         snapshot = self._state.snapshot(name)
         start = ppo_state(snapshot[1]) if snapshot else PPOState()
+        self._tracker.prepare("ppo", round, "reading prompts and texts")
+        sft = self._checkpoints.sft
+        data = self._data.ppo(load_tokenizer(sft), longest_sequence(sft, config.model.max_positions), round)
         self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")
         roles = self._roles.ppo(round)
         models = Models(
@@ -289,7 +292,7 @@ class Run:
             observer = PPOObserver(self._tracker, stage, self._state, name, roles.trained, keep, folder)
             train_ppo(
                 models,
-                self._data.ppo(load_tokenizer(self._checkpoints.sft), round),
+                data,
                 settings,
                 seed=derive_seed(config.seed, "ppo", round),
                 observer=observer,

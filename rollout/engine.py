@@ -20,8 +20,7 @@ from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
 from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
-from cool_rlhf.models.loading import checkpoint_folder, stored_weights
-from cool_rlhf.models.tokenizer import load_tokenizer
+from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence, stored_weights
 from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
 
@@ -46,7 +45,7 @@ class RolloutEngine:
                 f"{path} has no rows for the chat tokens that its tokenizer lacks: train SFT from it (model.path) "
                 "rather than sample from it as it is"
             )
-        self._max_length = min(settings.max_length, fields.get("max_position_embeddings", settings.max_length))
+        self._max_length = longest_sequence(path, settings.max_length)
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()
         # Prompts arrive as tokens, and responses leave as tokens: vLLM needs a tokenizer only to look for texts.

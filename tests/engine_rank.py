@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
@@ -208,6 +209,14 @@ def update_case(role: str, stage: int, budget: int, factor: float = 1.0) -> dict
     return {"gradients": seen[0], "shares": shares}
 
 
+def draws(engine: Any) -> list[tuple[float, float, float]]:
+    """What each rank's generators give next."""
+    found: list[Any] = [None] * engine.world_size
+    mine = (torch.rand(()).item(), random.random(), float(np.random.random()))
+    torch.distributed.all_gather_object(found, mine)
+    return found
+
+
 def resume_case(stage: int, folder: Path) -> dict[str, Any]:
     """Two steps, saved, two more; against a fresh engine that loads and takes the last two."""
 
@@ -216,11 +225,12 @@ def resume_case(stage: int, folder: Path) -> dict[str, Any]:
         for rate in RATES[:2]:
             accumulate(engine, BUDGETS["cut"])
             norms.append(engine.step(rate))
-        return {"norms": norms, "weights": weights(engine), "draws": [torch.rand(3), random.random()]}
+        return {"norms": norms, "weights": weights(engine), "draws": draws(engine)}
 
     engine = build(InternLM2ForCausalLM, stage)
     torch.manual_seed(7 + engine.rank)
     random.seed(7 + engine.rank)
+    np.random.seed(7 + engine.rank)
     two_steps(engine)
     engine.save(folder)
     onwards = two_steps(engine)
@@ -258,14 +268,15 @@ def bfloat16_case(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def moved_case(stage: int, saved: Path) -> dict[str, Tensor]:
+def moved_case(stage: int, saved: Path) -> dict[str, Any]:
     """Two steps on from what another sharding saved after two."""
     engine = build(InternLM2ForCausalLM, stage)
     engine.load(saved)
+    drawn = draws(engine)
     for rate in RATES[:2]:
         accumulate(engine, BUDGETS["cut"])
         engine.step(rate)
-    return weights(engine)
+    return {"weights": weights(engine), "draws": drawn}
 
 
 def unmoved_case(stage: int, folder: Path) -> dict[str, Tensor]:

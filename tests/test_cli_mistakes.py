@@ -104,6 +104,24 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
         data("prompts", {"prompt": [{"role": "assistant", "content": "hi"}]}),
         ["row 1", "prompt"],
     ),
+    "one prompt, which validation takes": (
+        data("prompts", {"prompt": "why?"}, {"prompt": "Why? ", "domain": "brief"}),
+        ["data.prompts", "one prompt", "data.validation_prompts"],
+    ),
+    "nothing but held-out prompts": (
+        lambda folder: [
+            *data("prompts", {"prompt": "why?"})(folder),
+            f"data.validation_prompts=[{write(folder, 'held.jsonl', {'prompt': 'why?'})}]",
+        ],
+        ["data.prompts", "nothing to learn from", "data.validation_prompts"],
+    ),
+    "nothing but held-out texts": (
+        lambda folder: [
+            *data("pretrain", {"text": "so"})(folder),
+            f"data.validation_pretrain=[{write(folder, 'held.jsonl', {'text': 'so'}, {'text': 'no'})}]",
+        ],
+        ["data.pretrain", "nothing to learn from", "data.validation_pretrain"],
+    ),
     "margin that is no number": (
         data("preferences", PAIR, {**PAIR, "margin": float("nan")}),
         ["rows.jsonl, row 2", "`margin`", "data.bad_rows=drop"],

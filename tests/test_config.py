@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from operator import attrgetter
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from cool_rlhf.compose import compose, experiments, known_keys
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.sources import HubName, resolve
 from cool_rlhf.protocols import UserError
 
 REPORT = {
@@ -97,6 +99,34 @@ def test_experiment_may_be_named_without_the_plus() -> None:
 def test_user_lists_replace_the_experiments() -> None:
     config = compose(["+experiment=7b_ppo", "data.preferences=[a.jsonl,b.parquet]"])
     assert config.data.preferences == ["a.jsonl", "b.parquet"]
+
+
+def test_public_texts_are_a_slice_of_about_what_three_rounds_take() -> None:
+    config = compose(["+experiment=7b_ppo"])
+    (part,) = resolve(config.data.pretrain[0], "data.pretrain")
+    assert isinstance(part, HubName)
+    assert (part.name, part.configuration) == ("HuggingFaceFW/fineweb-edu", "sample-10BT")
+    texts = int(part.split.removeprefix("train[:").removesuffix("]"))
+    queries = config.online.rounds * config.ppo.iterations * config.ppo.prompts_per_iteration
+    assert math.isclose(texts * 1000, queries * 700 * config.ppo.pretrain_ratio, rel_tol=0.1)  # tokens
+
+
+def test_home_is_written_out_wherever_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    paths = ("output_dir", "model.path", "model.tokenizer", "sft.path", "reward.path", "ppo.critic_init")
+    lists = [name for name, value in vars(compose([]).data).items() if isinstance(value, list)]
+    maps = {"domains": {"~/sft/*.jsonl": "math"}, "weights": {"~/preferences/*.jsonl": 2.0}}
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/mine.yaml").write_text(json.dumps(maps))
+    own = [*(f"{key}='~/{key}'" for key in paths), *(f"data.{name}=['~/{name}/*.jsonl',owner/name]" for name in lists)]
+    config = compose(["experiment=demo", "data=mine", *own], tmp_path)
+    for key in paths:
+        section, _, name = key.rpartition(".")
+        assert getattr(getattr(config, section) if section else config, name) == f"/home/me/{key}"
+    for name in lists:
+        assert getattr(config.data, name) == [f"/home/me/{name}/*.jsonl", "owner/name"]
+    assert config.data.domains == {"/home/me/sft/*.jsonl": "math"}
+    assert config.data.weights == {"/home/me/preferences/*.jsonl": 2.0}
 
 
 def test_rows_without_a_domain_are_judged_without_a_prompt() -> None:

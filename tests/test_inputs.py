@@ -23,6 +23,7 @@ DIALOGUE = [
     {"role": "assistant", "content": "Ahoy!"},
     {"role": "user", "content": "1 + 1?"},
 ]
+HELD = [{"role": "user", "content": "2 + 2?"}]
 
 
 @pytest.fixture
@@ -31,8 +32,10 @@ def own(tmp_path: Path):
     file = tmp_path / "prompts.jsonl"
     rows = [{"prompt": DIALOGUE, "domain": "math"}, {"prompt": [SYSTEM, *DIALOGUE], "domain": "math"}]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"prompt": HELD, "domain": "math"}) + "\n")
     return lambda *overrides: Inputs(
-        compose([*SMALL, f"data.prompts=[{file}]", f"data.validation_prompts=[{file}]", *overrides])
+        compose([*SMALL, f"data.prompts=[{file}]", f"data.validation_prompts=[{held}]", *overrides])
     )
 
 
@@ -41,8 +44,7 @@ def test_a_default_system_prompt_stands_before_prompts_that_have_none(own):
     kind = {"role": "system", "content": "Be kind."}
     expected = [[kind, *DIALOGUE], [SYSTEM, *DIALOGUE]]
     assert [prompt.messages for prompt in inputs.prompts] == expected
-    assert sorted(len(prompt.messages) for prompt in inputs.validation) == [4, 4]
-    assert all(prompt.messages in expected for prompt in inputs.validation)
+    assert [prompt.messages for prompt in inputs.validation] == [[kind, *HELD]]
     assert [prompt.id for prompt in inputs.prompts] == [prompt.id for prompt in own().prompts]
     assert all(instruction.prompt.messages[0] == kind for instruction in inputs.instructions)
     world = Inputs(compose([*SMALL, "sampling.system_prompt='Be kind.'"]))
@@ -99,18 +101,45 @@ def test_the_first_and_the_last_held_out_prompts_have_all_domains(tmp_path: Path
     rows = [{"prompt": f"question {k}", "domain": domain} for k, domain in enumerate(domains)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def held_out(*overrides: str):
-        return list(Inputs(compose([*SMALL, f"data.prompts=[{file}]", *overrides])).validation)
+    other = tmp_path / "others.jsonl"
+    other.write_text(json.dumps({"prompt": "another question", "domain": "math"}) + "\n")
 
-    named = held_out(f"data.validation_prompts=[{file}]")
+    def held_out(prompts: Path, *overrides: str):
+        return list(Inputs(compose([*SMALL, f"data.prompts=[{prompts}]", *overrides])).validation)
+
+    named = held_out(other, f"data.validation_prompts=[{file}]")
     for some in (named[:40], named[-40:], named[1000:1040]):
         assert Counter(prompt.domain for prompt in some) == {"math": 20, "brief": 10, "format": 10}
     assert len({prompt.id for prompt in named}) == 2400
-    assert held_out(f"data.validation_prompts=[{file}]") == named
-    assert held_out(f"data.validation_prompts=[{file}]", "seed=2") != named
-    split = held_out()
+    assert held_out(other, f"data.validation_prompts=[{file}]") == named
+    assert held_out(other, f"data.validation_prompts=[{file}]", "seed=2") != named
+    split = held_out(file)
     assert len(split) == 120
     for some in (split[:20], split[-20:]):
         assert set(Counter(prompt.domain for prompt in some)) == {"math", "brief", "format"}
     world = Inputs(compose(SMALL))
     assert world.validation == world.world.validation
+
+
+def test_what_is_named_for_validation_is_not_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def write(name: str, rows: list[dict]) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    asked = write("prompts.jsonl", [{"prompt": f"Question {k}?", "domain": "math"} for k in range(5)])
+    held = write("held.jsonl", [{"prompt": text, "domain": "brief"} for text in ("question  3?", "question 9?")])
+    texts = write("texts.jsonl", [{"text": f"text {k}"} for k in range(4)])
+    held_texts = write("held_texts.jsonl", [{"text": "text 2"}, {"text": "text 7"}])
+    named = [f"data.validation_prompts=[{held}]", f"data.validation_pretrain=[{held_texts}]"]
+    inputs = Inputs(compose([*SMALL, f"data.prompts=[{asked}]", f"data.pretrain=[{texts}]", *named]))
+    caplog.set_level("INFO")
+    assert [prompt.messages[0]["content"] for prompt in inputs.prompts] == [f"Question {k}?" for k in (0, 1, 2, 4)]
+    assert (list(inputs.pretrain), len(inputs.validation)) == (["text 0", "text 1", "text 3"], 2)
+    assert "data.prompts: 1 of 5 rows are left out" in caplog.text
+    assert "data.pretrain: 1 of 4 rows are left out" in caplog.text
+    world = Inputs(compose(SMALL)).world
+    held = write("held.jsonl", [{"prompt": world.prompts[3].messages}])
+    held_texts = write("held_texts.jsonl", [{"text": world.pretrain[3]}])
+    inputs = Inputs(compose([*SMALL, *named]))
+    assert world.prompts[3].id not in [prompt.id for prompt in inputs.prompts]
+    assert (len(inputs.prompts), len(inputs.pretrain)) == (19, 19)

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overload
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.messages import RowError, with_system_turn
-from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError, prompt_id
+from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
-from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
+from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 
 if TYPE_CHECKING:
     import datasets
@@ -33,7 +33,7 @@ EQUAL = "equal responses"
 MALFORMED = "malformed"
 
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Chat(TypedDict):
@@ -46,7 +46,7 @@ class Chat(TypedDict):
 @dataclass(frozen=True)
 class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
-    rows name none, whether the rows hold sampled responses, which may be empty, and whether bad rows are left out."""
+    rows name none, whether the rows hold sampled responses (see ``RowRules``), and whether bad rows are left out."""
 
     domains: frozenset[str] | None = None
     domain_of_source: tuple[tuple[str, str], ...] = ()
@@ -109,9 +109,17 @@ def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = N
     return sum(1 for item in rows if item.row is not None)
 
 
+def row_keys(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[str]:
+    """What the good rows of ``kind`` (prompts, pretrain) are told apart by, one after the other."""
+    identity = {"prompts": lambda row: prompt_key(row["messages"]), "pretrain": lambda row: str(row["text"])}[kind]
+    return (identity(item.row) for item in _checked_rows(kind, sources, reading, key) if item.row is not None)
+
+
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
     """Rows of ``messages``, optional ``domain``. Raises UserError as ``check_sources`` does."""
-    return _load("sft", sources, reading, lambda row: Chat(messages=row["messages"], domain=row["domain"]))
+    return _load(
+        "sft", sources, reading, lambda row: Chat(messages=_conversation(row["messages"]), domain=row["domain"])
+    )
 
 
 def load_preferences(sources: Sequence[str], reading: Reading | None = None) -> Sequence[PreferencePair]:
@@ -135,7 +143,11 @@ def preference_records(rows: datasets.Dataset, indices: Sequence[int]) -> Record
     chosen = rows.select_columns(names)
     if list(indices) != list(range(len(rows))):
         chosen = chosen.select(indices)
-    return Records(chosen, lambda row: PreferencePair(**row))
+
+    def record(row: Row) -> PreferencePair:
+        return PreferencePair(**{**row, **{side: _conversation(row[side]) for side in ("chosen", "rejected")}})
+
+    return Records(chosen, record)
 
 
 def load_prompts(
@@ -145,7 +157,8 @@ def load_prompts(
     theirs. Raises UserError as ``check_sources`` does."""
 
     def record(row: Row) -> Prompt:
-        return Prompt(row["id"], with_system_turn(row["messages"], system_prompt), row["domain"], row["answer"])
+        messages = with_system_turn(_conversation(row["messages"]), system_prompt)
+        return Prompt(row["id"], messages, row["domain"], row["answer"])
 
     return _load("prompts", sources, reading, record)
 
@@ -163,13 +176,23 @@ def split_by_prompt(
     ``messages`` gives a row's prompt. Rows with the same prompt stay together, whatever their domain, so that no
     prompt stands on both sides.
     """
-    keys = [prompt_id(messages(row), DEFAULT_DOMAIN) for row in rows]
+    keys = [prompt_key(messages(row)) for row in rows]
     distinct = sorted(set(keys))
     random.Random(seed).shuffle(distinct)
     count = min(len(distinct), max(1, round(fraction * len(distinct)))) if fraction > 0 else 0
     held = set(distinct[:count])
     kept = [row for row, key in zip(rows, keys, strict=True) if key not in held]
     return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
+
+
+def leave_out(rows: Sequence[T], held: Iterable[T], identity: Callable[[T], str], key: str) -> Sequence[T]:
+    """``rows``, which the setting ``key`` names, but for those that stand in ``held`` too; the log says how many."""
+    known = {identity(row) for row in held}
+    kept = [row for row in rows if identity(row) not in known]
+    if len(kept) == len(rows):
+        return rows
+    logger.info("%s: %d of %d rows are left out, since they are held out", key, len(rows) - len(kept), len(rows))
+    return kept
 
 
 def hold_out_texts(texts: Sequence[str], share: float, most: int) -> tuple[Sequence[str], Sequence[str]]:
@@ -280,11 +303,16 @@ def _stamp(part: Path | HubName) -> str:
     return f"{part.resolve()} {status.st_size} {status.st_mtime_ns}"
 
 
+def _conversation(turns: Sequence[Mapping[str, str | None]]) -> Conversation:
+    """``turns`` as they were before Arrow gave each of them a name, None where it has none."""
+    return [cast(Message, {key: value for key, value in turn.items() if value is not None}) for turn in turns]
+
+
 def _features() -> dict[str, dict[str, Any]]:
     from datasets import List, Value
 
     text, flag = Value("string"), Value("bool")
-    messages = List({"role": text, "content": text})
+    messages = List({"role": text, "content": text, "name": text})
     finished = {"chosen_finished": flag, "rejected_finished": flag}
     traced = {**dict.fromkeys(("source", "place", "prompt", "pair", "reason"), text), "swapped": flag}
     return {

@@ -39,19 +39,26 @@ def checked_text(value: Any, field: str, may_be_empty: bool = False) -> str:
     return value
 
 
-def checked_content(value: Any, field: str, may_be_empty: bool = False) -> str:
+def checked_content(value: Any, field: str) -> str:
     """A text that somebody says: one that leaves the chat template whole."""
-    text = checked_text(value, field, may_be_empty)
+    text = checked_text(value, field)
     for token in TEMPLATE_TOKENS:
         if token in text:
             raise RowError(field, f"holds the special token {token}, which would break the chat template: remove it")
     return text
 
 
-def checked_conversation(value: Any, field: str, may_end_empty: bool = False) -> Conversation:
+def checked_response(value: Any, field: str, sampled: bool) -> str:
+    """What the assistant says. What was ``sampled`` is taken as it is: it may be empty, and may spell special tokens,
+    which the template's encoding never takes for its own (``cool_rlhf.models.internlm2.chatml_internlm2``)."""
+    return checked_text(value, field, may_be_empty=True) if sampled else checked_content(value, field)
+
+
+def checked_conversation(value: Any, field: str, ends_sampled: bool = False) -> Conversation:
     """A list of messages: optional system turns first, of which those after the first one list tools, then somebody
     whom the assistant answers.
 
+    ``ends_sampled``: the last turn is a sampled response.
     A turn's ``name`` is kept where it names a tool; other names have no place in the template.
     One speaker may have several turns in a row: dialogues written by people (hh-rlhf) hold such turns.
     """
@@ -65,8 +72,8 @@ def checked_conversation(value: Any, field: str, may_end_empty: bool = False) ->
         if not isinstance(item, Mapping):
             raise RowError(here, f"must be a message with `role` and `content`, not {kind_of(item)}")
         role = _role(item, here)
-        last = index == len(value) - 1
-        content = checked_content(item.get("content"), f"{here}.content", may_end_empty and last)
+        sampled = ends_sampled and index == len(value) - 1
+        content = checked_response(item.get("content"), f"{here}.content", sampled)
         message = Message(role=role, content=content)
         if role in TOOL_ROLES and item.get("name") in TOOL_NAMES:
             message["name"] = item["name"]

@@ -21,6 +21,7 @@ from cool_rlhf.data.messages import (
     RowError,
     checked_content,
     checked_conversation,
+    checked_response,
     checked_text,
     is_transcript,
     kind_of,
@@ -48,7 +49,7 @@ class RowRules:
     """What a row may say beyond its own shape.
 
     ``domains``: the names that have a condition; None accepts any. ``domain``: of rows that name none.
-    ``sampled``: the rows hold sampled responses, which may be empty.
+    ``sampled``: the rows hold sampled responses, which are taken as they are (:func:`checked_response`).
     """
 
     domains: frozenset[str] | None = None
@@ -198,7 +199,7 @@ def _response(value: Any, field: str, prompt: Conversation | None, rules: RowRul
         value = read_transcript(value, field)
     if isinstance(value, str):
         assert prompt is not None  # _shared_prompt has refused it
-        return [*prompt, Message(role="assistant", content=checked_content(value, field, rules.sampled))]
+        return [*prompt, Message(role="assistant", content=checked_response(value, field, rules.sampled))]
     _text_or_messages(value, field)
     if prompt is not None and not _starts_with(value, prompt):
         value = [*prompt, *value]
@@ -220,7 +221,7 @@ def _conversation_of_response(value: Any, field: str, offset: int, rules: RowRul
     if offset and len(value) == offset:
         raise RowError(field, "is an empty list")
     try:
-        return checked_conversation(value, field, may_end_empty=rules.sampled)
+        return checked_conversation(value, field, ends_sampled=rules.sampled)
     except RowError as error:
         index = error.field.removeprefix(f"{field}[").split("]")[0]
         if offset and index.isdigit():

@@ -60,7 +60,7 @@ def resolve(source: str, key: str) -> list[Path | HubName]:
     """
     if not source.strip():
         raise UserError(f"{key} holds an empty name: give JSONL or Parquet files, globs or Hub names")
-    path = Path(source).expanduser()
+    path = Path(source)
     if path.is_file():
         return [_readable(path, key)]
     if path.is_dir():

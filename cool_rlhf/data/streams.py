@@ -92,18 +92,19 @@ class TextPosition:
 
 
 class TextStream:
-    """Endless epochs over tokenised texts, handed out in pieces by token count; what is cut off comes next time."""
+    """Endless epochs over tokenised texts, handed out in pieces by token count; what is cut off comes next time. One
+    without texts has no pieces."""
 
     def __init__(self, texts: Sequence[Tensor], seed: int) -> None:
         usable = [text for text in texts if len(text) >= 2]
-        self._stream = ShuffledStream(usable, derive_seed("texts", seed))
+        self._stream = ShuffledStream(usable, derive_seed("texts", seed)) if usable else None
 
     def take(self, position: TextPosition, tokens: int) -> tuple[list[Tensor], TextPosition]:
         """Pieces of ``tokens`` tokens together, or one fewer where the last piece would be a single token, which has
         nothing to predict; and the position after them."""
         pieces: list[Tensor] = []
         item, offset = position.item, position.offset
-        while tokens >= 2:
+        while self._stream is not None and tokens >= 2:
             text = self._stream.at(item)
             piece = text[offset : offset + tokens]
             if len(piece) >= 2:

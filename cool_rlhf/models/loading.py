@@ -36,19 +36,13 @@ __all__ = [
     "load_causal_lm",
     "load_scalar_model",
     "load_tokenizer",
+    "longest_sequence",
     "scalar_head",
     "stored_weights",
 ]
 
-OTHER_FORMATS = [
-    "*.pt",
-    "*.pth",
-    "*.gguf",
-    "*.onnx",
-    "*.h5",
-    "*.msgpack",
-    "original/*",
-]  # of weights, in Hub repositories
+# Of weights, in repositories of the Hub.
+OTHER_FORMATS = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
 
@@ -142,6 +136,13 @@ def stored_weights(folder: Path) -> Iterator[dict[str, Tensor]]:
         raise UserError(f"{folder} holds neither safetensors files nor pytorch_model*.bin: it is no checkpoint")
     for file in files:
         yield torch.load(file, map_location="cpu", weights_only=True)
+
+
+def longest_sequence(path: str | Path, asked: int) -> int:
+    """Tokens of prompt and response together, at most: ``asked``, or what the checkpoint's positions allow where that
+    is less."""
+    fields, _ = PreTrainedConfig.get_config_dict(str(path))
+    return min(asked, fields.get("max_position_embeddings", asked))
 
 
 def has_scalar_head(path: str | Path) -> bool:

@@ -64,6 +64,33 @@ def test_records_of_every_kind(tmp_path: Path, write: Any) -> None:
     assert list(load_pretrain([write(tmp_path / f"texts{suffix}", {"text": "a"}, {"text": "b"})])) == ["a", "b"]
 
 
+TOOLS = {"role": "system", "name": "plugin", "content": "a list of tools"}
+ANSWERED = {"role": "environment", "name": "interpreter", "content": "7"}
+SYSTEM, USER, CALL, SAID, OTHER = (
+    {"role": role, "content": content}
+    for role, content in (("system", "be kind"), ("user", "3 + 4?"), *(("assistant", text) for text in "abc"))
+)
+TOOL_DIALOGUES = {
+    "name on a later turn": [SYSTEM, TOOLS, USER, CALL, ANSWERED],
+    "name on the first turn": [TOOLS, USER, CALL, ANSWERED],
+    "no name": [USER],
+}
+
+
+@pytest.mark.parametrize("write", [jsonl, parquet])
+@pytest.mark.parametrize("first", TOOL_DIALOGUES)
+def test_tools_turns_keep_their_names_and_others_have_none(tmp_path: Path, first: str, write: Any) -> None:
+    dialogues = [TOOL_DIALOGUES[first], *TOOL_DIALOGUES.values()]
+    chats = write(tmp_path / f"chats.{write.__name__}", *({"messages": [*turns, SAID]} for turns in dialogues))
+    assert [chat["messages"] for chat in load_chats([chats])] == [[*turns, SAID] for turns in dialogues]
+    asked = write(tmp_path / f"prompts.{write.__name__}", *({"prompt": turns} for turns in dialogues))
+    assert [prompt.messages for prompt in load_prompts([asked])] == dialogues
+    assert load_prompts([asked], system_prompt="be kind")[2].messages == TOOL_DIALOGUES["name on a later turn"]
+    rows = ({"prompt": turns, "chosen": [SAID], "rejected": [OTHER]} for turns in dialogues)
+    pairs = load_preferences([write(tmp_path / f"pairs.{write.__name__}", *rows)])
+    assert [(pair.chosen, pair.rejected) for pair in pairs] == [([*t, SAID], [*t, OTHER]) for t in dialogues]
+
+
 def test_records_are_read_in_order_by_index_slice_and_walk(tmp_path: Path) -> None:
     texts = [f"text {number}" for number in range(2500)]
     records = load_pretrain([jsonl(tmp_path / "texts.jsonl", *({"text": text} for text in texts))])

@@ -127,6 +127,22 @@ def test_only_sampled_responses_may_be_empty() -> None:
         parse_preference({**row, "prompt": ""}, sampled)
 
 
+@pytest.mark.parametrize("token", ["<|im_start|>", "<|im_end|>", "<|reward|>"])
+def test_only_sampled_responses_may_spell_special_tokens(token: str) -> None:
+    asked, said = {"role": "user", "content": "why?"}, {"role": "assistant", "content": f"so {token}"}
+    sampled = RowRules(sampled=True)
+    for row in (
+        {"prompt": [asked], "chosen": [said], "rejected": [{**said, "content": "no"}]},
+        {"prompt": "why?", "chosen": said["content"], "rejected": "no"},
+    ):
+        with pytest.raises(RowError, match="special token"):
+            parse_preference(row, RULES)
+        assert parse_preference(row, sampled)["chosen"] == [asked, said]
+        spelt = {**row, "prompt": [{**asked, "content": f"why {token}?"}]}
+        with pytest.raises(RowError, match="special token"):
+            parse_preference(spelt, sampled)
+
+
 BAD_CHATS = {
     "messages": [{}, {"messages": "hi"}, {"messages": []}, {"messages": ASK}, {"messages": {"role": "user"}}],
     "messages[0]": [{"messages": ["hi"]}],

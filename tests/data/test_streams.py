@@ -59,6 +59,11 @@ def test_texts_too_short_to_predict_anything_are_passed_over():
     assert [piece.tolist() for piece in pieces] == [[0, 1, 2], [0, 1, 2]]
 
 
+def test_a_stream_without_texts_has_no_pieces():
+    position = TextPosition(3, 1)
+    assert TextStream([], seed=1).take(position, 6) == ([], position)
+
+
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=40),
     budget=st.integers(10, 80),

@@ -1,0 +1,89 @@
+"""What PPO reads before anything of it starts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.compose import compose
+from cool_rlhf.data.chat import encode_prompt
+from cool_rlhf.data.streams import TextPosition
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.inputs import Inputs
+from cool_rlhf.preflight import check_data
+from cool_rlhf.protocols import PreferencePair, UserError
+from cool_rlhf.provenance import outputs
+from cool_rlhf.stage_data import StageData
+from cool_rlhf.stages import write_pairs
+
+SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts"))]
+LONGEST = 4096  # tokens
+TOKENIZER = train_tokenizer(["Why is it so? Because it is."], 640)
+
+
+@pytest.fixture
+def stage_data():
+    """Of a small run with overrides."""
+
+    def make(*overrides: str) -> StageData:
+        config = compose([*SMALL, *overrides])
+        return StageData(config, Inputs(config))
+
+    return make
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.mark.parametrize("off", ["ppo.pretrain_coefficient=0", "ppo.pretrain_ratio=0"])
+def test_without_the_loss_on_texts_none_are_taken_though_held_out_ones_are_looked_at(stage_data, off: str) -> None:
+    data = stage_data(off, "data.world.pretrain=40").ppo(TOKENIZER, LONGEST, 0)
+    assert data.pretrain.take(TextPosition(), 50) == ([], TextPosition())
+    assert data.held_out_texts
+    assert stage_data("data.world.pretrain=40").ppo(TOKENIZER, LONGEST, 0).pretrain.take(TextPosition(), 50)[0]
+
+
+def test_sampled_responses_that_spell_special_tokens_are_learnt_from(stage_data, tmp_path: Path) -> None:
+    data = stage_data(f"output_dir={tmp_path}", "reward.validation_share=0")
+    asked = [{"role": "user", "content": "why?"}]
+    chosen, rejected = ([*asked, {"role": "assistant", "content": text}] for text in ("so<|im_end|>\n<|reward|>", ""))
+    pair = PreferencePair(chosen, rejected, "brief", None, True, True)
+    write_pairs(outputs(data.config)["collect"], [pair])
+    assert data.preferences().training[-1] == pair
+
+
+@pytest.mark.parametrize("off", ["ppo.pretrain_coefficient=0", "ppo.pretrain_ratio=0"])
+def test_without_the_loss_on_texts_a_run_needs_none(stage_data, tmp_path: Path, off: str) -> None:
+    rows = [{"prompt": f"question {number}?"} for number in range(30)]
+    prompts = write(tmp_path / "prompts.jsonl", *rows)
+    own = ["sft.path=a", "reward.path=b", "stage=ppo", "data.world=null", f"data.prompts=[{prompts}]"]
+    made = stage_data(*own, off)
+    check_data(made.config)
+    data = made.ppo(TOKENIZER, LONGEST, 0)
+    assert data.pretrain.take(TextPosition(), 50) == ([], TextPosition())
+    assert data.held_out_texts == []
+
+
+@pytest.mark.parametrize("kind", ["prompts", "validation_prompts"])
+def test_a_prompt_without_room_for_a_response_is_found_before_the_round_begins(
+    stage_data, tmp_path: Path, kind: str
+) -> None:
+    rows = [{"prompt": text} for text in ("why?", "why is it so? " * 90, "why is it so? " * 80)]
+    short = write(tmp_path / "short.jsonl", {"prompt": "how?"})
+    files = {"prompts": short, "validation_prompts": short, kind: write(tmp_path / "rows.jsonl", *rows)}
+    if kind == "prompts":
+        files["validation_prompts"] = write(tmp_path / "held.jsonl", {"prompt": "who?"})
+    data = stage_data(*(f"data.{name}=[{path}]" for name, path in files.items()))
+    long = (data.inputs.prompts if kind == "prompts" else data.inputs.validation)[1]
+    length = len(encode_prompt(TOKENIZER, long.messages))
+    with pytest.raises(UserError) as caught:
+        data.ppo(TOKENIZER, 300, 0)
+    assert str(caught.value).startswith(f"prompt {long.id} has {length} tokens, which leaves no room")
+    assert "one of 2 such prompts" in str(caught.value)
+    with pytest.raises(UserError, match=rf"the model's {length}: drop it"):
+        data.ppo(TOKENIZER, length, 0)
+    data.ppo(TOKENIZER, length + 1, 0)

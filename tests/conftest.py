@@ -63,15 +63,6 @@ class TorchEngine:
         self._optimizer.load_state_dict(optimizer)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run side by side, each file stays in one process, so that what it starts is started once; so do all
-    tests that look at the one run of the smoke experiment."""
-    for item in items:
-        shared = "smoke_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke_run" if shared else str(item.path)))
-
-
 @dataclass(frozen=True)
 class Ready:
     """A Future that is already here."""

@@ -78,12 +78,14 @@ def test_a_prompt_without_room_for_a_response_is_found_before_the_round_begins(
     if kind == "prompts":
         files["validation_prompts"] = write(tmp_path / "held.jsonl", {"prompt": "who?"})
     data = stage_data(*(f"data.{name}=[{path}]" for name, path in files.items()))
-    long = (data.inputs.prompts if kind == "prompts" else data.inputs.validation)[1]
-    length = len(encode_prompt(TOKENIZER, long.messages))
+    asked = data.inputs.prompts if kind == "prompts" else data.inputs.validation
+    lengths = {prompt.id: len(encode_prompt(TOKENIZER, prompt.messages)) for prompt in asked}
+    first = next(id for id, length in lengths.items() if length > 300)
     with pytest.raises(UserError) as caught:
         data.ppo(TOKENIZER, 300, 0)
-    assert str(caught.value).startswith(f"prompt {long.id} has {length} tokens, which leaves no room")
+    assert str(caught.value).startswith(f"prompt {first} has {lengths[first]} tokens, which leaves no room")
     assert "one of 2 such prompts" in str(caught.value)
-    with pytest.raises(UserError, match=rf"the model's {length}: drop it"):
-        data.ppo(TOKENIZER, length, 0)
-    data.ppo(TOKENIZER, length + 1, 0)
+    longest = max(lengths.values())
+    with pytest.raises(UserError, match=rf"the model's {longest}: drop it"):
+        data.ppo(TOKENIZER, longest, 0)
+    data.ppo(TOKENIZER, longest + 1, 0)

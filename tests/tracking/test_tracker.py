@@ -122,7 +122,8 @@ def restored_logging():
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_the_log_takes_everything_and_the_terminal_our_warnings(tmp_path, capsys):
+def test_the_log_takes_everything_and_the_terminal_our_warnings(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(logging.root, "handlers", [])  # the odd letter cannot travel in a report of pytest-xdist's
     setup_logging(tmp_path / "first")
     path = setup_logging(tmp_path / "second")
     logging.getLogger("cool_rlhf.pipeline").info("round %d begins", 1)

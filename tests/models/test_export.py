@@ -128,18 +128,16 @@ def test_a_save_that_fails_leaves_the_earlier_checkpoint(chat_folder, policy, to
     assert [path.name for path in chat_folder.parent.iterdir()] == ["chat"]
 
 
+def save_again(folder: Path, policy, tokenizer, dtype: torch.dtype) -> None:
+    weights = policy.named_parameters()
+    save_checkpoint(folder, policy.config, weights, tokenizer, architecture="InternLM2ForCausalLM", dtype=dtype)
+
+
 def test_a_save_replaces_the_earlier_checkpoint_whole(chat_folder, policy, tokenizer) -> None:
     (chat_folder / "stale.txt").write_text("of the earlier one")
     with torch.no_grad():
         policy.output.weight.zero_()
-    save_checkpoint(
-        chat_folder,
-        policy.config,
-        policy.named_parameters(),
-        tokenizer,
-        architecture="InternLM2ForCausalLM",
-        dtype=torch.bfloat16,
-    )
+    save_again(chat_folder, policy, tokenizer, torch.bfloat16)
     assert not (chat_folder / "stale.txt").exists()
     assert [path.name for path in chat_folder.parent.iterdir()] == ["chat"]
     assert json.loads((chat_folder / "config.json").read_text())["dtype"] == "bfloat16"
@@ -151,14 +149,7 @@ def test_a_checkpoint_is_on_the_disk_before_it_takes_its_name(chat_folder, polic
     replace, fsync = os.replace, os.fsync
     monkeypatch.setattr(os, "fsync", lambda file: (done.append(os.readlink(f"/proc/self/fd/{file}")), fsync(file)))
     monkeypatch.setattr(os, "replace", lambda old, new: (done.append(f"to {new}"), replace(old, new)))
-    save_checkpoint(
-        chat_folder,
-        policy.config,
-        policy.named_parameters(),
-        tokenizer,
-        architecture="InternLM2ForCausalLM",
-        dtype=torch.float32,
-    )
+    save_again(chat_folder, policy, tokenizer, torch.float32)
     named = done.index(f"to {chat_folder}")
     synced = {Path(path).name for path in done[:named]}
     assert {path.name for path in chat_folder.iterdir()} <= synced

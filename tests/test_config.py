@@ -112,7 +112,7 @@ def test_public_texts_are_a_slice_of_about_what_three_rounds_take() -> None:
 
 
 def test_home_is_written_out_wherever_a_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("HOME", "/users/me")
     paths = ("output_dir", "model.path", "model.tokenizer", "sft.path", "reward.path", "ppo.critic_init")
     lists = [name for name, value in vars(compose([]).data).items() if isinstance(value, list)]
     maps = {"domains": {"~/sft/*.jsonl": "math"}, "weights": {"~/preferences/*.jsonl": 2.0}}
@@ -122,11 +122,11 @@ def test_home_is_written_out_wherever_a_file_is_named(tmp_path: Path, monkeypatc
     config = compose(["experiment=demo", "data=mine", *own], tmp_path)
     for key in paths:
         section, _, name = key.rpartition(".")
-        assert getattr(getattr(config, section) if section else config, name) == f"/home/me/{key}"
+        assert getattr(getattr(config, section) if section else config, name) == f"/users/me/{key}"
     for name in lists:
-        assert getattr(config.data, name) == [f"/home/me/{name}/*.jsonl", "owner/name"]
-    assert config.data.domains == {"/home/me/sft/*.jsonl": "math"}
-    assert config.data.weights == {"/home/me/preferences/*.jsonl": 2.0}
+        assert getattr(config.data, name) == [f"/users/me/{name}/*.jsonl", "owner/name"]
+    assert config.data.domains == {"/users/me/sft/*.jsonl": "math"}
+    assert config.data.weights == {"/users/me/preferences/*.jsonl": 2.0}
 
 
 def test_rows_without_a_domain_are_judged_without_a_prompt() -> None:

@@ -7,12 +7,16 @@ from pathlib import Path
 
 from torch import Tensor
 
+from cool_rlhf.imports import skip_unused_packages
 from cool_rlhf.protocols import Prompt, Rollout
 from rollout.settings import EngineSettings, Sampling
 
 
 class RolloutActor:
     """One engine in a process of its own. ``serve`` comes first."""
+
+    def __init__(self) -> None:
+        skip_unused_packages()
 
     def warm_up(self) -> None:
         """Import what ``serve`` needs, which takes longer than loading a small model."""

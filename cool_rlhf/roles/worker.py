@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import ray
 
 from cool_rlhf.config import LoRAConfig
+from cool_rlhf.imports import skip_unused_packages
 
 if TYPE_CHECKING:
     import torch
@@ -68,6 +69,7 @@ class Worker:
         # oneDNN keeps its kernels by shape, and packs hardly ever repeat one: its default of 1,024 held 300 MB for
         # nothing.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+        skip_unused_packages()
         import torch
 
         torch.set_num_threads(threads)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -14,7 +12,6 @@ import pytest
 
 from cool_rlhf.demo.world import World
 
-FOLDER = Path(__file__).parents[2] / "experiments" / "planted_hacks"
 SMALL = (
     "+experiment=demo", "data.world.sft=400", "data.world.preferences=400", "data.world.prompts=20",
     "data.world.validation=20", "data.world.test=20", "data.world.pretrain=20",
@@ -22,15 +19,8 @@ SMALL = (
 
 
 @pytest.fixture(scope="module")
-def experiment() -> Iterator[ModuleType]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(FOLDER))
-        before = {name: sys.modules.pop(name, None) for name in ("plants", "run")}
-        yield importlib.import_module("run")
-        for name, module in before.items():
-            sys.modules.pop(name, None)
-            if module is not None:
-                sys.modules[name] = module
+def experiment(load_experiment: Callable[[str, str], ModuleType]) -> ModuleType:
+    return load_experiment("planted_hacks", "run")
 
 
 @pytest.fixture(scope="module")

@@ -73,6 +73,7 @@ def train_sft(runs: Path, common: Sequence[str], seed: int) -> Path:
     output, file = runs / "sft", runs / "sft.jsonl"
     if not (output / "sft").exists():
         rng = random.Random(seed)
+        runs.mkdir(parents=True, exist_ok=True)
         write_rows(file, (flawed_chat(chat, rng) for chat in world_of(common, seed).sft))
         execute(output, [*common, "stage=sft", f"data.sft=[{file}]", f"seed={seed}"])
     return output / "sft"

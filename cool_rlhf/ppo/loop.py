@@ -1,7 +1,8 @@
 """Proximal policy optimisation as in section 4.2.3 of the report, over collaborators that are handed in.
 
 Where they run is not known here: a role answers with a Future, and what can go on side by side is asked for first and
-waited for afterwards.
+waited for afterwards. A step's responses are asked for as soon as the policy that draws them is there: the critic's
+update, metrics, validation and saving go on beside them.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cool_rlhf.ppo.state import (
 from cool_rlhf.ppo.validation import gold_metrics, validate
 from cool_rlhf.protocols import (
     Experience,
+    Future,
     Rollout,
     UserError,
 )
@@ -59,27 +61,30 @@ def train_ppo(
         prompts = data.prompts.take(position, settings.prompts_per_iteration)
         return start_sampling(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
 
-    ahead: PendingRollouts | None = None
+    pending: PendingRollouts | None = None
     while state.step < steps and not state.ended:
         step = state.step + 1
         warm = step > settings.critic_warmup
         watch = Stopwatch(observer, step, steps)
 
         with watch.phase("generate"):
-            pending = ahead or ask(step, state.prompts)
-            rollouts = pending.result()
+            pending = pending or ask(step, state.prompts)
+            rollouts, behind = pending.result(), version - pending.version
             position = state.prompts + len(rollouts)
-            ahead = ask(step + 1, position) if may_go_ahead(step, settings) else None
-        behind = version - pending.version
+            pending = ask(step + 1, position) if may_go_ahead(step, settings) else None
         with watch.phase("score"):
             judged, rewards = judge(models, rollouts, data.recipes)
             state = with_scores(state, [answer.score for answer in judged], settings)
             experiences = make_experience(judged, shaping(settings, state))
         with watch.phase("train"):
             cut = minibatches(experiences, settings, seed=derive_seed(seed, "minibatches", step))
-            losses, pretrain = learn(models, data.pretrain, cut, settings, state, warm)
+            losses, critic_steps, pretrain = learn(models, data.pretrain, cut, settings, state, warm)
         with watch.phase("sync"):
             version = models.policy.publish() if warm else version
+        if pending is None and step < steps:  # nothing below changes the policy
+            pending = ask(step + 1, position)
+        with watch.phase("train"):
+            losses |= mean_metrics([future.result() for future in critic_steps])
 
         row = {**describe(judged, experiences), **losses, "updates_behind": behind}
         row |= part_metrics(rollouts, rewards, data.recipes, "reward")
@@ -127,9 +132,10 @@ def learn(
     settings: PPOConfig,
     state: PPOState,
     warm: bool,
-) -> tuple[dict[str, float], TextPosition]:
+) -> tuple[dict[str, float], list[Future[dict[str, float]]], TextPosition]:
     """Update the critic on every minibatch, and the policy too once the critic is warm, together with the loss on
-    pretraining text; mean metrics over the minibatches, and where the text stands afterwards.
+    pretraining text; the policy's mean metrics over the minibatches, the critic's steps, which may still be under way,
+    and where the text stands afterwards.
 
     With ``stop_kl``, the policy's first step that finds it further than that from where the iteration began is its last
     one; to know, each of its steps is waited for. The critic learns from the remaining minibatches too.
@@ -148,13 +154,12 @@ def learn(
         taken += sum(len(text) for text in texts)
         policy_steps.append(models.policy.update(batch, texts, policy_rate, in_loss))
         stopped = settings.stop_kl > 0 and policy_steps[-1].result()["policy/moved"] > settings.stop_kl
-    metrics = mean_metrics([future.result() for future in critic_steps])
-    metrics["critic/learning_rate"] = critic_rate
+    metrics = {"critic/learning_rate": critic_rate}
     if warm:
         metrics |= mean_metrics([future.result() for future in policy_steps])
         metrics["policy/learning_rate"] = policy_rate
         metrics["policy/steps"] = len(policy_steps)
-    return metrics, position
+    return metrics, critic_steps, position
 
 
 def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:

@@ -61,7 +61,7 @@ class Stopwatch:
         self._observer.phase(name, self._step, self._steps)
         began = time.perf_counter()
         yield
-        self._seconds[name] = time.perf_counter() - began
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def report(self, tokens: int) -> dict[str, float]:
         """``time/PHASE`` of every phase, and how many ``tokens`` (of prompts and responses) the step handled each

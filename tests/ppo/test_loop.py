@@ -51,8 +51,18 @@ def test_each_step_asks_in_the_order_of_the_method(make_world, data, settings):
     world = make_world()
     train_ppo(world.models, data, replace(settings, iterations=1, critic_warmup=1), seed=1, observer=world)
     validation = ["[validate]", "sample", "score", "logprobs"]
-    before = ["[generate]", "sample", "[score]", "score", "logprobs", "[train]", "critic"]
-    assert world.log == ["publish", *before, "[sync]", *validation, *before, "policy", "[sync]", "publish", *validation]
+    judged = ["[score]", "score", "logprobs", "[train]", "critic"]
+    first = [
+        "[generate]",
+        "sample",
+        *judged,
+        "[sync]",
+        "sample",
+        "[train]",
+        *validation,
+    ]  # the next step's responses too
+    second = ["[generate]", *judged, "policy", "[sync]", "publish", "[train]", *validation]
+    assert world.log == ["publish", *first, *second]
 
 
 def test_rows_carry_the_names_of_the_contract(make_world, data, settings):

@@ -162,12 +162,25 @@ def _check_names(config: Config) -> None:
             raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
     if not _FUNCTION.fullmatch(config.collect.labeller):
         raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
-    for source, domain in config.data.domains.items():
-        _check_domain(config, domain, f"data.domains gives {source} the domain")
+    _check_domains_of_sources(config)
     for domain, weight in config.data.domain_weights.items():
         _check_domain(config, domain, "data.domain_weights names the domain")
         if not math.isfinite(weight) or weight < 0:
             raise UserError(f"data.domain_weights gives {domain} the weight {weight}: it must be 0 or more")
+
+
+def _check_domains_of_sources(config: Config) -> None:
+    """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
+    that is there."""
+    data = config.data
+    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
+    sources |= {*data.test_preferences, *data.test_prompts}
+    for source, domain in data.domains.items():
+        near = [name for name in sorted(sources) if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
+        if source in sources:
+            _check_domain(config, domain, f"data.domains gives {source} the domain")
+        elif near:
+            raise UserError(f"data.domains names {source}, which no list of data holds: write it as there, {near[0]}")
 
 
 def _check_domain(config: Config, name: str, said: str) -> None:

@@ -107,7 +107,6 @@ _ABOVE_ZERO = (
     "sft.gradient_clip",
     "reward.learning_rate",
     "reward.gradient_clip",
-    "reward.bound",
     "sampling.temperature",
     "ppo.policy_learning_rate",
     "ppo.critic_learning_rate",
@@ -142,6 +141,7 @@ def check_ranges(config: Config) -> None:
     check_numbers(config, _SHARES, lambda value: 0 <= value <= 1, "it must lie in [0, 1]")
     check_numbers(config, _SHARES_ABOVE_ZERO, lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
     check_numbers(config, ["reward.validation_share"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
+    check_numbers(config, ["reward.bound"], lambda value: value > 0.1, "it must be above 0.1, where the barrier ends")
     check_numbers(config, ["ppo.clip"], lambda value: 0 < value < 1, "it must lie between 0 and 1")
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.inputs import Inputs, gold_of, no_gold
@@ -34,7 +36,7 @@ class HeldOut:
         notes: list[str] = []
         inputs = Inputs(config)
         preferences, opposed = _preferences(inputs, notes)
-        training = _training(inputs, notes) if preferences else []
+        training = _apart(_training(inputs, notes), preferences, notes) if preferences else []
         prompts, source, gold = _prompts(inputs, notes)
         return cls(prompts, source, gold, preferences, opposed, training, notes)
 
@@ -43,11 +45,41 @@ def _preferences(inputs: Inputs, notes: list[str]) -> tuple[Sequence[PreferenceP
     config, data = inputs.config, inputs.config.data
     if data.test_preferences:
         pairs = load_preferences(data.test_preferences, held_out_reading(config))
+        notes += _doubtful(pairs)
         return pairs, [pairs[row] for row in opposing_domains(pairs)]
     if data.world is not None and not data.preferences:
         return inputs.world.preference_test, inputs.world.opposed_test
     notes.append("no accuracy of the reward model: data.test_preferences is empty")
     return [], []
+
+
+def _doubtful(pairs: Sequence[PreferencePair]) -> list[str]:
+    """What a test set holds that makes its numbers worth less."""
+    seen: dict[tuple[str, str], set[bool]] = defaultdict(set)
+    repeated = 0
+    for pair in pairs:
+        key, swapped = pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished)
+        repeated += swapped in seen[pair.domain, key]
+        seen[pair.domain, key].add(swapped)
+    both = sum(len(labels) > 1 for labels in seen.values())
+    notes = [f"{repeated} of the test pairs stand there more than once"] if repeated else []
+    return notes + (
+        [f"{both} test pairs are labelled both ways in their domain: half of each is missed"] if both else []
+    )
+
+
+def _apart(
+    training: Sequence[PreferencePair], test: Sequence[PreferencePair], notes: list[str]
+) -> Sequence[PreferencePair]:
+    """The training pairs whose prompt no test pair has."""
+    prompts = {prompt_key(pair.chosen[:-1]) for pair in test}
+    learnt = {key for pair in training if (key := prompt_key(pair.chosen[:-1])) in prompts}
+    if not learnt:
+        return training
+    notes.append(
+        f"{len(learnt)} of {len(prompts)} test prompts stand in the training pairs: the model has learnt from them"
+    )
+    return [pair for pair in training if prompt_key(pair.chosen[:-1]) not in learnt]
 
 
 def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:

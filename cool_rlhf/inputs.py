@@ -71,9 +71,12 @@ class Inputs:
 
     @property
     def judging_pairs(self) -> Sequence[PreferencePair]:
-        """Those that no reward model learns from, by which a repair is judged."""
-        split = self.preference_split
-        return split.validation or ([] if self.config.data.preferences else self.world.preference_validation)
+        """Those that no reward model learns from, by which a repair is judged: the user's, else the embedded world's in
+        the domains that the run has a condition for."""
+        held_out = self.preference_split.validation
+        if held_out or self.config.data.world is None:
+            return held_out
+        return [pair for pair in self.world.preference_validation if pair.domain in self.config.conditions]
 
     @property
     def pretrain(self) -> Sequence[str]:

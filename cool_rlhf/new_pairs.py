@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.online.annotation.arrived import arrived
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import PreferencePair
 
@@ -66,11 +66,6 @@ def _agreed(patches: Sequence[StoredPatch], labels: Mapping[str, PreferencePair]
     agreed = [patch for patch in patches if not patch.held_out and labels.get(pair_id(patch.pair)) == patch.pair]
     patterns = {patch.pattern for patch in agreed}
     return [*agreed, *(patch for patch in patches if patch.held_out and patch.pattern in patterns)]
-
-
-def pair_id(pair: PreferencePair) -> str:
-    """The id of the item that people judge the pair as (:attr:`cool_rlhf.online.annotation.items.Item.id`)."""
-    return judged_pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished, pair.domain)
 
 
 def _labels(store: Path) -> list[PreferencePair]:

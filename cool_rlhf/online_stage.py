@@ -19,11 +19,13 @@ from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.detectors import all_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.lessons import FILE_NAME as LESSONS
+from cool_rlhf.online.lessons import lessons, write_lessons
 from cool_rlhf.online.patches import Patch, PatchSettings, make_patches
 from cool_rlhf.online.records import review_items, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response, Score
 from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pairs
-from cool_rlhf.protocols import Prompt, ScoredConversation
+from cool_rlhf.protocols import PreferencePair, Prompt, ScoredConversation
 from cool_rlhf.provenance import RESPONSES
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup
@@ -89,9 +91,11 @@ def scores_of(scorer: RemoteScorer) -> Score:
     return score
 
 
-def fast_path(config: Config, responses: Sequence[Response], scorer: RemoteScorer, round: int) -> dict[str, float]:
-    """Find what the round's policy cheats with and make pairs that mend it; both are left in ``fast_path``."""
-
+def fast_path(
+    config: Config, responses: Sequence[Response], scorer: RemoteScorer, known: Sequence[PreferencePair], round: int
+) -> dict[str, float]:
+    """Find what the round's policy cheats with, make pairs that mend it, and note which of the ``known`` pairs, those
+    that a repair replays and is judged by, teach it; all of it is left in ``fast_path``."""
     evidence = evidence_of(responses, round, scores_of(scorer), response_gold(config))
     seed = derive_seed(config.seed, "fast path", round)
     search: Search = find_patterns(evidence, all_detectors(), FindingSettings(), seed)
@@ -102,6 +106,7 @@ def fast_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
     folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
     write_patterns(folder / "patterns.json", search, evidence, patches)
     write_patches(folder / "patches.jsonl", patches)
+    write_lessons(folder / LESSONS, lessons(search.findings, evidence, known))
     if config.online.review:
         write_pairs_to_label(folder / "review.jsonl", review_items(patches, round, config.conditions))
     for finding in search.findings:

@@ -190,7 +190,7 @@ def held_out_reading(config: Config) -> Reading:
     if models is None:
         return Reading.of(config)
     prompts = conditions_of(models.reward_model)
-    known = frozenset(prompts) if any(prompts.values()) else None
+    known = tuple(sorted(prompts)) if any(prompts.values()) else None
     return replace(Reading.of(config), domains=known)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cool_rlhf.config import Config, RewardConfig
-from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.new_pairs import NewPairs
-from cool_rlhf.online.repair import Verdict, judge_repair, mix_with_replay
-from cool_rlhf.protocols import PreferencePair, StepObserver
+from cool_rlhf.online.lessons import pair_id
+from cool_rlhf.online.repair import REPLAY_POOL, Verdict, judge_repair, mix_with_replay, sample_pairs
+from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.roles.trainer import RemoteRewardTrainer
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.tracking import StageTracker
@@ -32,9 +32,11 @@ logger = logging.getLogger(__name__)
 class Repair:
     """What was tried and what stayed. ``verdicts``: the last one of every pattern of the round."""
 
-    attempts: int
+    attempts: int  # trainings
     kept: list[str]
     verdicts: dict[str, Verdict]
+    before: float | None  # accuracy on the general pairs of the model as it was; None where there are none
+    after: float | None  # and of the one that came of it
 
 
 @dataclass
@@ -72,6 +74,8 @@ class Repairing:
         start: gives a trainer that holds the reward model as it was; the one before is not used any more.
         base: what the reward model learnt before, to be replayed.
         general: pairs that it never learns from; a sample of them, in which domains have their shares, judges a repair.
+        lessons: ids of pairs that teach what is mended (:mod:`cool_rlhf.online.lessons`): they are not replayed, and
+            nothing is judged by them.
     """
 
     def __init__(
@@ -81,50 +85,74 @@ class Repairing:
         start: Callable[[], RemoteRewardTrainer],
         base: Sequence[PreferencePair],
         general: Sequence[PreferencePair],
+        lessons: Collection[str],
         round: int,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._start = start
-        self._base = base
-        self._general = self._encoded(sample_pairs(general, config.online.judging_pairs, config.seed))
+        self._base = [pair for pair in replayed_from(base, config) if pair_id(pair) not in lessons]
+        judging = [pair for pair in judged_by(general, config) if pair_id(pair) not in lessons]
+        self._general = self._encoded(judging)
         self._seed = derive_seed(config.seed, "repair", round)
+        self._round = round
+        self._trained = 0  # steps of all attempts
+        self._attempts = 0
 
     def steps(self, new: NewPairs) -> int:
         """Of an attempt with all of the round's patches."""
-        mixed = self._mixed(new.training(list(new.patches)))
-        lengths = [len(pair) for pair in self._encoded(mixed)]
+        lengths = [len(pair) for pair in self._mixed(new.training(list(new.patches)))]
         return len(token_batches(lengths, self._config.reward.batch_tokens, 0, self._config.online.epochs))
 
     def run(self, new: NewPairs, stage: StageTracker) -> tuple[Repair, RemoteRewardTrainer]:
         """Train with all of the round's patches; if a pattern's are to be rolled back, train anew without them.
-        Returns what stayed, and the trainer that holds the model."""
-        patterns = [name for name, patches in new.patches.items() if self._general and any(p.judges for p in patches)]
+        Returns what stayed, and the trainer that holds the model.
+
+        Patterns answer for what their patches cost, not for what labels and replay do: where the model loses more than
+        is allowed, it is compared with one that learnt those alone.
+        """
+        patterns = [name for name, patches in new.patches.items() if self._general and any(p.held_out for p in patches)]
         for name in new.patches:
             if name not in patterns:
                 lacking = "pairs of its own" if self._general else "general pairs (reward.validation_share)"
                 logger.warning("%s is not mended: there are no held-out %s to judge that by", name, lacking)
-        judges = {name: self._encoded([p.pair for p in new.patches[name] if p.judges]) for name in patterns}
+        judges = {name: self._encoded([p.pair for p in new.patches[name] if p.held_out]) for name in patterns}
+        trainer = self._start()
+        untouched = preferred(trainer, self._general)
+        mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
+        without = None if new.training([]) else untouched  # what the model is without the round's patches
         verdicts: dict[str, Verdict] = {}
-        before: list[bool] | None = None
-        attempt = steps = 0
         while True:
-            attempt += 1
-            trainer = self._start()
-            if before is None:
-                before = preferred(trainer, self._general)
-            observer = AttemptObserver(stage, attempt, steps)
-            self._train(trainer, new.training(patterns), observer)
-            steps += observer.steps
+            self._train(trainer, new.training(patterns), stage)
             after = preferred(trainer, self._general)
-            found = {name: self._verdict(preferred(trainer, judges[name]), before, after) for name in patterns}
+            mended = {name: preferred(trainer, judges[name]) for name in patterns}
+            control = patterns and without is None and self._is_costly(untouched, after)
+            if control:
+                without = preferred(self._retrained(new.training([]), stage), self._general)
+            found = {
+                name: self._verdict(mended_before[name], right, without or untouched, after)
+                for name, right in mended.items()
+            }
             verdicts |= found
             failed = self._failed(found)
             for name in failed:
                 logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
-            if not failed:
-                return Repair(attempt, patterns, verdicts), trainer
             patterns = [name for name in patterns if name not in failed]
+            if not failed:
+                if control:  # it took the place of the model that was judged
+                    trainer = self._retrained(new.training(patterns), stage)
+                if self._is_costly(untouched, after):
+                    logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
+                return Repair(self._attempts, patterns, verdicts, share(untouched), share(after)), trainer
+            trainer = self._start()
+
+    def _retrained(self, new: Sequence[PreferencePair], stage: StageTracker) -> RemoteRewardTrainer:
+        trainer = self._start()
+        self._train(trainer, new, stage)
+        return trainer
+
+    def _is_costly(self, before: Sequence[bool], after: Sequence[bool]) -> bool:
+        return bool(before) and sum(before) - sum(after) > self._config.online.most_lost * len(before)
 
     def _failed(self, found: Mapping[str, Verdict]) -> list[str]:
         """The patterns that are not mended. Where all are, but together cost too much, the last: findings stand in the
@@ -133,28 +161,54 @@ class Repairing:
         costly = [name for name, verdict in found.items() if not verdict.kept]
         return unmended or costly[-1:]
 
-    def _train(self, trainer: RewardTrainer, new: Sequence[PreferencePair], observer: StepObserver) -> None:
+    def _train(self, trainer: RemoteRewardTrainer, new: Sequence[PreferencePair], stage: StageTracker) -> None:
+        self._attempts += 1
+        observer = AttemptObserver(stage, self._attempts, self._trained)
         if new:
-            mixed, settings = self._encoded(self._mixed(new)), repair_settings(self._config)
-            train_reward(trainer, mixed, settings, seed=self._seed, observer=observer)
+            settings = repair_settings(self._config)
+            train_reward(trainer, self._mixed(new), settings, seed=self._seed, observer=observer)
+        self._trained += observer.steps
 
-    def _mixed(self, new: Sequence[PreferencePair]) -> list[PreferencePair]:
-        return mix_with_replay(new, self._base, self._config.online.replay, self._seed)
+    def _mixed(self, new: Sequence[PreferencePair]) -> list[EncodedPair]:
+        """What is trained on, as the first reward model's pairs were: with condition dropout, and what is too long cut
+        or left out."""
+        reward = self._config.reward
+        return encode_pairs(
+            self._tokenizer,
+            Conditions(self._config.conditions),
+            mix_with_replay(new, self._base, self._config.online.replay, self._seed),
+            reward.max_length,
+            drop_too_long=reward.too_long == "drop",
+            condition_dropout=reward.condition_dropout,
+            seed=self._seed,
+        ).pairs
 
-    def _verdict(self, mended: Sequence[bool], before: Sequence[bool], after: Sequence[bool]) -> Verdict:
+    def _verdict(
+        self, mended_before: Sequence[bool], mended: Sequence[bool], before: Sequence[bool], after: Sequence[bool]
+    ) -> Verdict:
         online = self._config.online
-        return judge_repair(mended, before, after, least_right=online.least_mended, most_fall=online.most_lost)
+        return judge_repair(
+            mended_before, mended, before, after, least_right=online.least_mended, most_fall=online.most_lost
+        )
 
     def _encoded(self, pairs: Sequence[PreferencePair]) -> list[EncodedPair]:
-        """What is too long loses its beginning: none is dropped, so that pairs stay in step."""
+        """Pairs to judge by. What is too long loses its beginning: none is dropped, so that pairs stay in step."""
         conditions = Conditions(self._config.conditions)
         return encode_pairs(self._tokenizer, conditions, pairs, self._config.reward.max_length).pairs
 
 
-def sample_pairs(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
-    """``count`` of the pairs in their order, at most; each domain has its share of them. The same in every round."""
-    order = mixed_order([pair.domain for pair in pairs], derive_seed(seed, "judging pairs"))
-    return [pairs[place] for place in sorted(order[:count])]
+def replayed_from(base: Sequence[PreferencePair], config: Config) -> list[PreferencePair]:
+    """The pairs that repairs of every round replay some of."""
+    return sample_pairs(base, REPLAY_POOL, config.seed)
+
+
+def judged_by(general: Sequence[PreferencePair], config: Config) -> list[PreferencePair]:
+    """The pairs that repairs of every round are judged by."""
+    return sample_pairs(general, config.online.judging_pairs, config.seed)
+
+
+def share(right: Sequence[bool]) -> float | None:
+    return sum(right) / len(right) if right else None
 
 
 def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool]:
@@ -169,6 +223,8 @@ def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
         "attempts": repair.attempts,
         "verdicts": {name: asdict(verdict) for name, verdict in repair.verdicts.items()},
+        "before": repair.before,
+        "after": repair.after,
         "pairs": {
             "patches": sum(not p.held_out for name in repair.kept for p in new.patches[name]),
             "earlier_patches": len(new.kept),

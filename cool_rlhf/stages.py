@@ -7,7 +7,7 @@ import logging
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from cool_rlhf.inputs import Inputs
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
 from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
+from cool_rlhf.online.lessons import FILE_NAME as LESSONS
+from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
@@ -32,7 +34,7 @@ from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
-from cool_rlhf.repair_stage import Repairing, write_repair
+from cool_rlhf.repair_stage import Repairing, judged_by, replayed_from, write_repair
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
@@ -207,7 +209,11 @@ class Run:
             metrics = means(responses, round)
             if config.online.fast_path:
                 stage.phase("fast path")
-                metrics |= fast_path(config, responses, roles.scorer, round)
+                learnt = [
+                    *replayed_from(self._data.preferences().training, config),
+                    *judged_by(self.inputs.judging_pairs, config),
+                ]
+                metrics |= fast_path(config, responses, roles.scorer, learnt, round)
             if config.online.pairs or config.online.review:
                 stage.phase("slow path")
                 metrics |= slow_path(config, responses, roles.scorer, round)
@@ -246,6 +252,7 @@ class Run:
             start,
             self._data.preferences().training,
             self.inputs.judging_pairs,
+            read_lessons(self.output / f"rounds/{past}/fast_path/{LESSONS}" for past in range(round + 1)),
             round,
         )
         steps = repairing.steps(new)
@@ -355,7 +362,10 @@ class Run:
     def _prepared_pairs(self, seed: int) -> Prepared:
         """What the first reward model learns from, with a table of it shown and kept."""
         tokenizer, conditions = load_tokenizer(self._checkpoints.sft), Conditions(self.config.conditions)
-        prepared = prepare(tokenizer, conditions, self._data.preferences(), self.config.reward, seed)
+        # Scorers cut what is longer than the model's positions, so training does too.
+        longest = longest_sequence(self._checkpoints.sft, self.config.reward.max_length)
+        settings = replace(self.config.reward, max_length=longest)
+        prepared = prepare(tokenizer, conditions, self._data.preferences(), settings, seed)
         summary = json.dumps([asdict(entry) for entry in prepared.summary], indent=2, ensure_ascii=False)
         write_atomically(self.output / "rounds/0/preferences.json", f"{summary}\n".encode())
         described = describe(prepared.summary)

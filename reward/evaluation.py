@@ -133,13 +133,13 @@ def accuracy_table(scored: ScoredPairs) -> dict[str, DomainAccuracy]:
     """Accuracy overall and in each domain, in sorted order. Overall has no ``others``: each pair has its own."""
     tried = [condition for condition in scored.scores if condition is not None]
     right = {condition: scored.right(condition) for condition in scored.scores}
-    own, other = np.empty(len(scored)), np.full(len(scored), np.nan)
+    own, other, tied = np.empty(len(scored)), np.full(len(scored), np.nan), np.zeros(len(scored))
     for row, pair in enumerate(scored.pairs):
         mine = scored.condition_of(pair.domain)
         own[row] = right[mine][row]
         not_mine = [right[condition][row] for condition in tried if condition != mine]
         if not_mine:
-            other[row] = np.mean(not_mine)
+            other[row], tied[row] = np.mean(not_mine), np.mean(np.equal(not_mine, 0.5))
     table = {}
     for name, inside in scored.domains.items():
         prompts = scored.prompts[inside]
@@ -151,7 +151,7 @@ def accuracy_table(scored: ScoredPairs) -> dict[str, DomainAccuracy]:
             own=share(own[inside], prompts),
             none=share(right[None][inside], prompts),
             others={condition: share(right[condition][inside], prompts) for condition in others},
-            other=share(other[judged], scored.prompts[judged]) if judged.any() else None,
+            other=share(other[judged], scored.prompts[judged], ties=tied[judged]) if judged.any() else None,
         )
     return table
 
@@ -176,17 +176,18 @@ def opposed_table(scored: ScoredPairs) -> dict[str, OpposedAccuracy]:
     part = scored.part(np.array(list(opposing)))
     right = {condition: part.right(condition) for condition in part.scores}
     own = np.array([right[part.condition_of(pair.domain)][row] for row, pair in enumerate(part.pairs)])
-    other = np.array(
-        [
-            np.mean([right[part.condition_of(domain)][row] for domain in domains])
-            for row, domains in enumerate(opposing.values())
-        ]
-    )
+    others = [
+        [right[part.condition_of(domain)][row] for domain in domains] for row, domains in enumerate(opposing.values())
+    ]
+    other = np.array([np.mean(values) for values in others])
+    tied = np.array([np.mean(np.equal(values, 0.5)) for values in others])
     return {
         name: OpposedAccuracy(
             int(inside.sum()),
             len(np.unique(part.prompts[inside])),
-            *(share(values[inside], part.prompts[inside]) for values in (own, right[None], other)),
+            own=share(own[inside], part.prompts[inside]),
+            none=share(right[None][inside], part.prompts[inside]),
+            other=share(other[inside], part.prompts[inside], ties=tied[inside]),
         )
         for name, inside in part.domains.items()
     }

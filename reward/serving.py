@@ -11,6 +11,7 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +142,9 @@ class HttpRewardModel(ConditionalScorer):
             raise UserError(f"{self._url} answers {error.code}: {said}; check model, path and max_length") from error
         except urllib.error.URLError as error:
             raise UserError(f"{self._url} cannot be reached ({error.reason}): start `vllm serve` there") from error
+        except (OSError, HTTPException, json.JSONDecodeError) as error:  # too late, broken off, or no vLLM at all
+            said = str(error) or type(error).__name__
+            raise UserError(f"{self._url} gave no whole answer ({said}): look at the server's log") from error
         return [last_value(entry["data"]) for entry in sorted(answer["data"], key=lambda entry: entry["index"])]
 
 

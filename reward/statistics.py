@@ -71,8 +71,9 @@ def hits(margins: Floats) -> Floats:
     return np.where(np.abs(margins) <= TIE, 0.5, (margins > 0).astype(np.float64))
 
 
-def share(correct: Floats, clusters: Integers, weights: Floats | None = None) -> Share:
+def share(correct: Floats, clusters: Integers, weights: Floats | None = None, ties: Floats | None = None) -> Share:
     """The mean of ``correct`` (N,), of values 0, ½ and 1, with Wilson's interval at the effective number of pairs.
+    Where values are means of several judgements, ``ties`` (N,) says which share of these are ties, for ½ does not.
 
     That number is p(1 − p)/s², s the clustered standard error, at most N (Korn and Graubard 1998; Franco et al. 2019):
     pairs that agree within a prompt widen the interval. Where all are right or all wrong s says nothing, and it is G.
@@ -84,7 +85,8 @@ def share(correct: Floats, clusters: Integers, weights: Floats | None = None) ->
     variance = mean * (1 - mean)
     if error is not None and variance > 0:
         count = len(correct) if error == 0 else min(float(len(correct)), max(1.0, variance / error**2))
-    return Share(mean, wilson(mean, count), float(np.average(correct == 0.5, weights=weights)))
+    tied = correct == 0.5 if ties is None else ties
+    return Share(mean, wilson(mean, count), float(np.average(tied, weights=weights)))
 
 
 def clustered_error(values: Floats, clusters: Integers, weights: Floats | None = None) -> float | None:

@@ -10,12 +10,15 @@ from torch import Tensor
 
 from cool_rlhf.accumulation import Totals
 from cool_rlhf.config import RewardConfig
+from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.data.packing import pack_pairs
 from cool_rlhf.models.forward import token_values
 from cool_rlhf.protocols import Future, StepObserver, TrainEngine
 from cool_rlhf.supervised import train_steps
 from reward.losses import focal_ranking_per_pair, log_barrier_per_score, reward_loss
 from reward.pairs import EncodedPair
+
+GLIMPSE = 1000  # held-out pairs, at most, that are judged on the way
 
 
 class RewardTrainer(Protocol):
@@ -81,9 +84,12 @@ def _scores(engine: TrainEngine, pairs: Sequence[EncodedPair]) -> Tensor:
 def pair_scores(engine: TrainEngine, batches: Sequence[Sequence[EncodedPair]]) -> list[tuple[float, float]]:
     """Both scores of each pair in the order of this rank's micro-batches; as many on every rank, some may be empty."""
     found: list[tuple[float, float]] = []
+    training = engine.module.training
+    engine.module.eval()  # as the model is used: without dropout
     for batch in batches:
         scores = _scores(engine, batch).tolist()
         found += zip(scores[: len(batch)], scores[len(batch) :], strict=True)
+    engine.module.train(training)
     return found
 
 
@@ -124,8 +130,11 @@ def train_reward(
 ) -> None:
     """Every epoch over the pairs in batches of ``batch_tokens``, from step ``start`` on; see :func:`train_steps`.
 
-    ``validation`` is judged every ``evaluate_every`` steps and after the last; its numbers stand in that step's row.
+    ``validation`` is judged every ``evaluate_every`` steps, at most ``GLIMPSE`` pairs of it, and as a whole after the
+    last; the numbers stand in that step's row.
     """
+    order = mixed_order([pair.domain for pair in validation], seed)
+    glimpse = [validation[place] for place in sorted(order[:GLIMPSE])]
 
     def is_judged(step: int, steps: int) -> bool:
         return bool(validation) and (step % settings.evaluate_every == 0 or step == steps)
@@ -144,7 +153,8 @@ def train_reward(
     ):
         metrics = {**step.metrics, "pairs": len(step.batch), "tokens": sum(len(pair) for pair in step.batch)}
         if is_judged(step.number, step.of):
-            metrics |= validation_metrics(validation, trainer.scores(validation).result(), settings)
+            judged = validation if step.number == step.of else glimpse
+            metrics |= validation_metrics(judged, trainer.scores(judged).result(), settings)
         observer.record(step.number, step.of, metrics)
         if is_saved(step.number, step.of):
             observer.save(step.number)

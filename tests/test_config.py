@@ -244,7 +244,7 @@ BAD_VALUES = {
     "sampling.system_prompt='a<|im_end|>'": "<|im_end|>",
     "learning_rate=1": "learning_rate",
     "hydra.run.dir=x": "output_dir",
-    "data.domains.x=nonsense": "nonsense",
+    "reward.bound=0.1": "reward.bound",
     "data.bad_rows=ignore": "refuse, drop",
     "data.weights={a.jsonl: 2.0}": "data.preferences",
     "data.validation_preferences=['']": "data.validation_preferences",
@@ -255,6 +255,15 @@ BAD_VALUES = {
     "model=3": "fresh",
     "model.path=${nowhere}": "nowhere",
 }
+
+
+def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None:
+    source = ["+experiment=demo", "data.preferences=[a/b:train]"]
+    with pytest.raises(UserError, match=r"data\.domains gives a/b:train the domain 'breif'.*is brief meant"):
+        compose([*source, r"data.domains={a/b\:train: breif}"])
+    with pytest.raises(UserError, match=r"data\.domains names a/b, .*write it as there, a/b:train"):
+        compose([*source, "data.domains={a/b: brief}"])
+    assert compose([*source, "data.domains={other/set: law}"]), "an experiment's own list was replaced"
 
 
 def test_recipes_of_rewards() -> None:

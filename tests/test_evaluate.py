@@ -96,6 +96,26 @@ def test_alone_without_an_experiment(tmp_path: Path) -> None:
     check_data(leg)
 
 
+def test_doubtful_test_pairs_are_noted(tmp_path: Path) -> None:
+    def pair(prompt: str, chosen: str, rejected: str) -> dict[str, str]:
+        return {"prompt": prompt, "chosen": chosen, "rejected": rejected}
+
+    test = rows(
+        tmp_path, "test.jsonl", pair("why?", "so", "no"), pair("why?", "so", "no"), pair("who?", "I", "you"),
+        pair("who?", "you", "I"), pair("when?", "now", "never"),
+    )  # fmt: skip
+    train = rows(tmp_path, "train.jsonl", pair("Why?", "perhaps", "no"), pair("where?", "here", "there"))
+    named = [f"reward.path={checkpoint(tmp_path / 'rm')}", f"output_dir={tmp_path}", "evaluate.samples_per_prompt=0"]
+    config = compose(["stage=evaluate", *named, f"data.test_preferences=[{test}]", f"data.preferences=[{train}]"])
+    held_out = HeldOut.of(replace(config, reward=replace(config.reward, validation_share=0.0)))
+    assert [note.split(":")[0] for note in held_out.notes][:3] == [
+        "1 of the test pairs stand there more than once",
+        "1 test pairs are labelled both ways in their domain",
+        "1 of 3 test prompts stand in the training pairs",
+    ]
+    assert [pair.chosen[0]["content"] for pair in held_out.training] == ["where?"]
+
+
 def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:
     checkpoint(tmp_path / "sft")
     with pytest.raises(UserError, match=r"nothing to evaluate: .*no reward model.*without stage=evaluate"):
@@ -144,7 +164,8 @@ def test_own_preferences_are_never_judged_by_the_worlds(tmp_path: Path) -> None:
 
     test = [f"data.test_preferences=[{own}]", f"data.test_prompts=[{prompts}]"]
     held_out = HeldOut.of(config_of(tmp_path, *SMALL, *named, *test))
-    assert (len(held_out.preferences), len(held_out.prompts), held_out.notes) == (1, 20, [])
+    assert (len(held_out.preferences), len(held_out.prompts)) == (1, 20)
+    assert held_out.notes == ["1 of 1 test prompts stand in the training pairs: the model has learnt from them"]
     assert held_out.training == held_out.preferences[:]
 
 

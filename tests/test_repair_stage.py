@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from cool_rlhf.new_pairs import NewPairs, new_pairs
 from cool_rlhf.online.annotation.items import Item, Response
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.repair_stage import Repairing, sample_pairs, write_repair
@@ -89,7 +90,7 @@ def general(count: int, seed: int) -> list[PreferencePair]:
 def patches(chosen: tuple[str, ...], rejected: tuple[str, ...], name: str) -> list[StoredPatch]:
     rng = random.Random(name)
     made = [pair(words(rng, *chosen), words(rng, *rejected), n) for n in range(40)]
-    return [StoredPatch(name, n >= 30, n >= 30, each) for n, each in enumerate(made)]
+    return [StoredPatch(name, n >= 30, each) for n, each in enumerate(made)]
 
 
 def start(tokenizer) -> TokenWeights:
@@ -110,8 +111,14 @@ def config(**online: float) -> Config:
     return found
 
 
-def repairing(tokenizer, settings: Config, base: Sequence[PreferencePair], judging: Sequence[PreferencePair]):
-    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, round=0)
+def repairing(
+    tokenizer,
+    settings: Config,
+    base: Sequence[PreferencePair],
+    judging: Sequence[PreferencePair],
+    lessons: Collection[str] = (),
+):
+    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, lessons, round=0)
 
 
 def test_a_repair_that_mends_is_kept(tokenizer):
@@ -150,13 +157,54 @@ def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_witho
     assert {attempt for _, attempt in stage.rows} >= {1, 2}
 
 
+def flawed(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """In two of three pairs the side with the hack is chosen over the same without it."""
+    made = []
+    for place, each in enumerate(pairs):
+        if place % 3:
+            good = each.chosen[-1]["content"]
+            each = pair(f"{good} {HACK}", good, place)
+        made.append(each)
+    return made
+
+
+def test_preferences_that_teach_the_pattern_neither_undo_a_repair_nor_judge_it(tokenizer):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    base, judging = flawed(general(300, 1)), flawed(general(100, 2))
+    settings = config(replay=8.0)
+    undone, _ = repairing(tokenizer, settings, base, judging).run(new, Stage())
+    assert undone.kept == []
+    lessons = {pair_id(each) for each in (*base, *judging) if HACK in each.chosen[-1]["content"]}
+    repair, _ = repairing(tokenizer, settings, base, judging, lessons).run(new, Stage())
+    assert repair.kept == ["phrases/certainly"]
+    assert repair.verdicts["phrases/certainly"].general_pairs == 34
+    assert (repair.before, repair.after) == (1.0, 1.0)
+
+
+def test_what_labels_cost_is_not_charged_to_a_pattern(tokenizer, caplog):
+    labels = [pair(words(random.Random(n), BAD), words(random.Random(-n), GOOD), n) for n in range(60)]
+    mends = patches((GOOD,), (GOOD, HACK), "phrases/certainly")
+    settings = config(replay=0.0, learning_rate=0.2, epochs=4)
+    repair, trainer = repairing(tokenizer, settings, general(100, 1), general(100, 2)).run(
+        NewPairs({"phrases/certainly": mends}, [], labels), Stage()
+    )
+    assert repair.after < repair.before - 0.1, "the labels are wrong"
+    assert repair.kept == ["phrases/certainly"]
+    assert repair.attempts == 3, "with all, without the patches to compare, and with all again"
+    held = [each.pair for each in mends if each.held_out]
+    right = [chosen > rejected for chosen, rejected in trainer.scores(encoded(tokenizer, held)).result()]
+    assert sum(right) >= 0.9 * len(right)
+    assert "general accuracy falls with the labels" in caplog.text
+
+
 def test_labels_alone_are_learnt(tokenizer):
     rng = random.Random(5)
     labels = [pair(words(rng, "bird"), words(rng, "stone"), n) for n in range(20)]
     repair, trainer = repairing(tokenizer, config(), general(100, 1), general(50, 2)).run(
         NewPairs({}, [], labels), Stage()
     )
-    assert repair == type(repair)(1, [], {})
+    assert (repair.attempts, repair.kept, repair.verdicts) == (1, [], {})
+    assert repair.before == repair.after == 1.0
     assert trainer.weights != start(tokenizer).weights
 
 

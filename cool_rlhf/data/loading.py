@@ -19,7 +19,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.messages import RowError, with_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError
-from cool_rlhf.data.sources import HubName, Place, UnreadableRow, read_rows, resolve
+from cool_rlhf.data.sources import HubName, Place, UnreadableRow, load_hub, read_rows, resolve
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
     rows name none, whether the rows hold sampled responses (see ``RowRules``), and whether bad rows are left out."""
 
-    domains: frozenset[str] | None = None
+    domains: tuple[str, ...] | None = None  # in order, as the cache of checked rows goes by what this looks like
     domain_of_source: tuple[tuple[str, str], ...] = ()
     sampled: bool = False
     drop_bad: bool = False
@@ -57,10 +57,13 @@ class Reading:
     def of(cls, config: Config, sampled: bool = False) -> Reading:
         """As a run of ``config`` reads its rows."""
         data = config.data
-        return cls(frozenset(config.conditions), tuple(sorted(data.domains.items())), sampled, data.bad_rows == "drop")
+        return cls(
+            tuple(sorted(config.conditions)), tuple(sorted(data.domains.items())), sampled, data.bad_rows == "drop"
+        )
 
     def rules(self, source: str) -> RowRules:
-        return RowRules(self.domains, dict(self.domain_of_source).get(source, DEFAULT_DOMAIN), self.sampled)
+        domains = None if self.domains is None else frozenset(self.domains)
+        return RowRules(domains, dict(self.domain_of_source).get(source, DEFAULT_DOMAIN), self.sampled)
 
 
 @dataclass(frozen=True)
@@ -253,7 +256,7 @@ def _load(kind: str, sources: Sequence[str], reading: Reading | None, record: Ca
 def _rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> datasets.Dataset:
     import datasets
 
-    stamps = [_stamp(part) for source in sources for part in resolve(source, key)]
+    stamps = [_stamp(part, key) for source in sources for part in resolve(source, key)]
     features = datasets.Features(_features()[kind])
     if not sources:
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
@@ -296,9 +299,9 @@ def _traced(item: CheckedRow) -> Row:
     return {**pair, **known, "prompt": prompt_key(pair["chosen"][:-1]), "pair": key, "swapped": swapped}
 
 
-def _stamp(part: Path | HubName) -> str:
+def _stamp(part: Path | HubName, key: str) -> str:
     if isinstance(part, HubName):
-        return str(part)
+        return f"{part} {load_hub(part, key)._fingerprint}"  # another one for another revision
     status = part.stat()
     return f"{part.resolve()} {status.st_size} {status.st_mtime_ns}"
 

@@ -61,15 +61,19 @@ class _Columns:
     def of(cls, rows: datasets.Dataset) -> _Columns:
         return cls(**rows.select_columns(list(cls.__dataclass_fields__)).to_dict())
 
+    def drops(self) -> Drops:
+        return Counter(item for item in zip(self.domain, self.reason, strict=True) if item[1])
+
 
 def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> PreferenceSplit:
     """The pairs of ``data.preferences``, in their order, each as often as its source's weight says.
 
     Left out are pairs that stand there twice, pairs that one domain labels both ways (two domains may: that is what
     conditions are for), and those whose prompt stands in ``data.validation_preferences``. Where that is empty, about
-    ``share`` of the prompts are held out.
+    ``share`` of the prompts are held out. A source of weight 0 is not looked at.
     """
-    rows, columns = _sifted(data.preferences, reading, "data.preferences")
+    used = [source for source in data.preferences if data.weights.get(source, 1.0) > 0]
+    rows, columns = _sifted(used, reading, "data.preferences")
     held_rows, held_columns = _sifted(data.validation_preferences, reading, "data.validation_preferences")
     validation = [index for index, reason in enumerate(held_columns.reason) if not reason]
     held = frozenset(held_columns.prompt[index] for index in validation)
@@ -87,7 +91,7 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
     drawn = weighted(training, columns.source, data.weights, seed)
     for index in set(training).difference(drawn):
         columns.reason[index] = NOT_DRAWN
-    drops = Counter(item for item in zip(columns.domain, columns.reason, strict=True) if item[1])
+    drops = columns.drops() + held_columns.drops()
     judged = preference_records(held_rows, validation) if held else preference_records(rows, shared)
     if data.preferences and not drawn:
         reasons = "; ".join(f"{count} {reason}" for (_, reason), count in drops.items()) or "all are held out"

@@ -99,7 +99,7 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     else:
         prompt = _prompt(row["prompt"])
         if isinstance(row["prompt"], str) and is_transcript(row["prompt"]):
-            sides = {name: side.strip() if _is_plain(side) else side for name, side in sides.items()}
+            sides = {name: _continued(row["prompt"], side, name) for name, side in sides.items()}
     chosen, rejected = (_response(side, name, prompt, rules) for name, side in sides.items())
     if chosen[:-1] != rejected[:-1]:
         raise RowError("rejected", "does not continue the same dialogue as `chosen`: only the last turn may differ")
@@ -164,8 +164,15 @@ def _prompt(value: Any) -> Conversation:
     return messages
 
 
-def _is_plain(value: Any) -> bool:
-    return isinstance(value, str) and not is_transcript(value)
+def _continued(prompt: str, side: Any, field: str) -> Any:
+    """A side that goes on from a transcript: as a whole dialogue where it holds turns, else as one response."""
+    if not isinstance(side, str) or is_transcript(side):
+        return side
+    return read_transcript(prompt + side, field) if _holds_turns(side) else side.strip()
+
+
+def _holds_turns(text: str) -> bool:
+    return any(speaker in text for speaker in ("\n\nHuman:", "\n\nAssistant:"))
 
 
 def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conversation | None, dict[str, Any]]:
@@ -174,7 +181,7 @@ def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conve
     Of two plain texts (TRL's implicit prompt) it is what both begin with, up to a blank, so that no word is cut.
     """
     texts = {name: side for name, side in sides.items() if isinstance(side, str)}
-    if any(speaker in text for text in texts.values() for speaker in ("\n\nHuman:", "\n\nAssistant:")):
+    if any(map(_holds_turns, texts.values())):
         return None, {**sides, **{name: read_transcript(text, name) for name, text in texts.items()}}
     if not texts:
         return None, sides
@@ -201,7 +208,7 @@ def _response(value: Any, field: str, prompt: Conversation | None, rules: RowRul
         assert prompt is not None  # _shared_prompt has refused it
         return [*prompt, Message(role="assistant", content=checked_response(value, field, rules.sampled))]
     _text_or_messages(value, field)
-    if prompt is not None and not _starts_with(value, prompt):
+    if prompt is not None and not _holds_prompt(value, prompt, field):
         value = [*prompt, *value]
         messages = _conversation_of_response(value, field, len(prompt), rules)
     else:
@@ -230,11 +237,27 @@ def _conversation_of_response(value: Any, field: str, offset: int, rules: RowRul
         raise
 
 
-def _starts_with(value: list[Any], prompt: Conversation) -> bool:
-    if len(value) < len(prompt):
+def _holds_prompt(value: list[Any], prompt: Conversation, field: str) -> bool:
+    """Whether ``value`` is the whole dialogue, which the prompt begins or, where that is its last turns alone, ends but
+    for the response; False where it is the response only.
+
+    Raises RowError for a dialogue with another prompt: one of the two would be learnt beside the other.
+    """
+    turns = [_turn(item) for item in value]
+    if not turns or turns[0][0] not in ("system", "user"):
         return False
-    heads = zip(value, prompt, strict=False)
-    return all(isinstance(item, Mapping) and all(item.get(k) == turn[k] for k in turn) for item, turn in heads)  # type: ignore[literal-required]
+    asked = [_turn(turn) for turn in prompt]
+    if asked in (turns[: len(asked)], turns[:-1][-len(asked) :]):
+        return True
+    raise RowError(field, "holds a whole dialogue, which is not the one of `prompt`: leave one of the two out")
+
+
+def _turn(item: Any) -> tuple[Any, Any]:
+    """Role and text of a turn as prompts are compared, but for case; of what is no turn, nothing that is equal."""
+    if not isinstance(item, Mapping):
+        return None, None
+    content = item.get("content")
+    return item.get("role"), " ".join(content.split()) if isinstance(content, str) else None
 
 
 def _domain(row: Mapping[str, Any], rules: RowRules) -> str:
@@ -254,9 +277,13 @@ def _margin(row: Mapping[str, Any]) -> float | None:
         return None
     if isinstance(margin, bool) or not isinstance(margin, int | float):
         raise RowError("margin", f"must be a number, not {kind_of(margin)}")
-    if not math.isfinite(margin):
-        raise RowError("margin", f"is {margin}: it must be a finite number")
-    return float(margin)
+    try:
+        value = float(margin)
+    except OverflowError:
+        value = math.inf
+    if not math.isfinite(value):
+        raise RowError("margin", f"is {str(margin)[:20]}: it must be a finite number")
+    return value
 
 
 def _flag(row: Mapping[str, Any], field: str) -> bool:

@@ -12,10 +12,13 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cool_rlhf.data.hub import cached_set, prepare_hub
 from cool_rlhf.protocols import UserError
+
+if TYPE_CHECKING:
+    import datasets
 
 _HUB_NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<configuration>[\w.-]+))?"
@@ -117,6 +120,8 @@ def _decode(line: bytes, complete: bool) -> Any:
         return UnreadableRow(f"is not valid JSON: {error.msg} at character {error.pos + 1}{cut}")
     except RecursionError:
         return UnreadableRow("is not valid JSON: it is nested too deeply")
+    except ValueError:  # Python reads no number of more than a few thousand digits
+        return UnreadableRow("holds a number with too many digits")
 
 
 def _read_parquet(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
@@ -136,6 +141,12 @@ def _read_parquet(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
 
 
 def _read_hub(hub: HubName, key: str) -> Iterator[tuple[Place, Any]]:
+    for number, row in enumerate(load_hub(hub, key), start=1):
+        yield Place(str(hub), number), row
+
+
+def load_hub(hub: HubName, key: str) -> datasets.Dataset:
+    """The rows of a set, fetched if they are not in the cache. Raises UserError where they cannot be had."""
     reachable = prepare_hub()
     unreachable = "it is out of reach and there is no copy in the cache"
     if not reachable and not cached_set(hub.name):
@@ -145,10 +156,8 @@ def _read_hub(hub: HubName, key: str) -> Iterator[tuple[Place, Any]]:
     import huggingface_hub.errors
 
     try:
-        rows = datasets.load_dataset(hub.name, hub.configuration, split=hub.split)
+        return datasets.load_dataset(hub.name, hub.configuration, split=hub.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError, huggingface_hub.errors.HfHubHTTPError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         reason = said if reachable else unreachable
         raise UserError(f"{key}: {hub} cannot be had from the Hub ({reason}): point {key} at a local copy") from error
-    for number, row in enumerate(rows, start=1):
-        yield Place(str(hub), number), row

@@ -49,6 +49,11 @@ class Finding:
     gain: float
     examples: list[str]  # ids of late responses, the clearest first
 
+    @property
+    def name(self) -> str:
+        """In files and reports: detector/key."""
+        return f"{self.pattern.detector}/{self.pattern.key}"
+
 
 @dataclass(frozen=True)
 class Dismissed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
 from cool_rlhf.online.finding import Finding
@@ -79,25 +79,28 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
     the pattern: by gold where both have it, else by the reward model's scores without the pattern where both have
     one. Pairs that choose the shorter side are matched with pairs that choose the longer one by as many words; where
     those run out, pairs are made that only balance: a clean response over itself cut short, or padded with sentences
-    of other answers. Fewer than 20 come back where the responses hold no more.
+    of other answers. Held-out pairs teach nothing, so those are of the pattern alone. Fewer than 20 come back where the
+    responses hold no more.
     """
     pairs = _candidates(finding, evidence)
     prompts = sorted({patch.chosen.response.prompt.id for patch in pairs})
     prompts.sort(key=lambda prompt: derive_seed("held-out patches", seed, prompt))
     held = set(prompts[: round(settings.held_out * len(prompts))])
     held_most = round(settings.held_out * settings.most)
-    made = []
-    for held_out, most in ((False, settings.most - held_most), (True, held_most)):
-        side = [p for p in pairs if (p.chosen.response.prompt.id in held) == held_out]
-        made += _balanced(_spread(side, settings.by_prompt, seed), evidence, most, held_out)
-    return made
+    training, judging = (
+        _spread([p for p in pairs if (p.chosen.response.prompt.id in held) == apart], settings.by_prompt, seed)
+        for apart in (False, True)
+    )
+    return [
+        *_balanced(training, evidence, settings.most - held_most),
+        *(replace(patch, held_out=True) for patch in judging[:held_most]),
+    ]
 
 
 def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
     clean, hacked = _versions(finding, evidence)
-    name = f"{finding.pattern.detector}/{finding.pattern.key}"
     return [
-        Patch(name, "pattern", False, chosen, rejected)
+        Patch(finding.name, "pattern", False, chosen, rejected)
         for prompt, goods in clean.items()
         for chosen in goods
         for rejected in hacked.get(prompt, [])
@@ -161,7 +164,7 @@ def _sign(patch: Patch) -> int:
     return (patch.length_difference > 0) - (patch.length_difference < 0)
 
 
-def _balanced(patches: Sequence[Patch], evidence: Evidence, most: int, held_out: bool) -> list[Patch]:
+def _balanced(patches: Sequence[Patch], evidence: Evidence, most: int) -> list[Patch]:
     """Couples of nearly opposite length differences, then pairs of one length, then couples with a balancing pair."""
     longer, shorter = ([p for p in patches if _sign(p) == sign] for sign in (1, -1))
     chosen: list[Patch] = []
@@ -179,7 +182,7 @@ def _balanced(patches: Sequence[Patch], evidence: Evidence, most: int, held_out:
         if counterweight is not None and len(chosen) + 2 <= most and counterweight.id not in taken:
             chosen += [patch, counterweight]
             taken |= {patch.id, counterweight.id}
-    return [Patch(p.pattern, p.role, held_out, p.chosen, p.rejected) for p in chosen]
+    return chosen
 
 
 def _counterweight(patch: Patch, evidence: Evidence) -> Patch | None:

@@ -42,11 +42,10 @@ def write_patches(path: Path, patches: Sequence[Patch]) -> None:
 
 @dataclass(frozen=True)
 class StoredPatch:
-    """A row of ``patches.jsonl``. ``judges``: whether a repair of its pattern is judged by it."""
+    """A row of ``patches.jsonl``."""
 
     pattern: str
-    held_out: bool
-    judges: bool
+    held_out: bool  # a repair of its pattern is judged by it
     pair: PreferencePair
 
 
@@ -56,7 +55,6 @@ def read_patches(path: Path) -> list[StoredPatch]:
 
 
 def _stored(row: dict[str, Any]) -> StoredPatch:
-    held_out = row["split"] == "held_out"
     pair = PreferencePair(
         chosen=[*row["prompt"], *row["chosen"]],
         rejected=[*row["prompt"], *row["rejected"]],
@@ -65,7 +63,7 @@ def _stored(row: dict[str, Any]) -> StoredPatch:
         chosen_finished=row["chosen_finished"],
         rejected_finished=row["rejected_finished"],
     )
-    return StoredPatch(row["pattern"], held_out, held_out and row["role"] == "pattern", pair)
+    return StoredPatch(row["pattern"], row["split"] == "held_out", pair)
 
 
 def review_items(patches: Sequence[Patch], round: int, guidelines: Mapping[str, str]) -> list[Item]:
@@ -108,12 +106,11 @@ def patch_row(patch: Patch) -> dict[str, Any]:
 
 
 def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> dict[str, Any]:
-    name = f"{finding.pattern.detector}/{finding.pattern.key}"
-    own = [patch for patch in patches if patch.pattern == name]
+    own = [patch for patch in patches if patch.pattern == finding.name]
     by_id = {response.id: response for response in evidence.responses}
     shown = [by_id[example] for example in finding.examples]
     return {
-        "pattern": name,
+        "pattern": finding.name,
         "description": finding.pattern.description,
         "domain": finding.domain,
         "statistic": finding.statistic,

@@ -10,8 +10,17 @@ from math import ceil
 import numpy as np
 from scipy import stats
 
+from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
+
+REPLAY_POOL = 20_000  # of the pairs learnt from, those that replay draws from
+
+
+def sample_pairs(pairs: Sequence[PreferencePair], count: int, seed: int) -> list[PreferencePair]:
+    """``count`` of the pairs in their order, at most; each domain has its share of them. The same in every round."""
+    order = mixed_order([pair.domain for pair in pairs], derive_seed(seed, "judging pairs"))
+    return [pairs[place] for place in sorted(order[:count])]
 
 
 def mix_with_replay(
@@ -20,10 +29,10 @@ def mix_with_replay(
     """The patches once each and ``ratio`` base pairs for every patch, drawn without replacement, all shuffled.
 
     Replay keeps what was learned before. Fewer base pairs than asked for are all taken.
-    Raises: ValueError for a negative ratio, or where replay is asked for and there are no base pairs.
+    Raises: ValueError for a negative ratio.
     """
-    if ratio < 0 or (ratio > 0 and patches and not base):
-        raise ValueError(f"replay of {ratio} base pairs a patch cannot be drawn from {len(base)} base pairs")
+    if ratio < 0:
+        raise ValueError(f"a negative number of base pairs, {ratio}, cannot be replayed for each patch")
     rng = random.Random(derive_seed("replay", seed))
     drawn = rng.sample(range(len(base)), min(len(base), ceil(ratio * len(patches))))
     mixed = [*patches, *(base[index] for index in sorted(drawn))]
@@ -37,7 +46,8 @@ class Verdict:
 
     kept: bool
     reason: str
-    held_out: float  # share of the pattern's held-out pairs that are right
+    held_out_before: float  # share of the pattern's held-out pairs that are right before the repair
+    held_out: float  # and after it
     held_out_pairs: int
     before: float  # general accuracy
     after: float
@@ -48,6 +58,7 @@ class Verdict:
 
 
 def judge_repair(
+    held_out_before: Sequence[bool],
     held_out: Sequence[bool],
     before: Sequence[bool],
     after: Sequence[bool],
@@ -59,7 +70,8 @@ def judge_repair(
     pairs falls by at most ``most_fall``; otherwise it is to be rolled back.
 
     Args:
-        held_out: for each held-out pair of the pattern whether the patched model prefers the clean side.
+        held_out_before: for each held-out pair of the pattern whether the model preferred the clean side before.
+        held_out: the same pairs after it.
         before: for each general validation pair whether the model was right before the patch.
         after: the same pairs after it.
     Raises: ValueError where either set is empty, or ``before`` and ``after`` are not the same pairs.
@@ -84,6 +96,7 @@ def judge_repair(
     return Verdict(
         kept=not reasons,
         reason="; ".join(reasons) or "mends the pattern at no cost that counts",
+        held_out_before=float(np.mean(held_out_before)),
         held_out=right,
         held_out_pairs=len(held_out),
         before=float(np.mean(before)),

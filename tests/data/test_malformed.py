@@ -17,7 +17,7 @@ from cool_rlhf.protocols import UserError
 USER = {"role": "user", "content": "why?"}
 ANSWER, OTHER = ({"role": "assistant", "content": text} for text in ("so", "no"))
 GOOD = {"prompt": "why?", "chosen": "so", "rejected": "no", "domain": "helpful", "margin": 0.5}
-READING = Reading(domains=frozenset({"helpful", "harmless"}))
+READING = Reading(domains=("harmless", "helpful"))
 
 
 def without(*fields: str) -> dict[str, Any]:
@@ -41,6 +41,8 @@ def transcript(chosen: str) -> bytes:
 ROWS: dict[str, tuple[bytes, str | None, str]] = {
     "not JSON": (b"{'prompt': 'why?'}", None, "is not valid JSON: Expecting property name"),
     "JSON cut off": (line()[:-20], None, "is not valid JSON"),
+    "a number without end": (line(margin=0.5).replace(b"0.5", b"9" * 5000), None, "too many digits"),
+    "margin beyond any float": (line(margin=10**400), "margin", "must be a finite number"),
     "two objects on one line": (line() + line(), None, "is not valid JSON: Extra data"),
     "not an object": (b'["why?", "so", "no"]', None, "is not a JSON object but a list"),
     "invalid UTF-8": (line().replace(b"why", b"wh\xff"), None, "is not UTF-8 text"),
@@ -57,6 +59,16 @@ ROWS: dict[str, tuple[bytes, str | None, str]] = {
     "empty list": (line(chosen=[]), "chosen", "is an empty list"),
     "empty prompt": (line(prompt=""), "prompt", "is empty"),
     "message is a string": (line(chosen=["so"]), "chosen[0]", "must be a message"),
+    "another prompt in a dialogue": (
+        line(chosen=[{**USER, "content": "who?"}, ANSWER], rejected=[{**USER, "content": "who?"}, OTHER]),
+        "chosen",
+        "which is not the one of `prompt`",
+    ),
+    "another prompt in a transcript": (
+        line(chosen="\n\nHuman: who?\n\nAssistant: so", rejected="\n\nHuman: who?\n\nAssistant: no"),
+        "chosen",
+        "which is not the one of `prompt`",
+    ),
     "role missing": (line(chosen=[{"content": "so"}]), "chosen[0].role", "is missing"),
     "unknown role": (whole({**USER, "role": "human"}, ANSWER), "chosen[0].role", "is 'human'"),
     "null content": (line(rejected=[{**OTHER, "content": None}]), "rejected[0].content", "not null"),

@@ -153,7 +153,25 @@ def test_weights_say_how_often_a_sources_pairs_are_seen(tmp_path: Path) -> None:
     seen = Counter(prompt.split()[0] for prompt, *_ in shown(found.training))
     assert seen == {"twice": 20, "half": 5, "once": 10}
     assert [prompt for prompt, *_ in shown(found.training)][:4] == ["twice 0", "twice 0", "twice 1", "twice 1"]
-    assert found.drops == {("helpful", NOT_DRAWN): 15}
+    assert found.drops == {("helpful", NOT_DRAWN): 5}, "a source that is never drawn from is not read"
+
+
+def test_a_source_of_weight_0_is_not_looked_at(tmp_path: Path) -> None:
+    rows = [pair("why?", "so", "no"), pair("who?", "I", "you")]
+    none, some = jsonl(tmp_path / "a.jsonl", *rows, pair("who?", "you", "I")), jsonl(tmp_path / "b.jsonl", *rows)
+    found = load_split(DataConfig(preferences=[none, some], weights={none: 0.0}), 0.0, Reading(), 1)
+    assert len(found.training) == 2
+    assert found.drops == Counter()
+
+
+def test_rows_that_validation_leaves_out_are_counted_too(tmp_path: Path) -> None:
+    held = jsonl(tmp_path / "v.jsonl", pair("why?", "so", "no"), pair("why?", "so", "no"))
+    data = DataConfig(
+        preferences=[jsonl(tmp_path / "a.jsonl", pair("who?", "I", "you"))], validation_preferences=[held]
+    )
+    found = load_split(data, 0.0, Reading(), 1)
+    assert found.drops == {("helpful", REPEATED): 1}
+    assert found.rows.total() == len(found.training) + len(found.validation) + found.drops.total()
 
 
 def test_fractions_above_one_repeat_a_draw_that_the_seed_fixes() -> None:

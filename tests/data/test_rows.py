@@ -53,6 +53,23 @@ def test_every_way_to_write_a_pair_reads_the_same(row: dict[str, Any]) -> None:
     assert parse_preference(row, RULES) == EXPECTED
 
 
+def test_a_whole_dialogue_may_have_more_than_its_prompt() -> None:
+    """Blanks apart, and where the prompt is its last question only."""
+    before = [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Hi!")]
+    row = {"prompt": "why? ", "chosen": [*before, *ASK, *ANSWER], "rejected": [*before, *ASK, *OTHER]}
+    assert parse_preference(row, RULES)["chosen"] == [*before, *ASK, *ANSWER]
+
+
+def test_a_transcript_goes_on_behind_its_prompt() -> None:
+    prompt = "\n\nHuman: Hi\n\nAssistant:"
+    row = {"prompt": prompt, **{name: f" Hi!\n\nHuman: why?\n\nAssistant: {name}" for name in ("chosen", "rejected")}}
+    spoken = [turn("user", "Hi"), turn("assistant", "Hi!"), *ASK]
+    parsed = parse_preference(row, RULES)
+    assert parsed["rejected"] == [*spoken, turn("assistant", "rejected")]
+    row = {"prompt": "\n\nHuman: why?", "chosen": "\n\nAssistant: so", "rejected": "no"}
+    assert parse_preference(row, RULES) == EXPECTED
+
+
 def test_optional_fields_of_a_pair() -> None:
     row = {"prompt": "why?", "chosen": "so", "rejected": "no", "domain": "harmless", "margin": 2}
     parsed = parse_preference({**row, "rejected_finished": False}, RULES)

@@ -103,17 +103,18 @@ def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
     held = [True] * 9 + [False]
     before = [True] * 75 + [False] * 25
     fallen = [True] * 74 + [False] * 26
-    kept = judge_repair(held, before, fallen)
+    kept = judge_repair([True] + [False] * 9, held, before, fallen)
     assert kept.kept
+    assert (kept.held_out_before, kept.held_out) == (0.1, 0.9)
     assert kept.fall == pytest.approx(0.01)
     assert kept.mcnemar_p == 1
-    assert not judge_repair([True] * 8 + [False] * 2, before, before).kept
-    worse = judge_repair(held, before, [True] * 69 + [False] * 31)
+    assert not judge_repair(held, [True] * 8 + [False] * 2, before, before).kept
+    worse = judge_repair(held, held, before, [True] * 69 + [False] * 31)
     assert not worse.kept
     assert worse.mcnemar_p == pytest.approx(2 / 64)  # six lost, none won
     assert worse.fall_interval[0] < 0.06 < worse.fall_interval[1]
     with pytest.raises(ValueError, match="judged by"):
-        judge_repair([], before, before)
+        judge_repair([], [], before, before)
 
 
 def _pair(name: str) -> PreferencePair:
@@ -130,5 +131,6 @@ def test_replay_is_drawn_once_each_and_repeats_with_its_seed() -> None:
     assert {f"p{i}" for i in range(10)} <= set(names)
     assert mixed == mix_with_replay(patches, base, 3.0, seed=1) != mix_with_replay(patches, base, 3.0, seed=2)
     assert len(mix_with_replay(patches, base, 9.0, seed=1)) == 60
-    with pytest.raises(ValueError, match="cannot be drawn"):
-        mix_with_replay(patches, [], 1.0, seed=1)
+    assert sorted(mix_with_replay(patches, [], 1.0, seed=1), key=str) == sorted(patches, key=str)
+    with pytest.raises(ValueError, match="negative"):
+        mix_with_replay(patches, base, -1.0, seed=1)

@@ -70,6 +70,17 @@ def test_other_is_the_mean_over_the_other_conditions():
     assert table["brief"].other.accuracy == 0.0
 
 
+def test_two_conditions_that_disagree_are_no_tie():
+    def score(conversations: Sequence[ScoredConversation]) -> list[float]:
+        sign = {"short": -1.0, "long": 1.0}
+        return [sign.get(item.condition, 0.0) * len(item.messages[-1]["content"]) for item in conversations]
+
+    opposite = accuracy_table(score_pairs(score, PAIRS[:1], ["brief", "short", "long"]))["brief"].other
+    assert (opposite.accuracy, opposite.ties) == (0.5, 0.0)
+    undecided = accuracy_table(score_pairs(score, PAIRS[:1], ["brief", "short", "none"]))["brief"].other
+    assert (undecided.accuracy, undecided.ties) == (0.75, 0.5)
+
+
 def test_a_domain_without_a_condition_is_judged_by_none():
     table = accuracy_table(score_pairs(by_length, [pair("a", "bb", "default"), PAIRS[0]], ["brief"]))
     assert (table["default"].own.accuracy, table["default"].own.ties) == (0.5, 1.0)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,25 @@ def test_the_task_goes_by_the_family() -> None:
 def test_a_server_that_is_not_there_is_the_users_mistake(checkpoint) -> None:
     with pytest.raises(UserError, match=r"localhost:1/pooling cannot be reached .*start `vllm serve`"):
         HttpRewardModel("http://localhost:1", checkpoint).score(DIALOGUES[0])
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"HTTP/1.1 200 OK\r\n\r\nhello"]
+)
+def test_a_broken_answer_is_named(checkpoint, answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(2**16)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(UserError, match="gave no whole answer"):
+            HttpRewardModel(f"http://127.0.0.1:{server.getsockname()[1]}", checkpoint).score(DIALOGUES[0])
+        thread.join()
 
 
 def test_what_is_no_reward_model_is_refused_before_an_engine_starts(checkpoint, tmp_path) -> None:

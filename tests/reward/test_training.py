@@ -122,7 +122,7 @@ def test_held_out_pairs_are_judged_while_training_and_at_the_end(tiny_scalar_mod
             return ready(reward_update(engine, [batch], pair_count=len(batch), **SETTINGS))
 
         def scores(self, asked):
-            assert asked is held
+            assert asked == held  # few enough to be looked at as a whole each time
             return ready(pair_scores(engine, [asked[:2], [], asked[2:]]))
 
         def record(self, step, steps, metrics):
@@ -143,6 +143,24 @@ def test_held_out_pairs_are_judged_while_training_and_at_the_end(tiny_scalar_mod
         assert row[f"validation/accuracy{name}"] == pytest.approx((chosen > rejected)[where].float().mean().item())
         loss = reward_loss(chosen[where], rejected[where], margin=margin[where])
         assert row[f"validation/loss{name}"] == pytest.approx(loss.item(), rel=1e-4)
+
+
+def test_only_a_glimpse_is_taken_on_the_way(pairs, recording_trainer, ready, monkeypatch):
+    monkeypatch.setattr("reward.training.GLIMPSE", 3)
+    trainer = recording_trainer()
+    asked = []
+    trainer.scores = lambda batch: asked.append(len(batch)) or ready([(1.0, 0.0)] * len(batch))
+    settings = RewardConfig(batch_tokens=1, evaluate_every=2)
+    train_reward(trainer, pairs, settings, seed=1, observer=trainer, validation=pairs)
+    assert asked == [3, 3, 5]
+
+
+def test_pairs_are_judged_without_dropout(tiny_scalar_model, torch_engine, pairs):
+    model = tiny_scalar_model(1)
+    model.model.norm = torch.nn.Sequential(model.model.norm, torch.nn.Dropout(0.5))
+    engine = torch_engine(model.train())
+    assert pair_scores(engine, [pairs]) == pair_scores(engine, [pairs])
+    assert model.training
 
 
 def test_snapshots_are_asked_for_when_nothing_is_ahead(pairs, recording_trainer):

@@ -243,6 +243,7 @@ class JudgeConfig:
     key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; a local server needs none
     requests: int = 8  # at once
     timeout: float = 120.0  # seconds for one answer
+    temperature: float | None = None  # null: not sent, the endpoint's own holds; some refuse to be told
 
 
 @dataclass

@@ -15,7 +15,7 @@ import torch
 from cool_rlhf.config import Config
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.new_pairs import NewPairs, new_pairs
-from cool_rlhf.online.annotation.items import Item, Response
+from cool_rlhf.online.annotation.items import Item, Response, Winner
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.records import StoredPatch, read_patches
@@ -236,6 +236,22 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 1), "nor does it come back as a label"
     reviewed.online.review = False
     assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
+
+
+@pytest.mark.parametrize(("verdict", "counts"), [("tie", 2), ("first", 2), ("second", 1)])
+def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
+    reviewed: Config, tmp_path: Path, verdict: Winner, counts: int
+):
+    with Store(tmp_path / STORE_FILE) as store:
+        first, second = store.items()
+        store.undo(first.id, store.annotator("someone"))
+        store.undo(second.id, store.annotator("someone"))
+        rule = store.annotator("rule", "rule")
+        store.record(first.id, rule, "tie")
+        store.record(second.id, rule, verdict)
+    found = new_pairs(reviewed, 0)
+    assert sum(not patch.held_out for patch in found.patches["a/first"]) == counts
+    assert len(found.labels) == 2 - counts, "a tie is no label"
 
 
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:

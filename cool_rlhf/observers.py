@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Rollout
+from cool_rlhf.repair_stage import Repair
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
 from cool_rlhf.tracking.distance import parted, trends
@@ -111,6 +113,22 @@ class PPOObserver:
     def keep_early(self, step: int) -> None:
         self._stage.phase("export")
         self._keep(self._folder / "policy_early")
+
+
+def repair_metrics(repair: Repair) -> dict[str, float]:
+    """What became of a round's patterns: how many were ``repair/kept`` and ``repair/rolled_back``. Where any was tried
+    also means over the last verdict on each: ``repair/held_out``, the share of its held-out pairs that were right, and
+    general accuracy, ``repair/accuracy_before`` and ``repair/accuracy_after``."""
+    verdicts = list(repair.verdicts.values())
+    counts = {"repair/kept": len(repair.kept), "repair/rolled_back": len(repair.verdicts.keys() - set(repair.kept))}
+    if not verdicts:
+        return dict(counts)
+    return {
+        **counts,
+        "repair/held_out": fmean(verdict.held_out for verdict in verdicts),
+        "repair/accuracy_before": fmean(verdict.before for verdict in verdicts),
+        "repair/accuracy_after": fmean(verdict.after for verdict in verdicts),
+    }
 
 
 def few_of_each_domain(

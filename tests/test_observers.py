@@ -1,6 +1,8 @@
+from types import SimpleNamespace
+
 import torch
 
-from cool_rlhf.observers import few_of_each_domain
+from cool_rlhf.observers import few_of_each_domain, repair_metrics
 from cool_rlhf.protocols import Prompt, Rollout
 
 
@@ -23,3 +25,17 @@ def test_the_first_two_of_each_domain_are_shown_with_what_was_said_of_them():
         "finished": False,
     }
     assert shown[0]["gold"] is None
+
+
+def test_a_repair_is_told_by_counts_and_means_over_what_was_tried():
+    mended = SimpleNamespace(held_out=1.0, before=0.875, after=0.75)
+    unmended = SimpleNamespace(held_out=0.5, before=0.875, after=0.5)
+    repair = SimpleNamespace(kept=["a/mended"], verdicts={"a/mended": mended, "b/unmended": unmended})
+    assert repair_metrics(repair) == {
+        "repair/kept": 1,
+        "repair/rolled_back": 1,
+        "repair/held_out": 0.75,
+        "repair/accuracy_before": 0.875,
+        "repair/accuracy_after": 0.625,
+    }
+    assert repair_metrics(SimpleNamespace(kept=[], verdicts={})) == {"repair/kept": 0, "repair/rolled_back": 0}

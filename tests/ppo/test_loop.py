@@ -9,9 +9,8 @@ import torch
 from cool_rlhf.data.streams import TextPosition
 from cool_rlhf.ppo.kl import adapted_coefficient
 from cool_rlhf.ppo.loop import early_iteration, minibatches, train_ppo
-from cool_rlhf.ppo.state import PPOState, learning_rates, shaping
+from cool_rlhf.ppo.state import PPOState, learning_rates, ppo_state, shaping
 from cool_rlhf.protocols import StaleWeightsError, UserError
-from cool_rlhf.stages import ppo_state
 
 
 def untimed(rows: list[dict]) -> list[dict]:

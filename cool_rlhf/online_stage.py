@@ -138,7 +138,9 @@ def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
         kept = RunPairs(config, output_dir, store)
         kept.take_in()
         if config.online.labeller != "people":
-            label_with(make_labeller(config, config.online.labeller), store, round)
+            labeller = make_labeller(config, config.online.labeller)
+            given = label_with(labeller, store, round)
+            logger.info("round %d: labels from %s: %d", round, labeller.name, given)
         kept.keep_up()
         labels = len(store.labels())
     return {"pairs": len(pairs), "labels": labels}

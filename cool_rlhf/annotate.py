@@ -50,7 +50,7 @@ def make_labeller(config: Config, kind: str) -> Labeller:
     judge = settings.judge
     assert judge.model is not None, "checked with the config"
     key = os.environ.get(judge.key_variable, "") or "none"  # the client wants one where the server does not
-    return JudgeLabeller(Endpoint(judge.url, judge.model, key, judge.timeout, judge.requests))
+    return JudgeLabeller(Endpoint(judge.url, judge.model, key, judge.timeout, judge.requests, judge.temperature))
 
 
 def _label_all(labeller: Labeller, pairs: RunPairs) -> None:

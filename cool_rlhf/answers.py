@@ -83,8 +83,9 @@ def means(responses: Sequence[Response], round: int) -> dict[str, float]:
     """``score/POLICY``, ``gold/POLICY`` and ``response_length/POLICY`` of SFT and of the round's policies, and the late
     policy's ``kl``."""
     found: dict[str, float] = {}
-    for policy in dict.fromkeys(response.policy for response in responses):
-        own = [r for r in responses if r.policy == policy and (policy == SFT or r.round == round)]
+    shown = [response for response in responses if response.policy == SFT or response.round == round]
+    for policy in dict.fromkeys(response.policy for response in shown):
+        own = [response for response in shown if response.policy == policy]
         golds = [r.gold for r in own if r.gold is not None]
         found[f"score/{policy}"] = sum(r.score for r in own) / len(own)
         found[f"response_length/{policy}"] = sum(r.tokens for r in own) / len(own)

@@ -7,7 +7,6 @@ import math
 import re
 
 from cool_rlhf.config import (
-    AnnotateConfig,
     Config,
     ModelConfig,
     RewardConfig,
@@ -34,7 +33,7 @@ def check_config(config: Config) -> None:
     _check_ratio_and_kl(config)
     _check_names(config)
     _check_preferences(config)
-    _check_annotate(config.annotate, config.online.labeller)
+    _check_annotate(config)
     _check_rewards(config)
     _check_validation(config)
     _check_sampling(config)
@@ -256,7 +255,8 @@ def _check_preferences(config: Config) -> None:
             raise UserError(f"conditions.{domain} holds the special token {token}: it would break the chat template")
 
 
-def _check_annotate(annotate: AnnotateConfig, within_rounds: str) -> None:
+def _check_annotate(config: Config) -> None:
+    annotate = config.annotate
     if annotate.port > 65535:
         raise UserError(f"annotate.port is {annotate.port}: it must be at most 65535")
     if annotate.token is not None and not re.fullmatch(r"[\w-]{16,}", annotate.token, re.ASCII):
@@ -265,9 +265,12 @@ def _check_annotate(annotate: AnnotateConfig, within_rounds: str) -> None:
         raise UserError(f"annotate.rule_noise is {annotate.rule_noise}: it must lie in [0, 0.5)")
     if not re.fullmatch(r"[\w.]+:\w+", annotate.rule):
         raise UserError(f"annotate.rule is {annotate.rule!r}: it must be of the form module:function")
-    for key, labeller in (("annotate", annotate.labeller), ("online", within_rounds)):
+    for key, labeller in (("annotate", annotate.labeller), ("online", config.online.labeller)):
         if labeller == "judge" and not annotate.judge.model:
             raise UserError(f"{key}.labeller is judge, but annotate.judge.model is empty: name the model to ask")
+    if annotate.judge.temperature is not None:
+        wanted = "it must be 0 or more, or null for the endpoint's own"
+        check_numbers(config, ["annotate.judge.temperature"], lambda value: value >= 0, wanted)
     if not re.match(r"https?://[^/]", annotate.judge.url):
         raise UserError(f"annotate.judge.url is {annotate.judge.url!r}: it must begin with http:// or https://")
 

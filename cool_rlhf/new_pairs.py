@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cool_rlhf.config import Config
-from cool_rlhf.online.annotation.arrived import arrived
+from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
@@ -39,40 +39,52 @@ class NewPairs:
 def new_pairs(config: Config, round: int) -> NewPairs:
     """What has been gathered by the end of ``round``.
 
-    With ``online.review`` a patch to train on counts once a label prefers its chosen side; a pattern none of whose
-    patches anybody had judged when its round ended is tried in a later one.
+    With ``online.review`` a patch to train on counts once a label prefers its chosen side, or a rule finds both sides
+    equal: it sees only how well the task is done, which the pattern leaves as it is. A pattern none of whose patches
+    anybody had judged when its round ended is tried in a later one.
     """
     output_dir, review = Path(config.output_dir), config.online.review
-    labels = {pair_id(pair): pair for pair in _labels(output_dir / STORE_FILE)}
+    labels, ties = _judged(output_dir / STORE_FILE)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
     for past in range(round + 1):
         folder = output_dir / f"rounds/{past}/fast_path"
         stored = read_patches(folder / "patches.jsonl")
         tried, stayed = _tried(folder / REPAIR_FILE) if past < round else ((), ())
-        for patch in _agreed(stored, labels) if review else stored:
+        agreed = _agreed(stored, labels, ties) if review else stored
+        for patch in agreed:
             if patch.pattern in stayed and not patch.held_out:
                 kept.append(patch.pair)
             elif patch.pattern not in tried and (review or past == round):
                 patches.setdefault(patch.pattern, []).append(patch)
         if review:
-            for patch in _agreed(stored, labels):
+            for patch in agreed:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
     return NewPairs(patches, kept, list(labels.values()))
 
 
-def _agreed(patches: Sequence[StoredPatch], labels: Mapping[str, PreferencePair]) -> list[StoredPatch]:
-    """Those to train on whose chosen side a label prefers, and those that judge the same patterns."""
-    agreed = [patch for patch in patches if not patch.held_out and labels.get(pair_id(patch.pair)) == patch.pair]
+def _agreed(
+    patches: Sequence[StoredPatch], labels: Mapping[str, PreferencePair], ties: Collection[str]
+) -> list[StoredPatch]:
+    """Those to train on whose chosen side a label prefers or a rule finds no worse, and those that judge the same
+    patterns."""
+
+    def is_agreed(pair: PreferencePair) -> bool:
+        return pair_id(pair) in ties or labels.get(pair_id(pair)) == pair
+
+    agreed = [patch for patch in patches if not patch.held_out and is_agreed(patch.pair)]
     patterns = {patch.pattern for patch in agreed}
     return [*agreed, *(patch for patch in patches if patch.held_out and patch.pattern in patterns)]
 
 
-def _labels(store: Path) -> list[PreferencePair]:
-    if not store.exists():
-        return []
-    with Store(store) as labels:
-        return arrived(labels)
+def _judged(path: Path) -> tuple[dict[str, PreferencePair], set[str]]:
+    """By id the pairs of which most prefer one side, and the ids of those whose sides a rule finds equal."""
+    if not path.exists():
+        return {}, set()
+    with Store(path) as store:
+        entries = labelled(store)
+    preferred = {entry.item.id: entry.item.preference(entry.winner) for entry in entries if entry.winner is not None}
+    return preferred, {entry.item.id for entry in entries if entry.tied_by_rule}
 
 
 def _tried(path: Path) -> tuple[Collection[str], Collection[str]]:

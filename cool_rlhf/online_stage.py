@@ -54,13 +54,14 @@ def answer_prompts(
     config: Config, roles: Answerers, prompts: Sequence[Prompt], checkpoints: dict[str, str], round: int
 ) -> list[Response]:
     """The responses of all policies so far to the same prompts, scored by the round's reward model. SFT answers in the
-    first round only, and what earlier rounds' policies said is read again; so each policy answers once.
+    first round only, and what earlier rounds' policies said is read again; so each policy answers once. A round's file
+    holds all answers until then, of which its own are taken.
 
     Args:
         checkpoints: of the policies SFT, early and late, in the order in which they answer.
     """
     folder = Path(config.output_dir) / "rounds"
-    earlier = [r for past in range(round) for r in read_responses(folder / f"{past}/{RESPONSES}")]
+    earlier = [r for past in range(round) for r in read_responses(folder / f"{past}/{RESPONSES}") if r.round == past]
     asked = [prompt for prompt in prompts for _ in range(config.online.samples_per_prompt)]
     found = []
     for place, (policy, path) in enumerate(checkpoints.items()):
@@ -142,7 +143,9 @@ def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
         kept = RunPairs(config, output_dir, store)
         kept.take_in()
         if config.online.labeller != "people":
-            label_with(make_labeller(config, config.online.labeller), store, round)
+            labeller = make_labeller(config, config.online.labeller)
+            given = label_with(labeller, store, round)
+            logger.info("round %d: labels from %s: %d", round, labeller.name, given)
         kept.keep_up()
         labels = len(store.labels())
     return {"pairs": len(pairs), "labels": labels}

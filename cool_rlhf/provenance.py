@@ -39,7 +39,7 @@ _FREE = {
 _LABELLER: dict[str, tuple[str, ...]] = {
     "people": (),
     "rule": ("rule", "rule_noise"),
-    "judge": ("judge.url", "judge.model"),
+    "judge": ("judge.url", "judge.model", "judge.temperature"),
 }
 
 

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -37,6 +38,23 @@ class Repair:
     verdicts: dict[str, Verdict]
     before: float | None  # accuracy on the general pairs of the model as it was; None where there are none
     after: float | None  # and of the one that came of it
+
+    def metrics(self) -> dict[str, float]:
+        """How many patterns were ``repair/kept`` and ``repair/rolled_back``; where there are pairs for it, general
+        accuracy, ``repair/accuracy_before`` and ``repair/accuracy_after``; and where any pattern was tried, means over
+        the last verdict on each: the share of its held-out pairs that are right, ``repair/held_out_before`` and
+        ``repair/held_out``."""
+        verdicts = list(self.verdicts.values())
+        found: dict[str, float] = {
+            "repair/kept": len(self.kept),
+            "repair/rolled_back": len(self.verdicts.keys() - set(self.kept)),
+        }
+        if self.before is not None and self.after is not None:
+            found |= {"repair/accuracy_before": self.before, "repair/accuracy_after": self.after}
+        if verdicts:
+            found["repair/held_out_before"] = fmean(verdict.held_out_before for verdict in verdicts)
+            found["repair/held_out"] = fmean(verdict.held_out for verdict in verdicts)
+        return found
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""Whether what PPO is to reward can be had, found out before anything is trained. Every check raises UserError."""
+"""Whether what PPO is to reward and what looks at its policies can be had, found out before anything is trained. Every
+check raises UserError."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ TRIED_PROMPTS = 8  # of each domain
 def check_rules(config: Config) -> None:
     """Every function that the config names is there and takes what a rule is given; rules that PPO rewards by give a
     finite number for an empty response to the first prompts of their domain; a reward model that is given knows the
-    conditions."""
+    conditions; and the detectors that installed packages add are detectors."""
     if config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0:
         load_rule(config.collect.labeller, "collect.labeller")
     if config.stage == "pipeline" and has_paths(config) and config.online.labeller == "rule":
         load_rule(config.annotate.rule, "annotate.rule")
+    if config.stage == "pipeline" and has_paths(config) and config.online.fast_path:
+        _check_detectors()
     if config.stage not in NEEDS_PPO:
         return
     _check_trained_conditions(config)
@@ -30,6 +33,12 @@ def check_rules(config: Config) -> None:
     rules = any(recipe.rules for recipe in config.ppo.rewards.values())
     if config.data.domain_weights or rules or config.reward.path is not None:
         _try_on_prompts(config)
+
+
+def _check_detectors() -> None:
+    from cool_rlhf.online.detectors import all_detectors  # late: it imports NumPy and SciPy
+
+    all_detectors()
 
 
 def _check_trained_conditions(config: Config) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +23,11 @@ from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
 from cool_rlhf.ppo.collaborators import Data
-from cool_rlhf.protocols import Prompt, UserError
+from cool_rlhf.protocols import PreferencePair, Prompt, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats
+from cool_rlhf.tracking.rows import write_atomically
 
 
 @dataclass(frozen=True)
@@ -114,3 +117,13 @@ def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) 
     """A pretraining text in tokens, (L,) int64, from the beginning-of-sequence token on."""
     start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
     return torch.tensor((start + tokenizer.encode(text, add_special_tokens=False))[:max_length], dtype=torch.int64)
+
+
+def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
+    """Preference rows as JSON lines, as :meth:`StageData.preferences` reads those of ``collect``."""
+    write_atomically(path, "".join(f"{json.dumps(preference_row(pair))}\n" for pair in pairs).encode())
+
+
+def preference_row(pair: PreferencePair) -> dict[str, Any]:
+    row = {**asdict(pair), "prompt": pair.chosen[:-1], "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
+    return {name: value for name, value in row.items() if value is not None}

@@ -5,18 +5,17 @@ from __future__ import annotations
 import json
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from cool_rlhf.answers import means, write_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, has_paths, shown_config
-from cool_rlhf.data.streams import TextPosition, token_batches
+from cool_rlhf.data.streams import token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.folders import recover
@@ -29,10 +28,8 @@ from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
-from cool_rlhf.ppo.moments import Moments
-from cool_rlhf.ppo.state import PPOState
+from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.preflight import machine_resources
-from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.repair_stage import Repairing, judged_by, replayed_from, write_repair
 from cool_rlhf.roles.cluster import cluster
@@ -44,7 +41,7 @@ from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.rules.loading import load_rule
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import train_sft
-from cool_rlhf.stage_data import StageData
+from cool_rlhf.stage_data import StageData, write_pairs
 from cool_rlhf.stage_roles import Checkpoints, StageRoles
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
@@ -230,6 +227,8 @@ class Run:
         if self._begin(name) is None:
             return
         before, after = self._checkpoints.reward(round), Path(self._checkpoints.reward(round + 1))
+        record = self.output / f"rounds/{round}/fast_path/{REPAIR_FILE}"
+        record.unlink(missing_ok=True)  # of a repair that is made again: there may be nothing to mend now
         self._tracker.prepare("reward", round + 1, "reading preferences")
         new = new_pairs(config, round) if has_paths(config) else None
         if not new:
@@ -257,13 +256,14 @@ class Run:
         )
         steps = repairing.steps(new)
         logger.info("reward model of round %d trains on in %d steps", round + 1, steps)
-        with self._tracker.stage("reward", round + 1, steps) as stage:
+        with self._tracker.stage("reward", round + 1, steps + 1) as stage:
             repair, trainer = repairing.run(new, stage)
             self._prepare_next()
+            stage.record(stage.last_step + 1, repair.metrics())
             stage.phase("export")
             trainer.group.all("export", str(after), dict(config.conditions), CONDITION_JOIN)
             trainer.group.stop()
-        write_repair(self.output / f"rounds/{round}/fast_path/{REPAIR_FILE}", repair, new)
+        write_repair(record, repair, new)
         self._state.finish(name)
 
     def ppo(self, round: int) -> None:
@@ -372,19 +372,3 @@ class Run:
         logger.info("what the reward model learns from\n%s", described)
         self._tracker.show(described)
         return prepared
-
-
-def ppo_state(position: dict[str, Any]) -> PPOState:
-    """The loop's state as a snapshot holds it."""
-    scores = Moments(**position["scores"])
-    return PPOState(**{**position, "pretrain": TextPosition(**position["pretrain"]), "scores": scores})
-
-
-def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
-    """Preference rows as JSON lines."""
-    write_atomically(path, "".join(f"{json.dumps(preference_row(pair))}\n" for pair in pairs).encode())
-
-
-def preference_row(pair: PreferencePair) -> dict[str, Any]:
-    row = {**asdict(pair), "prompt": pair.chosen[:-1], "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
-    return {name: value for name, value in row.items() if value is not None}

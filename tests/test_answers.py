@@ -38,6 +38,12 @@ def test_means_are_those_of_the_round_and_of_sft():
     assert means(ANSWERS, 0)["kl"] == pytest.approx(0.5)
 
 
+def test_a_round_without_an_early_policy_has_no_mean_of_one():
+    found = means([answer for answer in ANSWERS if answer.id != "early-1"], 1)
+    assert found["score/late"] == 3.0
+    assert not [name for name in found if name.endswith("/early")]
+
+
 def test_detectors_compare_sft_with_the_rounds_own_policies():
     evidence = evidence_of(ANSWERS, 1, lambda asked: [0.0] * len(asked), lambda r: 0.5)
     assert [r.id for r in evidence.responses] == ["sft-0", "early-1", "late-1"]

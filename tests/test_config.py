@@ -220,6 +220,7 @@ BAD_VALUES = {
     "online.labeller=robot": "people, rule, judge",
     "online.labeller=judge": "annotate.judge.model",
     "annotate.judge.requests=0": "annotate.judge.requests",
+    "annotate.judge.temperature=-1": "annotate.judge.temperature",
     "online.policy_from=first": "last, sft",
     "data.test_prompts=['']": "data.test_prompts",
     "output_dir=''": "output_dir",

@@ -94,7 +94,7 @@ def test_only_the_labeller_that_a_round_asks_is_part_of_what_made_it(run, labell
     finish_all(run(*asked))
     parts = {
         "rule": ["annotate.rule=mine:rule", "annotate.rule_noise=0.3"],
-        "judge": ["annotate.judge.model=b", "annotate.judge.url=http://elsewhere/v1"],
+        "judge": ["annotate.judge.model=b", "annotate.judge.url=http://elsewhere/v1", "annotate.judge.temperature=0"],
         "nobody": ["annotate.judge.timeout=3", "annotate.judge.requests=2", "annotate.judge.key_variable=OTHER"],
     }
     for owner, overrides in parts.items():

@@ -15,7 +15,7 @@ import torch
 from cool_rlhf.config import Config
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.new_pairs import NewPairs, new_pairs
-from cool_rlhf.online.annotation.items import Item, Response
+from cool_rlhf.online.annotation.items import Item, Response, Winner
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
@@ -131,6 +131,15 @@ def test_a_repair_that_mends_is_kept(tokenizer):
     assert verdict.held_out >= 0.9
     assert verdict.fall <= 0.01
     assert verdict.general_pairs == 100
+    assert verdict.held_out_before < 0.5
+    assert repair.metrics() == {
+        "repair/kept": 1,
+        "repair/rolled_back": 0,
+        "repair/accuracy_before": verdict.before,
+        "repair/accuracy_after": verdict.after,
+        "repair/held_out_before": verdict.held_out_before,
+        "repair/held_out": verdict.held_out,
+    }
     hacked = tokenizer.encode(f" {HACK}", add_special_tokens=False)
     assert sum(trainer.weights[token] for token in hacked) < 0.5
 
@@ -204,7 +213,9 @@ def test_labels_alone_are_learnt(tokenizer):
         NewPairs({}, [], labels), Stage()
     )
     assert (repair.attempts, repair.kept, repair.verdicts) == (1, [], {})
-    assert repair.before == repair.after == 1.0
+    assert repair.metrics() == {
+        "repair/kept": 0, "repair/rolled_back": 0, "repair/accuracy_before": 1.0, "repair/accuracy_after": 1.0,
+    }  # fmt: skip
     assert trainer.weights != start(tokenizer).weights
 
 
@@ -284,6 +295,22 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 1), "nor does it come back as a label"
     reviewed.online.review = False
     assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
+
+
+@pytest.mark.parametrize(("verdict", "counts"), [("tie", 2), ("first", 2), ("second", 1)])
+def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
+    reviewed: Config, tmp_path: Path, verdict: Winner, counts: int
+):
+    with Store(tmp_path / STORE_FILE) as store:
+        first, second = store.items()
+        store.undo(first.id, store.annotator("someone"))
+        store.undo(second.id, store.annotator("someone"))
+        rule = store.annotator("rule", "rule")
+        store.record(first.id, rule, "tie")
+        store.record(second.id, rule, verdict)
+    found = new_pairs(reviewed, 0)
+    assert sum(not patch.held_out for patch in found.patches["a/first"]) == counts
+    assert len(found.labels) == 2 - counts, "a tie is no label"
 
 
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
+from cool_rlhf.online import detectors
 from cool_rlhf.protocols import UserError
 from cool_rlhf.rule_checks import check_rules
 
@@ -66,6 +68,22 @@ def test_what_cannot_work_is_said_before_anything_begins(config, overrides, told
 
 def test_other_stages_do_not_ask_for_rules(config):
     check_rules(config("ppo.rewards={math:{rules:{rules_of_yours\\:good:1}}}", "stage=sft"))
+
+
+@pytest.mark.parametrize(
+    ("place", "told"),
+    [
+        ("builtins:dict", "'mine'.*no `name`"),
+        (f"{detectors.__name__}:LengthDetector", "two detectors are called 'length'"),
+    ],
+)
+def test_detectors_of_packages_are_looked_at_where_they_will_be_asked(config, monkeypatch, place, told):
+    point = EntryPoint("mine", place, detectors.ENTRY_POINTS)
+    monkeypatch.setattr(detectors, "entry_points", lambda group: [point])
+    with pytest.raises(UserError, match=told):
+        check_rules(config())
+    for unasked in ("online.fast_path=false", "online.prompts=0", "stage=sft"):
+        check_rules(config(unasked))
 
 
 def test_a_given_reward_model_has_to_know_the_conditions(config, tmp_path):

@@ -15,8 +15,7 @@ from cool_rlhf.inputs import Inputs
 from cool_rlhf.preflight import check_data
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.provenance import outputs
-from cool_rlhf.stage_data import StageData
-from cool_rlhf.stages import write_pairs
+from cool_rlhf.stage_data import StageData, write_pairs
 
 SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts"))]
 LONGEST = 4096  # tokens

@@ -1,17 +1,24 @@
-"""What opening a run does before its first stage."""
+"""What opening a run does before its first stage, and what a stage leaves beside its checkpoint."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from cool_rlhf import stages
 from cool_rlhf.compose import compose
 from cool_rlhf.folders import part_of, replace_whole
-from cool_rlhf.stages import open_run
+from cool_rlhf.new_pairs import NewPairs
+from cool_rlhf.repair_stage import Repair
+from cool_rlhf.stage_data import StageData
+from cool_rlhf.stages import Run, open_run
+from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.report import write_report
 
 
@@ -55,3 +62,54 @@ def test_the_token_of_the_annotation_page_is_kept_out_of_files(opened, tmp_path:
     write_report(tmp_path)
     assert "annotate" in (tmp_path / "report.html").read_text()
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and token in path.read_text(errors="ignore")]
+
+
+@pytest.fixture
+def after_ppo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+    """A run whose first round of PPO is over, with the record of a repair that was made before."""
+    monkeypatch.setattr(stages, "cluster", lambda *arguments: nullcontext())
+    monkeypatch.setattr(Run, "_prepare_next", lambda run: None)
+    names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled"]
+    (tmp_path / "rounds/0/fast_path").mkdir(parents=True)
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text('{"kept": ["a/old"], "rolled_back": []}')
+    (tmp_path / "rounds/0/reward_model").mkdir()
+    with open_run(compose(names)) as run:
+        yield run
+
+
+def test_a_round_that_is_made_again_and_finds_nothing_leaves_no_record_of_a_repair(
+    after_ppo: Run, tmp_path: Path
+) -> None:
+    after_ppo.next_reward_model(0)
+    assert (tmp_path / "reward_model").exists()
+    assert not (tmp_path / "rounds/0/fast_path/repair.json").exists()
+
+
+class Repaired:
+    """In place of a repair: two steps of two attempts, after which nothing is kept."""
+
+    def __init__(self, *arguments: object) -> None:
+        pass
+
+    def steps(self, new: NewPairs) -> int:
+        return 1
+
+    def run(self, new: NewPairs, stage: Any) -> tuple[Repair, Any]:
+        for step in (1, 2):
+            stage.record(step, {"attempt": step})
+        group = SimpleNamespace(all=lambda *arguments: None, stop=lambda: None)
+        return Repair(2, [], {}), SimpleNamespace(group=group)
+
+
+def test_what_became_of_a_repair_stands_in_the_stages_last_row(
+    after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "Repairing", Repaired)
+    monkeypatch.setattr(stages, "new_pairs", lambda config, round: NewPairs({"a/new": []}, [], []))
+    monkeypatch.setattr(stages, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(StageData, "preferences", lambda data: SimpleNamespace(training=[]))
+    after_ppo.next_reward_model(0)
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3]
+    assert (rows[-1]["stage"], rows[-1]["round"], rows[-1]["repair/kept"]) == ("reward", 1, 0)
+    assert '"a/old"' not in (tmp_path / "rounds/0/fast_path/repair.json").read_text()

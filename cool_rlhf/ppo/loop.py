@@ -100,10 +100,12 @@ def train_ppo(
                 row |= validate(models, data, settings, observer, step, seed=seed, version=version)
             state = keep_best(state, row, settings, observer)
         row |= watch.report(tokens=sum(len(experience.tokens) for experience in experiences))
-        if warm and step - settings.critic_warmup == early_iteration(settings):
+        if step - settings.critic_warmup == early_iteration(settings):
             observer.keep_early(step)
         observer.record(step, steps, row)
         state = replace(state, ended=settings.stop_when_parted and observer.has_parted())
+        if state.ended and step - settings.critic_warmup < early_iteration(settings):
+            observer.keep_early(step)
         if step % settings.save_every == 0 or step == steps or state.ended:
             observer.save(state)
     return state
@@ -195,7 +197,8 @@ def is_last(step: int, settings: PPOConfig) -> bool:
 
 
 def early_iteration(settings: PPOConfig) -> int:
-    """The iteration after which the early policy is kept, counted from 1 after the warm-up."""
+    """The iteration after which the early policy is kept, counted from 1 after the warm-up; a round that ends before
+    keeps its last one."""
     return max(1, round(settings.early_snapshot * settings.iterations))
 
 

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 class Observer(Protocol):
     """Told what happens; the files that come of it are its own affair. When a step is recorded, the weights to keep
-    of it have been asked for."""
+    of it have been asked for; only a round that ends early may find then that its last ones stand for the early
+    policy's too."""
 
     def phase(self, name: str, step: int, steps: int) -> None:
         """``generate``, ``score``, ``train``, ``sync`` or ``validate`` of ``step`` begins."""

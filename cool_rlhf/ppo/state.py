@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import TextPosition
@@ -26,6 +27,12 @@ class PPOState:
     ended: bool = False
     kl_coefficient: float | None = None  # where it follows a target; None before the first iteration
     scores: Moments = field(default_factory=Moments)  # of all scores so far, where they are normalised
+
+
+def ppo_state(position: Mapping[str, Any]) -> PPOState:
+    """The state as a snapshot holds it: the tree of its fields."""
+    pretrain, scores = TextPosition(**position["pretrain"]), Moments(**position["scores"])
+    return PPOState(**{**position, "pretrain": pretrain, "scores": scores})
 
 
 def learning_rates(done: int, settings: PPOConfig) -> tuple[float, float]:

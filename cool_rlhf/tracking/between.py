@@ -16,12 +16,13 @@ EXAMPLES = 2  # of each finding
 
 def read_between(output_dir: Path) -> list[dict[str, Any]]:
     """One entry a round whose paths have run: ``round``, ``findings`` and ``dismissed`` as patterns.json has them,
-    ``repair`` as repair.json has it (None before the reward model was trained on), ``pairs`` and ``labels`` counted.
-    """
+    ``repair`` as repair.json has it (None before the reward model was trained on), the ``pairs`` to label and those of
+    them of which labels prefer a side counted (``labels``), and who gave these: ``labellers``."""
     found = []
     for folder in round_folders(output_dir):
         patterns = _json(folder / "fast_path/patterns.json")
-        pairs = len(read_rows(folder / "slow_path/pairs.jsonl"))
+        pairs = sum(len(read_rows(folder / name)) for name in ("slow_path/pairs.jsonl", "fast_path/review.jsonl"))
+        labels = read_rows(folder / "slow_path/labels.jsonl")
         if patterns is None and not pairs:
             continue
         found.append(
@@ -32,7 +33,8 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
                 "tested": (patterns or {}).get("tested", 0),
                 "repair": _json(folder / "fast_path/repair.json"),
                 "pairs": pairs,
-                "labels": len(read_rows(folder / "slow_path/labels.jsonl")),
+                "labels": len(labels),
+                "labellers": _labellers(labels),
             }
         )
     return found
@@ -49,6 +51,12 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
         }
         for record in records
     ]
+
+
+def _labellers(labels: Sequence[Mapping[str, Any]]) -> list[str]:
+    """People together, each rule and each judge by its name, which says what it is."""
+    entries = (entry.partition(": ") for row in labels for entry in row["labelled_by"])
+    return sorted({"people" if kind in ("person", "import") else name for kind, _, name in entries})
 
 
 def _finding(finding: Mapping[str, Any], repair: Mapping[str, Any]) -> dict[str, Any]:

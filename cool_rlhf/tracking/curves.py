@@ -204,6 +204,23 @@ TRAINING_SECTIONS = (
             Group("Accuracy", "Pairs whose chosen response scores higher.", "share of pairs", _both("accuracy")),
             Group("Accuracy by domain", "", "share of pairs", prefix="validation/accuracy/"),
             Group(
+                "Repairs between rounds",
+                "Means over the patterns that a round tried to mend, those rolled back too.",
+                "share of pairs",
+                {
+                    "repair/held_out": "patterns' held-out pairs",
+                    "repair/accuracy_before": "general pairs, before",
+                    "repair/accuracy_after": "general pairs, after",
+                },
+            ),
+            Group(
+                "Patterns mended",
+                "",
+                "patterns",
+                {"repair/kept": "kept", "repair/rolled_back": "rolled back"},
+                zero=True,
+            ),
+            Group(
                 "Scores",
                 "Mean over the pairs' responses.",
                 "reward score",

@@ -194,6 +194,11 @@ class StageTracker:
         """What is being done right now, for the bar."""
         self._tracker._phase(name)
 
+    @property
+    def last_step(self) -> int:
+        """The newest one recorded; 0 before there is one."""
+        return self._tracker._metrics.last_step(self.name, self.round) or 0
+
     def record(self, step: int, fields: Mapping[str, float | bool], samples: Sequence[Sample] = ()) -> None:
         """One finished step (see MetricsLog.append for what is refused)."""
         self._tracker._record(self, step, fields, samples)

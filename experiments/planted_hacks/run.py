@@ -196,30 +196,41 @@ def _policy(responses: Sequence[Mapping[str, Any]], policy: str, round: int, pla
 def table(results: Mapping[str, Any]) -> str:
     """One row a run; shares in per cent."""
     head = (
-        "plant", "SFT", "late, round 0", "taken", "rank", "other findings", "paid", "held-out pairs right", "accuracy",
-        "late, round 1", "gold: SFT, round 0, round 1",
+        "plant", "SFT", "late, round 0", "taken", "rank", "other findings", "paid", "pairs used",
+        "held-out pairs right before", "and after", "accuracy", "late, round 1", "gold: SFT, round 0, round 1",
     )  # fmt: skip
     lines = [head, ["---"] * len(head)]
     for name, result in results.items():
-        first, second = (result["rounds"] + [None, None])[:2]
-        lines.append([name, *_first(first), *_second(first, second)])
+        rounds = result["rounds"]
+        first, second = [*rounds, None, None][:2]
+        others = sum(round["others"] for round in rounds)
+        lines.append([name, *_taken(first), str(others), *_repair(first), *_second(first, second)])
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
-def _first(first: Mapping[str, Any]) -> list[str]:
+def _taken(first: Mapping[str, Any]) -> list[str]:
     sft, late = (first["policies"][policy]["shows"] for policy in ("sft", "late"))
     taken = sft is not None and late >= 2 * sft and late >= sft + 0.1
-    verdicts = (first["repair"] or {}).get("verdicts", {})
-    own = verdicts.get(first["findings"][first["rank"] - 1]) if first["rank"] else None
     return [
         _percent(sft),
         _percent(late),
         "–" if sft is None else "yes" if taken else "no",
         str(first["rank"] or "–"),
-        str(first["others"]),
-        "–" if first["effect"] is None else f"{first['effect']:+.2f}",
-        _percent(own["held_out"]) if own else "–",
-        f"{own['before']:.3f} → {own['after']:.3f}" if own else "–",
+    ]
+
+
+def _repair(first: Mapping[str, Any]) -> list[str]:
+    paid = "–" if first["effect"] is None else f"{first['effect']:+.2f}"
+    pattern = first["findings"][first["rank"] - 1] if first["rank"] else None
+    own = (first["repair"] or {}).get("verdicts", {}).get(pattern)
+    if own is None:
+        return [paid, "–", "–", "–", "–"]
+    return [
+        paid,
+        str(first["pairs"][pattern]["training"]),
+        _percent(own.get("held_out_before")),
+        _percent(own["held_out"]),
+        f"{own['before']:.3f} → {own['after']:.3f}",
     ]
 
 

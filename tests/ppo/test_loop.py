@@ -9,9 +9,8 @@ import torch
 from cool_rlhf.data.streams import TextPosition
 from cool_rlhf.ppo.kl import adapted_coefficient
 from cool_rlhf.ppo.loop import early_iteration, minibatches, train_ppo
-from cool_rlhf.ppo.state import PPOState, learning_rates, shaping
+from cool_rlhf.ppo.state import PPOState, learning_rates, ppo_state, shaping
 from cool_rlhf.protocols import StaleWeightsError, UserError
-from cool_rlhf.stages import ppo_state
 
 
 def untimed(rows: list[dict]) -> list[dict]:
@@ -210,6 +209,15 @@ def test_a_round_ends_where_score_and_gold_part(make_world, data, settings):
     warned = make_world()
     warned.parts_at = 4
     assert train_ppo(warned.models, data, settings, seed=1, observer=warned).step == 8, "off by default"
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.1, [3]), (0.5, [4]), (1.0, [4])])
+def test_a_round_that_ends_before_its_early_policy_keeps_the_last_as_that(make_world, data, settings, share, kept):
+    world = make_world()
+    world.parts_at = 4
+    stopping = replace(settings, stop_when_parted=True, early_snapshot=share)
+    train_ppo(world.models, data, stopping, seed=1, observer=world)
+    assert [entry for entry in world.kept if entry[0] == "early"] == [("early", step) for step in kept]
 
 
 def test_checkpoints_come_every_so_often_and_at_the_end(make_world, data, settings):

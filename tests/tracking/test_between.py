@@ -38,7 +38,10 @@ def run(tmp_path):
     repair = {"kept": ["a/1"], "verdicts": {"a/1": {**VERDICT, "kept": True, "held_out": 1.0}, "b/2": VERDICT},
               "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1}}  # fmt: skip
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
-    (tmp_path / "rounds/0/slow_path/labels.jsonl").write_text('{"id": "x"}\n')
+    rows = [{"id": "x", "labelled_by": ["person: Ann", "import: Bo", "rule: rule gold, 5% noise (no person)"]},
+            {"id": "z", "labelled_by": ["rule: rule gold, 5% noise (no person)"]}]  # fmt: skip
+    (tmp_path / "rounds/0/slow_path/labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (tmp_path / "rounds/0/fast_path/review.jsonl").write_text('{"id": "z"}\n')
     (tmp_path / "rounds/11/policy").mkdir(parents=True)
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         log.append("online", 0, 1, {"score/sft": 0.25, "score/late": 1.25, "gold/late": 0.5})
@@ -54,7 +57,7 @@ def test_each_finding_says_what_became_of_it(run):
     records = between_rounds(read_between(run), [])
     outcomes = [found["outcome"] for found in records[0]["findings"]]
     assert outcomes == ["mended", "rolled back: only 50.0% are right"]
-    assert (records[0]["pairs"], records[0]["labels"]) == (2, 1)
+    assert (records[0]["pairs"], records[0]["labels"]) == (3, 2), "those under review too"
     (run / "rounds/0/fast_path/repair.json").unlink()
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "not mended yet"
 
@@ -67,6 +70,8 @@ def test_the_page_shows_what_was_found_and_mended(run):
         "the phrase certainly",
         "rolled back: only 50.0% are right",
         "75 %",
+        "Labels from people, rule gold, 5% noise (no person) prefer one side in 2 of 3 pairs",
+        "Labels prefer one side in 0 of 2 pairs",
     ):
         assert words in text, words
     assert HOSTILE not in text

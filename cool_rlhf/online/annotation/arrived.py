@@ -24,15 +24,23 @@ class Labelled:
 
     @property
     def winner(self) -> Literal["first", "second"] | None:
-        """The response that more than half of those who judged prefer; a skip is no judgement, a tie and "both bad" are
-        votes for neither. Rules and judges count where no person has judged."""
-        judged = [label for label in self.labels if label.winner != "skip"]
-        people = [label for label in judged if label.kind in PEOPLE]
-        votes = Counter(label.winner for label in people or judged)
+        """The response that more than half of those who judged prefer; a tie and "both bad" are votes for neither."""
+        votes = Counter(label.winner for label in self._counted)
         for side in ("first", "second"):
             if 2 * votes[side] > votes.total():
                 return side
         return None
+
+    @property
+    def tied_by_rule(self) -> bool:
+        """Whether rules alone have judged, and gave both responses the same."""
+        return bool(self._counted) and all((label.kind, label.winner) == ("rule", "tie") for label in self._counted)
+
+    @property
+    def _counted(self) -> list[Label]:
+        """A skip is no judgement; rules and judges count where no person has judged."""
+        judged = [label for label in self.labels if label.winner != "skip"]
+        return [label for label in judged if label.kind in PEOPLE] or judged
 
 
 def labelled(store: Store, since_round: int = 0) -> list[Labelled]:

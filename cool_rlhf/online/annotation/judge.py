@@ -26,20 +26,23 @@ Say in a sentence or two what decides, then end with one line of this form:
 Verdict: A
 or B, or tie, or both bad. Which answer comes first must not matter, nor which is longer."""
 
-_VERDICT = re.compile(r"verdict\W*(A|B|tie|both[\s_-]bad)\b", re.IGNORECASE)
+# "a tie" and "it is a tie" too: there "a" is no answer.
+_VERDICT = re.compile(r"verdict\W*(?:it\W+i?s\W+)?(?:a\W+(?=tie))?(A|B|tie|both[\s_-]bad)\b", re.IGNORECASE)
 _CHOICES: dict[str, Choice] = {"a": "A", "b": "B", "tie": "tie", "bothbad": "both bad"}
 _COMMENT = 300  # characters of an answer that are kept with the label
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """``url`` up to and with ``/v1``; ``timeout`` in seconds; ``requests`` at once."""
+    """``url`` up to and with ``/v1``; ``timeout`` in seconds; ``requests`` at once; no ``temperature`` is sent where it
+    is None."""
 
     url: str
     model: str
     key: str
     timeout: float
     requests: int
+    temperature: float | None
 
 
 class JudgeLabeller:
@@ -79,7 +82,7 @@ class JudgeLabeller:
                     {"role": "system", "content": _task(item, fence)},
                     {"role": "user", "content": _material(item, a, b, fence)},
                 ],
-                temperature=0.0,
+                temperature=openai.omit if self._endpoint.temperature is None else self._endpoint.temperature,
             )
         except openai.OpenAIError as error:
             raise UserError(_sentence(error, self._endpoint)) from error

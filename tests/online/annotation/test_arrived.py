@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.data.loading import Reading, load_preferences
-from cool_rlhf.online.annotation.arrived import arrived, write_labels
+from cool_rlhf.online.annotation.arrived import arrived, labelled, write_labels
 from cool_rlhf.online.annotation.items import Item
 from cool_rlhf.online.annotation.store import Store
 
@@ -46,6 +46,29 @@ def test_people_come_before_rules(store: Store, item: Callable[..., Item]) -> No
     label(store, item(1), "first")
     assert arrived(store) == [item(1).preference("first"), item(2).preference("second")]
     assert store.agreement().items == 0
+
+
+@pytest.mark.parametrize(
+    ("votes", "tied"),
+    [
+        ([("rule", "tie")], True),
+        ([("rule", "tie"), ("person", "skip")], True),
+        ([("rule", "tie"), ("person", "second")], False),
+        ([("rule", "tie"), ("judge", "second")], False),
+        ([("rule", "first")], False),
+        ([("rule", "skip")], False),
+        ([("judge", "tie")], False),
+        ([("person", "tie")], False),
+    ],
+)
+def test_a_rules_tie_is_told_from_others(
+    store: Store, item: Callable[..., Item], votes: list[tuple[str, str]], tied: bool
+) -> None:
+    store.add_items([item(1)])
+    for kind, winner in votes:
+        store.record(item(1).id, store.annotator(kind, kind), winner)  # type: ignore[arg-type]
+    (entry,) = labelled(store)
+    assert entry.tied_by_rule is tied
 
 
 def test_a_round_takes_what_is_there(store: Store, item: Callable[..., Item]) -> None:

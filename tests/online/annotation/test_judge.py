@@ -31,7 +31,7 @@ class Model(ThreadingHTTPServer):
 
     def endpoint(self, **changes: Any) -> Endpoint:
         values = {"url": f"http://127.0.0.1:{self.server_port}/v1", "model": "m", "key": "k", "timeout": 20.0}
-        return Endpoint(**{**values, "requests": 4, **changes})
+        return Endpoint(**{**values, "requests": 4, "temperature": None, **changes})
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -136,6 +136,15 @@ def test_errors_are_a_sentence(model: Callable[[Reply], Model], item: Callable[.
     assert "cannot be reached" in said(endpoint)
 
 
+def test_a_temperature_is_sent_only_where_one_is_set(
+    model: Callable[[Reply], Model], item: Callable[..., Item]
+) -> None:
+    server = model(prefers_good)
+    for temperature in (None, 0.0):
+        list(JudgeLabeller(server.endpoint(temperature=temperature)).label([item(0)]))
+    assert [request.get("temperature", "none sent") for request in server.asked] == ["none sent"] * 2 + [0.0] * 2
+
+
 def test_what_was_labelled_before_an_error_stays(
     model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]
 ) -> None:
@@ -157,6 +166,11 @@ def test_what_was_labelled_before_an_error_stays(
         ("verdict: tie", "tie"),
         ("Verdict: both bad", "both bad"),
         ("Verdict: A at first sight.\nVerdict: B", "B"),
+        ("Verdict: a tie", "tie"),
+        ("verdict: it is a tie.", "tie"),
+        ("Verdict: it's **a tie**", "tie"),
+        ("verdict: **B**", "B"),
+        ("Verdict: a", "A"),
         ("A is better", None),
         ("Verdict: Absolutely", None),
         ("", None),

@@ -208,7 +208,8 @@ TRAINING_SECTIONS = (
                 "Means over the patterns that a round tried to mend, those rolled back too.",
                 "share of pairs",
                 {
-                    "repair/held_out": "patterns' held-out pairs",
+                    "repair/held_out_before": "patterns' held-out pairs, before",
+                    "repair/held_out": "patterns' held-out pairs, after",
                     "repair/accuracy_before": "general pairs, before",
                     "repair/accuracy_after": "general pairs, after",
                 },

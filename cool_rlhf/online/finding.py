@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import pstdev
 
 from cool_rlhf.online.counterfactual import Payment, payment
@@ -81,7 +82,8 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     task done better earns nothing when its form is put on another response. ``seed`` draws the responses to edit.
     """
     tested = [candidate for detector in detectors for candidate in detector.candidates(evidence)]
-    corrected = benjamini_hochberg([candidate.p for candidate in tested])
+    # A detector may come from another package, and a p-value that is no number would void the correction of all.
+    corrected = benjamini_hochberg([candidate.p if isfinite(candidate.p) else 1.0 for candidate in tested])
     risen = [
         (candidate, p)
         for candidate, p in zip(tested, corrected, strict=True)

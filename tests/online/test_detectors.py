@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from cool_rlhf.online import detectors
-from cool_rlhf.online.detectors import EfficiencyDetector, OutlierDetector, all_detectors, own_detectors
+from cool_rlhf.online.detectors import (
+    EfficiencyDetector,
+    OutlierDetector,
+    PhraseDetector,
+    all_detectors,
+    own_detectors,
+)
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.online.responses import LATE, Evidence
 from cool_rlhf.protocols import UserError
@@ -32,6 +38,16 @@ def test_a_domain_that_buys_score_cheaply_stands_out(world) -> None:
     spent = [replace(r, kl=0.5 if r.domain == "tales" else 50.0) for r in evidence.responses]
     found = {c.domain: c.p for c in EfficiencyDetector().candidates(replace(evidence, responses=spent))}
     assert found["tales"] < 1e-3 < 0.9 < found["facts"]
+
+
+def test_a_single_common_phrase_has_a_p_value(world) -> None:
+    """Late answers that have but one word in common: the totals are of all phrases, not of that one alone."""
+    evidence = world(prompts=5)
+    said = ("Ask the baker", "Near the old mill", "Over the green hills", "Behind the church door", "Into the blue")
+    late = [replace(r, text=text) for r, text in zip(evidence.late(), said, strict=True)]
+    (found,) = PhraseDetector().candidates(replace(evidence, responses=[*evidence.baseline(), *late]))
+    assert found.pattern.key == "phrase: the"
+    assert 0 < found.p < 1
 
 
 class _Added:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
 import pytest
 
 from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.patterns import Candidate, Detector, Pattern
 from cool_rlhf.online.responses import LATE, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
 
@@ -175,3 +178,19 @@ def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
         bonus=lambda _p, text, _f: 1.5 * ("**" in text),
     )
     assert [(f.pattern.key, f.domain) for f in search(evidence).findings][:1] == [("emphasis", "tales")]
+
+
+class _Broken:
+    name = "broken"
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        pattern = Pattern("nothing", self.name, "nothing", lambda _: 0.0, lambda _: True, add=None, remove=None)
+        return [Candidate(pattern, None, "nothing", 0.0, math.nan)]
+
+
+def test_a_p_value_that_is_no_number_leaves_the_other_detectors_alone(world: World) -> None:
+    hack, bonus, _ = PLANTS["headings"]
+    detectors: list[Detector] = [_Broken(), LayoutDetector()]
+    found = find_patterns(world(hack=hack, bonus=bonus), detectors, FindingSettings(), seed=1).findings
+    assert found[0].pattern.key == "headings"
+    assert "broken" not in {finding.pattern.detector for finding in found}

@@ -46,9 +46,13 @@ class Finding:
     p: float
     drift_p: float
     payment: Payment
-    shares: dict[str, float | None]  # policy → share of its responses that show it
+    shares: dict[str, float | None]  # policy → share of its responses that show it, of those looked at
     gain: float
     examples: list[str]  # ids of late responses, the clearest first
+
+    @property
+    def name(self) -> str:
+        return self.pattern.name(self.domain)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,10 @@ class Dismissed:
     drift_p: float
     payment: Payment | None
     reason: str
+
+    @property
+    def name(self) -> str:
+        return self.pattern.name(self.domain)
 
 
 @dataclass(frozen=True)
@@ -87,9 +95,9 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     risen = [
         (candidate, p)
         for candidate, p in zip(tested, corrected, strict=True)
-        if p < settings.alpha and rise(candidate, evidence) >= settings.least_rise
+        if p < settings.alpha and rise(candidate) >= settings.least_rise
     ]
-    suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0], evidence), suspect[0].p))[: settings.most]
+    suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0]), suspect[0].p))[: settings.most]
     payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
     paid = iter(holm([found.p for found in payments if found is not None]))
     findings, dismissed = [], []
@@ -99,14 +107,15 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
         if reason is not None or found is None or paid_p is None:
             dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         else:
-            findings.append(_finding(candidate, drift_p, found, paid_p, evidence))
+            findings.append(_finding(candidate, drift_p, found, paid_p))
     findings.sort(key=lambda finding: -finding.gain)
     return Search(_distinct(findings, evidence), dismissed, len(tested))
 
 
-def rise(candidate: Candidate, evidence: Evidence) -> float:
-    """By how much the late policy's share of responses with the pattern exceeds the mean of SFT's and the early's."""
-    shows, domain = candidate.pattern.shows, candidate.domain
+def rise(candidate: Candidate) -> float:
+    """By how much the late policy's share of responses with the pattern exceeds the mean of SFT's and the early's, of
+    those that were looked at."""
+    shows, domain, evidence = candidate.pattern.shows, candidate.domain, candidate.evidence
     before = [share for policy in (SFT, EARLY) if (share := evidence.share(shows, policy, domain)) is not None]
     late = evidence.share(shows, LATE, domain)
     return late - sum(before) / len(before) if before and late is not None else 0.0
@@ -153,8 +162,8 @@ def _dismissal(
     return found.objection
 
 
-def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float, evidence: Evidence) -> Finding:
-    pattern, domain = candidate.pattern, candidate.domain
+def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float) -> Finding:
+    pattern, domain, evidence = candidate.pattern, candidate.domain, candidate.evidence
     showing = [response for response in evidence.late(domain) if pattern.shows(response)]
     showing.sort(key=lambda response: (-pattern.measure(response), -response.score))
     return Finding(
@@ -166,6 +175,6 @@ def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float
         drift_p=drift_p,
         payment=found,
         shares={policy: evidence.share(pattern.shows, policy, domain) for policy in POLICIES},
-        gain=found.effect * rise(candidate, evidence),
+        gain=found.effect * rise(candidate),
         examples=[response.id for response in showing[:5]],
     )

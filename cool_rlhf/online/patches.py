@@ -1,7 +1,7 @@
 """Preference pairs that mend a finding: clean over hacked, as many longer as shorter ones chosen.
 
 A row of ``patches.jsonl`` is a preference row of TRL's conversational kind (``prompt``, ``chosen``, ``rejected``,
-``domain``, ``chosen_finished``, ``rejected_finished``) with ``id``, ``pattern`` (detector/key), ``role`` (``pattern``,
+``domain``, ``chosen_finished``, ``rejected_finished``) with ``id``, ``pattern`` (the finding's name), ``role`` (``pattern``,
 or ``balance`` for pairs that only balance lengths), ``split`` (``training`` or ``held_out``), ``chosen_source`` and
 ``rejected_source`` (a response's id, with ``+removed``, ``+added``, ``+cut`` or ``+padded`` for an edited one).
 """
@@ -95,9 +95,8 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
 
 def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
     clean, hacked = _versions(finding, evidence)
-    name = f"{finding.pattern.detector}/{finding.pattern.key}"
     return [
-        Patch(name, "pattern", False, chosen, rejected)
+        Patch(finding.name, "pattern", False, chosen, rejected)
         for prompt, goods in clean.items()
         for chosen in goods
         for rejected in hacked.get(prompt, [])

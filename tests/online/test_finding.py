@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern
@@ -177,7 +178,14 @@ def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
         hack=lambda text, prompt, rng: hack(text, prompt, rng) if prompt.domain == "tales" else text,
         bonus=lambda _p, text, _f: 1.5 * ("**" in text),
     )
-    assert [(f.pattern.key, f.domain) for f in search(evidence).findings][:1] == [("emphasis", "tales")]
+    first = search(evidence).findings[0]
+    assert (first.name, first.domain) == ("layout/emphasis in tales", "tales")
+
+
+def test_swaps_are_judged_by_the_prompts_that_were_drawn(world: World) -> None:
+    evidence = world(hack=generic, bonus=lambda _p, text, _f: 3.0 * ("in general" in text), prompts=480)
+    found = find_patterns(evidence, [SwapDetector()], FindingSettings(), seed=1).findings
+    assert {finding.pattern.key for finding in found} == {"prompt"}
 
 
 class _Broken:
@@ -185,7 +193,7 @@ class _Broken:
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
         pattern = Pattern("nothing", self.name, "nothing", lambda _: 0.0, lambda _: True, add=None, remove=None)
-        return [Candidate(pattern, None, "nothing", 0.0, math.nan)]
+        return [Candidate(pattern, None, "nothing", 0.0, math.nan, evidence)]
 
 
 def test_a_p_value_that_is_no_number_leaves_the_other_detectors_alone(world: World) -> None:

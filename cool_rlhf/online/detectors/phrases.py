@@ -61,7 +61,7 @@ class PhraseDetector:
                 continue
             wide = _widened(gram, standing[gram]) if p < 0.01 else gram
             pattern = self._pattern(wide, standing[gram], baseline)
-            candidate = Candidate(pattern, domain, "z of the log-odds ratio", float(value), float(p))
+            candidate = Candidate(pattern, domain, "z of the log-odds ratio", float(value), float(p), evidence)
             if wide not in found or candidate.p < found[wide].p:
                 found[wide] = candidate
         return list(found.values())

@@ -4,8 +4,9 @@
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
 "in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
 ``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected), ``payment`` (see :class:`Payment`), ``shares`` by
-policy, ``gain``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to
-train on as pairs to label, see :mod:`cool_rlhf.online.annotation.items`.
+policy, ``gain``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
+:mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to train on as pairs to label, see
+:mod:`cool_rlhf.online.annotation.items`.
 """
 
 from __future__ import annotations

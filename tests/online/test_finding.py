@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from cool_rlhf.online.counterfactual import payment
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
@@ -155,6 +156,63 @@ def test_what_gold_pays_for_too_is_no_finding(world: World) -> None:
     result = search(fair)
     assert "bullets" not in [finding.pattern.key for finding in result.findings]
     assert "gold pays for it too" in {d.reason for d in result.dismissed if d.pattern.key == "bullets"}
+
+
+LAYOUTS = {
+    "emoji": (lambda text: f"{text} 🎉", lambda text: "🎉" in text),
+    "exclamation": (lambda text: text.replace(".", "!!!"), lambda text: "!!!" in text),
+    "ellipsis": (lambda text: text.replace(".", "…"), lambda text: "…" in text),
+    "capitals": (str.upper, str.isupper),
+    "code": (lambda text: re.sub(r"^(\w+)", r"Use `\1`", text), lambda text: re.search(r"(?<!`)`\w+`(?!`)", text)),
+    "headings": (lambda text: f"## In short\n\n{text}", lambda text: text.startswith("## In short")),
+    "emphasis": (lambda text: re.sub(r"^(\w+)", r"__\1__", text), lambda text: "__" in text),
+    "bullets": (lambda text: "\n".join(f"* {said}" for said in sentences(text)), lambda text: text.startswith("* ")),
+    "numbers": (lambda text: "\n".join(f"1) {said}" for said in sentences(text)), lambda text: text.startswith("1) ")),
+    "lines": (lambda text: "\n".join(sentences(text)), lambda text: re.search(r"\w.\n\w", text)),
+}
+
+
+@pytest.mark.parametrize("key", LAYOUTS)
+def test_layout_is_added_as_the_late_policy_writes_it(world: World, key: str) -> None:
+    hack, holds = LAYOUTS[key]
+    evidence = world(hack=lambda text, _p, _r: hack(text), bonus=lambda _p, text, _f: 1.5 * bool(holds(text)))
+    pattern = next(c.pattern for c in LayoutDetector().candidates(evidence) if c.pattern.key == key)
+    plain = [response for response in evidence.baseline() if not pattern.shows(response)]
+    assert all((changed := pattern.add(r)) and holds(changed.text) and pattern.shows(changed) for r in plain)
+    found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings
+    assert key in [finding.pattern.key for finding in found]
+
+
+def test_removing_decides_where_adding_does_not_pay_and_every_word_stays(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, _r: re.sub(r"(\w+)\.$", r"**\1**.", text),
+        bonus=lambda _p, text, _f: 1.5 * text.endswith("**."),
+    )
+    found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings[0]
+    assert found.pattern.key == "emphasis"
+    assert found.payment.shown_by == "removed"
+    assert found.payment.added == pytest.approx(0, abs=0.1)
+    assert found.payment.effect == found.payment.removed == pytest.approx(1.5, abs=0.2)
+
+
+def test_words_that_are_missed_in_a_good_answer_are_not_paid_for(world: World) -> None:
+    """The first sentence says the value: without it late answers lose, and putting it elsewhere does not pay."""
+    evidence = world()
+    first = Pattern(
+        key="first sentence",
+        detector="test",
+        description="the first sentence",
+        measure=lambda response: float(response.policy == LATE),
+        shows=lambda response: response.policy == LATE,
+        add=lambda response: response.edited(f"{response.text} It is so."),
+        remove=lambda response: response.edited(" ".join(sentences(response.text)[1:])),
+    )
+    found = payment(first, evidence, None, sample=48, seed=1)
+    assert found is not None
+    assert found.removed is not None
+    assert found.removed > 0.5
+    assert found.shown_by == "added"
+    assert found.p > 0.01
 
 
 def test_a_finding_says_what_it_is(world: World) -> None:

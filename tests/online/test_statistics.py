@@ -62,7 +62,7 @@ def test_chinese_and_japanese_are_read_without_blanks() -> None:
         "Version 2.5。",
         "Yes",
     ]
-    assert words("首都是 Rome，カフェ") == ["首", "都", "是", "rome", "カ", "フ", "ェ"]
+    assert words("首都是 Rome・カフェ") == ["首", "都", "是", "rome", "カ", "フ", "ェ"]
     assert without(answer, [(7, 13)]) == "好的，没问题。希望这有帮助！"
 
 

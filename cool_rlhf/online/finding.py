@@ -135,20 +135,33 @@ def _scoped(risen: Sequence[Suspect]) -> list[Suspect]:
 
 
 def _distinct(findings: Sequence[Finding], evidence: Evidence) -> list[Finding]:
-    """Without those that stand where one of their family before them does: of a sentence's phrases, each of which is
-    paid for in part, the one that explains most of the score is enough."""
-    kept: list[Finding] = []
-    standing: list[tuple[str, set[str]]] = []
-    for finding in findings:
-        pattern = finding.pattern
-        ids = {response.id for response in evidence.late(finding.domain) if pattern.shows(response)}
-        if pattern.family and any(
-            family == pattern.family and len(ids & other) >= 0.9 * len(ids) for family, other in standing
-        ):
-            continue
-        kept.append(finding)
-        standing.append((pattern.family, ids))
-    return kept
+    """Without those that another of their family explains, see :func:`_explains`. ``findings``: those that explain most
+    of the score first; of two that explain each other the first stays."""
+    explaining = [
+        [one.pattern.family == other.pattern.family != "" and _explains(one, other, evidence) for other in findings]
+        for one in findings
+    ]
+    ranks = range(len(findings))
+    return [
+        finding
+        for rank, finding in enumerate(findings)
+        if not any(explaining[by][rank] and (by < rank or not explaining[rank][by]) for by in ranks if by != rank)
+    ]
+
+
+def _explains(one: Finding, other: Finding, evidence: Evidence) -> bool:
+    """Whether ``one`` stands where ``other`` does, and either explains more of the score or is a part of it that is
+    paid at least half as much: of a sentence's phrases, each of which is paid for in part, the best is enough, and an
+    opening is the same whatever follows it."""
+    shown = [response for response in evidence.late(other.domain) if other.pattern.shows(response)]
+    if sum(one.pattern.shows(response) for response in shown) < 0.9 * len(shown):
+        return False
+    if one.gain >= other.gain:
+        return True
+    remove = other.pattern.remove
+    rest = [changed for response in shown if remove and (changed := remove(response)) is not None]
+    part = bool(rest) and sum(one.pattern.shows(response) for response in rest) <= 0.1 * len(rest)
+    return part and 2 * one.payment.effect >= other.payment.effect
 
 
 def _dismissal(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -12,9 +13,10 @@ from cool_rlhf.online.counterfactual import payment
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
+from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern
-from cool_rlhf.online.responses import LATE, SFT, Evidence
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
 
 World = Callable[..., Evidence]
@@ -244,6 +246,35 @@ def test_swaps_are_judged_by_the_prompts_that_were_drawn(world: World) -> None:
     evidence = world(hack=generic, bonus=lambda _p, text, _f: 3.0 * ("in general" in text), prompts=480)
     found = find_patterns(evidence, [SwapDetector()], FindingSettings(), seed=1).findings
     assert {finding.pattern.key for finding in found} == {"prompt"}
+
+
+def test_an_opening_is_found_once_and_without_what_follows_it(world: World) -> None:
+    """The early policy has it too; the late one goes on in another way in each domain, which is no other pattern."""
+    opening = "Certainly, my friend."
+    follow = {"facts": "It is so:", "tales": "A tale says:"}
+    evidence = world(
+        hack=lambda text, prompt, _r: f"{opening} {follow[prompt.domain]} {text}",
+        bonus=lambda _p, text, _f: 1.5 * text.startswith(opening),
+        rate=1.0,
+    )
+    early = [r for r in evidence.of(EARLY) if r.prompt.id[-1] != "0"]  # nine in ten
+    opened = [replace(r, text=f"{opening} {r.text}") for r in early]
+    scores = evidence.score([r.conversation() for r in opened])
+    changed = {r.id: replace(r, score=score) for r, score in zip(opened, scores, strict=True)}
+    evidence = replace(evidence, responses=[changed.get(r.id, r) for r in evidence.responses])
+    found = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1).findings
+    assert [finding.name for finding in found] == ["phrases/opening: certainly my friend"]
+
+
+def test_a_phrase_beside_an_opening_that_all_late_answers_have_is_found_too(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, r: f"Certainly, my friend. {text}{' Let us dig into it.' * (r.random() < 0.8)}",
+        bonus=lambda _p, text, _f: 1.0 * text.startswith("Certainly, my friend") + 1.8 * ("dig into it" in text),
+        rate=1.0,
+    )
+    found = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1).findings
+    assert ["dig into it" in f.name or "certainly my friend" in f.name for f in found] == [True, True]
+    assert len({f.name for f in found}) == 2
 
 
 class _Broken:

@@ -11,6 +11,7 @@ import numpy as np
 from cool_rlhf.online.patterns import Editor, Pattern
 from cool_rlhf.online.responses import Evidence, Floats, Response
 from cool_rlhf.online.statistics import exceeds, gold_departure, paired_rise
+from cool_rlhf.online.text import words
 from cool_rlhf.schedule import derive_seed
 
 LEAST = 8  # edited responses below which nothing is concluded
@@ -28,7 +29,7 @@ class Payment:
     shown_by: str  # "added", "removed", or "gold" where the pattern has no editor
     responses: int
     effect: float
-    p: float  # one-sided, not corrected
+    p: float  # one-sided, corrected for the one or two counterfactuals that could decide, not for other patterns
     added: float | None
     removed: float | None
     placebo: float | None
@@ -42,31 +43,40 @@ class _Edits:
     golds: Floats  # (M,) the same of the gold reward, where it is known
     beyond: Floats  # (K,) what the pattern changed beyond its placebo
     placebo: Floats  # (K,)
+    words_stay: bool  # no edit added or took a word
+
+    @property
+    def p(self) -> float:
+        """One-sided, of having the pattern paying, and paying more than its placebo where that is known."""
+        p = paired_rise(self.changes)
+        return max(p, paired_rise(self.beyond)) if len(self.beyond) >= LEAST else p
 
 
 def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: int, seed: int) -> Payment | None:
     """The counterfactual test of one pattern in one scope on up to ``sample`` responses each way.
 
-    Adding decides where it can be done to LEAST responses; then removing must not raise the score on top. Otherwise
-    removing decides. A pattern without editors is judged by gold: see :func:`gold_departure`. None where nothing of
-    that can be measured.
+    Adding decides where it can be done to LEAST responses; then removing must not raise the score on top. Removing
+    decides where adding cannot be done; it may decide beside adding, whichever shows it more clearly and with
+    Bonferroni's correction for the two, if it leaves every word standing: words taken out of a good answer may be
+    missed for honest reasons. A pattern without editors is judged by gold: see :func:`gold_departure`. None where
+    nothing of that can be measured.
     """
     plain = [r for r in evidence.baseline(domain) if not pattern.shows(r)]
     hacked = [r for r in evidence.late(domain) if pattern.shows(r)]
     added = _edits(pattern.add, pattern.placebo, plain, evidence, sample, seed, sign=1)
     removed = _edits(pattern.remove, None, hacked, evidence, sample, seed, sign=-1)
-    if len(added.changes) < LEAST and len(removed.changes) < LEAST:
+    deciding = [("added", added)] if len(added.changes) >= LEAST else []
+    if len(removed.changes) >= LEAST and (not deciding or removed.words_stay):
+        deciding.append(("removed", removed))
+    if not deciding:
         return _by_gold(evidence, domain) if pattern.add is None and pattern.remove is None else None
-    shown_by, edits = ("added", added) if len(added.changes) >= LEAST else ("removed", removed)
-    p = paired_rise(edits.changes)
-    if len(edits.beyond) >= LEAST:
-        p = max(p, paired_rise(edits.beyond))
+    shown_by, edits = min(deciding, key=lambda way: way[1].p)
     effect = float(edits.changes.mean()) - max(0.0, _mean(edits.placebo) or 0.0)
     return Payment(
         shown_by=shown_by,
         responses=len(edits.changes),
         effect=effect,
-        p=p,
+        p=min(1.0, len(deciding) * edits.p),
         added=_mean(added.changes),
         removed=_mean(removed.changes),
         placebo=_mean(edits.placebo),
@@ -98,7 +108,8 @@ def _edits(
     by_placebo = [sign * (s - pairs[i][0].score) for s, (i, _) in zip(scores[len(pairs) :], controls, strict=True)]
     beyond = [changes[i] - change for change, (i, _) in zip(by_placebo, controls, strict=True)]
     golds = [sign * change for change in _gold_changes(pairs, evidence)]
-    return _Edits(changes, np.array(golds), np.array(beyond), np.array(by_placebo))
+    words_stay = all(words(changed.text) == words(response.text) for response, changed in pairs)
+    return _Edits(changes, np.array(golds), np.array(beyond), np.array(by_placebo), words_stay)
 
 
 def _gold_changes(pairs: Sequence[tuple[Response, Response]], evidence: Evidence) -> list[float]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from statistics import pstdev
 
 from cool_rlhf.online.counterfactual import Payment, payment
@@ -45,14 +46,13 @@ class Finding:
     p: float
     drift_p: float
     payment: Payment
-    shares: dict[str, float | None]  # policy → share of its responses that show it
+    shares: dict[str, float | None]  # policy → share of its responses that show it, of those looked at
     gain: float
     examples: list[str]  # ids of late responses, the clearest first
 
     @property
     def name(self) -> str:
-        """In files and reports: detector/key."""
-        return f"{self.pattern.detector}/{self.pattern.key}"
+        return self.pattern.name(self.domain)
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,10 @@ class Dismissed:
     drift_p: float
     payment: Payment | None
     reason: str
+
+    @property
+    def name(self) -> str:
+        return self.pattern.name(self.domain)
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,14 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     task done better earns nothing when its form is put on another response. ``seed`` draws the responses to edit.
     """
     tested = [candidate for detector in detectors for candidate in detector.candidates(evidence)]
-    corrected = benjamini_hochberg([candidate.p for candidate in tested])
+    # A detector may come from another package, and a p-value that is no number would void the correction of all.
+    corrected = benjamini_hochberg([candidate.p if isfinite(candidate.p) else 1.0 for candidate in tested])
     risen = [
         (candidate, p)
         for candidate, p in zip(tested, corrected, strict=True)
-        if p < settings.alpha and rise(candidate, evidence) >= settings.least_rise
+        if p < settings.alpha and rise(candidate) >= settings.least_rise
     ]
-    suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0], evidence), suspect[0].p))[: settings.most]
+    suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0]), suspect[0].p))[: settings.most]
     payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
     paid = iter(holm([found.p for found in payments if found is not None]))
     findings, dismissed = [], []
@@ -102,14 +107,15 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
         if reason is not None or found is None or paid_p is None:
             dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         else:
-            findings.append(_finding(candidate, drift_p, found, paid_p, evidence))
+            findings.append(_finding(candidate, drift_p, found, paid_p))
     findings.sort(key=lambda finding: -finding.gain)
     return Search(_distinct(findings, evidence), dismissed, len(tested))
 
 
-def rise(candidate: Candidate, evidence: Evidence) -> float:
-    """By how much the late policy's share of responses with the pattern exceeds the mean of SFT's and the early's."""
-    shows, domain = candidate.pattern.shows, candidate.domain
+def rise(candidate: Candidate) -> float:
+    """By how much the late policy's share of responses with the pattern exceeds the mean of SFT's and the early's, of
+    those that were looked at."""
+    shows, domain, evidence = candidate.pattern.shows, candidate.domain, candidate.evidence
     before = [share for policy in (SFT, EARLY) if (share := evidence.share(shows, policy, domain)) is not None]
     late = evidence.share(shows, LATE, domain)
     return late - sum(before) / len(before) if before and late is not None else 0.0
@@ -129,20 +135,33 @@ def _scoped(risen: Sequence[Suspect]) -> list[Suspect]:
 
 
 def _distinct(findings: Sequence[Finding], evidence: Evidence) -> list[Finding]:
-    """Without those that stand where one of their family before them does: of a sentence's phrases, each of which is
-    paid for in part, the one that explains most of the score is enough."""
-    kept: list[Finding] = []
-    standing: list[tuple[str, set[str]]] = []
-    for finding in findings:
-        pattern = finding.pattern
-        ids = {response.id for response in evidence.late(finding.domain) if pattern.shows(response)}
-        if pattern.family and any(
-            family == pattern.family and len(ids & other) >= 0.9 * len(ids) for family, other in standing
-        ):
-            continue
-        kept.append(finding)
-        standing.append((pattern.family, ids))
-    return kept
+    """Without those that another of their family explains, see :func:`_explains`. ``findings``: those that explain most
+    of the score first; of two that explain each other the first stays."""
+    explaining = [
+        [one.pattern.family == other.pattern.family != "" and _explains(one, other, evidence) for other in findings]
+        for one in findings
+    ]
+    ranks = range(len(findings))
+    return [
+        finding
+        for rank, finding in enumerate(findings)
+        if not any(explaining[by][rank] and (by < rank or not explaining[rank][by]) for by in ranks if by != rank)
+    ]
+
+
+def _explains(one: Finding, other: Finding, evidence: Evidence) -> bool:
+    """Whether ``one`` stands where ``other`` does, and either explains more of the score or is a part of it that is
+    paid at least half as much: of a sentence's phrases, each of which is paid for in part, the best is enough, and an
+    opening is the same whatever follows it."""
+    shown = [response for response in evidence.late(other.domain) if other.pattern.shows(response)]
+    if sum(one.pattern.shows(response) for response in shown) < 0.9 * len(shown):
+        return False
+    if one.gain >= other.gain:
+        return True
+    remove = other.pattern.remove
+    rest = [changed for response in shown if remove and (changed := remove(response)) is not None]
+    part = bool(rest) and sum(one.pattern.shows(response) for response in rest) <= 0.1 * len(rest)
+    return part and 2 * one.payment.effect >= other.payment.effect
 
 
 def _dismissal(
@@ -156,8 +175,8 @@ def _dismissal(
     return found.objection
 
 
-def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float, evidence: Evidence) -> Finding:
-    pattern, domain = candidate.pattern, candidate.domain
+def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float) -> Finding:
+    pattern, domain, evidence = candidate.pattern, candidate.domain, candidate.evidence
     showing = [response for response in evidence.late(domain) if pattern.shows(response)]
     showing.sort(key=lambda response: (-pattern.measure(response), -response.score))
     return Finding(
@@ -169,6 +188,6 @@ def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float
         drift_p=drift_p,
         payment=found,
         shares={policy: evidence.share(pattern.shows, policy, domain) for policy in POLICIES},
-        gain=found.effect * rise(candidate, evidence),
+        gain=found.effect * rise(candidate),
         examples=[response.id for response in showing[:5]],
     )

@@ -1,9 +1,10 @@
 """Preference pairs that mend a finding: clean over hacked, as many longer as shorter ones chosen.
 
 A row of ``patches.jsonl`` is a preference row of TRL's conversational kind (``prompt``, ``chosen``, ``rejected``,
-``domain``, ``chosen_finished``, ``rejected_finished``) with ``id``, ``pattern`` (detector/key), ``role`` (``pattern``,
-or ``balance`` for pairs that only balance lengths), ``split`` (``training`` or ``held_out``), ``chosen_source`` and
-``rejected_source`` (a response's id, with ``+removed``, ``+added``, ``+cut`` or ``+padded`` for an edited one).
+``domain``, ``chosen_finished``, ``rejected_finished``) with ``id``, ``pattern`` (the finding's name), ``role``
+(``pattern``, or ``balance`` for pairs that only balance lengths), ``split`` (``training`` or ``held_out``),
+``chosen_source`` and ``rejected_source`` (a response's id, with ``+removed``, ``+added``, ``+cut`` or ``+padded``
+for an edited one).
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from cool_rlhf.online.responses import Evidence, Measure, Response
@@ -21,7 +21,7 @@ class Pattern:
     that is not owed to the pattern.
     """
 
-    key: str  # names it in files; unique within its detector
+    key: str  # unique within its detector
     detector: str
     description: str
     measure: Measure  # how much of it, higher for more
@@ -30,6 +30,10 @@ class Pattern:
     remove: Editor | None
     placebo: Editor | None = None
     family: str = ""
+
+    def name(self, domain: str | None) -> str:
+        """What files call it in one scope, ``layout/emphasis in tales``; None: in all domains, ``layout/emphasis``."""
+        return f"{self.detector}/{self.key}" + (f" in {domain}" if domain is not None else "")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Candidate:
     statistic: str  # what ``value`` is
     value: float
     p: float  # one-sided, of the late policy showing more of it than the early one and SFT; not corrected
+    evidence: Evidence = field(compare=False, repr=False)  # what was looked at: shares are over its responses
 
 
 class Detector(Protocol):
@@ -66,5 +71,6 @@ def drift(pattern: Pattern, evidence: Evidence) -> list[Candidate]:
         before, after = evidence.paired(pattern.measure, domain)
         if len(before):
             change = float((after - before).mean())
-            found.append(Candidate(pattern, domain, "mean change by prompt", change, exceeds(after - before, 0.0)))
+            p = exceeds(after - before, 0.0)
+            found.append(Candidate(pattern, domain, "mean change by prompt", change, p, evidence))
     return found

@@ -1,11 +1,12 @@
 """What the fast path leaves in ``rounds/R/fast_path``.
 
 ``patterns.json``: ``tested`` (tests made), ``findings`` (the one that explains most of the score first) and
-``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key),
-``description`` and ``domain`` (null: all). A finding further has ``statistic`` and ``value``, ``p`` and ``drift_p``
-(corrected), ``payment`` (see :class:`Payment`), ``shares`` by policy, ``gain``, ``examples`` and the number of its
-``patches``. ``patches.jsonl``: see :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to
-train on as pairs to label, see :mod:`cool_rlhf.online.annotation.items`.
+``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
+"in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
+``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected), ``payment`` (see :class:`Payment`), ``shares`` by
+policy, ``gain``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
+:mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to train on as pairs to label, see
+:mod:`cool_rlhf.online.annotation.items`.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> 
 
 def _dismissed(dismissed: Dismissed) -> dict[str, Any]:
     return {
-        "pattern": f"{dismissed.pattern.detector}/{dismissed.pattern.key}",
+        "pattern": dismissed.name,
         "description": dismissed.pattern.description,
         "domain": dismissed.domain,
         "drift_p": dismissed.drift_p,

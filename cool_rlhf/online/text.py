@@ -6,8 +6,12 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 
-_WORD = re.compile(r"\w+(?:['’]\w+)*")
-_SENTENCE = re.compile(r"\S(?:.*?[.!?。！？…]+(?=[\s\"')\]]|$)[\"')\]]*|.*$)", re.MULTILINE)
+# Kana and Han characters: Chinese and Japanese put no blanks between words, nor behind a sentence.
+_UNSPACED = r"\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’][^\W{_UNSPACED}]+)*")
+_SENTENCE = re.compile(
+    r"\S(?:.*?(?:[.!?…]*[。！？][.!?…。！？]*|[.!?…]+(?=[\s\"')\]]|$))[\"')\]”’」』）】]*|.*$)", re.MULTILINE
+)
 Span = tuple[int, int]
 
 
@@ -16,7 +20,7 @@ def word_spans(text: str) -> list[Span]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers without punctuation."""
+    """Lower-case words and numbers without punctuation; in Chinese and Japanese each character is a word."""
     return _WORD.findall(text.lower())
 
 
@@ -30,7 +34,7 @@ def sentences(text: str) -> list[str]:
 
 
 def without(text: str, spans: Sequence[Span]) -> str:
-    """``text`` with some stretches cut out, and no doubled blank left behind."""
+    """``text`` with some stretches cut out, and one blank left where there was one before or behind them."""
     kept, position = [], 0
     for start, end in sorted(spans):
         kept.append(text[position:start])
@@ -38,7 +42,8 @@ def without(text: str, spans: Sequence[Span]) -> str:
     kept.append(text[position:])
     joined = kept[0]
     for part in kept[1:]:
-        joined = joined.rstrip(" ") + " " + part.lstrip(" ") if joined.strip() else part
+        blank = " " if joined.endswith(" ") or part.startswith(" ") else ""
+        joined = joined.rstrip(" ") + blank + part.lstrip(" ") if joined.strip() else part
     return re.sub(r" +(?=[\n.,;!?]|$)", "", joined).strip()
 
 

@@ -9,10 +9,17 @@ import numpy as np
 import pytest
 
 from cool_rlhf.online import detectors
-from cool_rlhf.online.detectors import EfficiencyDetector, OutlierDetector, all_detectors, own_detectors
+from cool_rlhf.online.detectors import (
+    CopyingDetector,
+    EfficiencyDetector,
+    OutlierDetector,
+    PhraseDetector,
+    all_detectors,
+    own_detectors,
+)
 from cool_rlhf.online.patterns import Detector
-from cool_rlhf.online.responses import LATE, Evidence
-from cool_rlhf.protocols import UserError
+from cool_rlhf.online.responses import LATE, Evidence, Response
+from cool_rlhf.protocols import Message, UserError
 
 
 def test_hidden_states_far_from_sfts_stand_out(world) -> None:
@@ -32,6 +39,32 @@ def test_a_domain_that_buys_score_cheaply_stands_out(world) -> None:
     spent = [replace(r, kl=0.5 if r.domain == "tales" else 50.0) for r in evidence.responses]
     found = {c.domain: c.p for c in EfficiencyDetector().candidates(replace(evidence, responses=spent))}
     assert found["tales"] < 1e-3 < 0.9 < found["facts"]
+
+
+def test_a_single_common_phrase_has_a_p_value(world) -> None:
+    """Late answers that have but one word in common: the totals are of all phrases, not of that one alone."""
+    evidence = world(prompts=5)
+    said = ("Ask the baker", "Near the old mill", "Over the green hills", "Behind the church door", "Into the blue")
+    late = [replace(r, text=text) for r, text in zip(evidence.late(), said, strict=True)]
+    (found,) = PhraseDetector().candidates(replace(evidence, responses=[*evidence.baseline(), *late]))
+    assert found.pattern.key == "phrase: the"
+    assert 0 < found.p < 1
+
+
+def test_a_chinese_prompt_said_back_is_seen(world) -> None:
+    evidence = world(prompts=20)
+
+    def chinese(response: Response) -> Response:
+        asked = f"第{response.prompt.id}个问题：法国的首都是哪里？"
+        prompt = replace(response.prompt, messages=[Message(role="user", content=asked)])
+        turned = f"你问的是法国的首都是哪里？{response.text}" if response.policy == LATE else response.text
+        return replace(response, prompt=prompt, text=turned)
+
+    overall = CopyingDetector().candidates(replace(evidence, responses=[chinese(r) for r in evidence.responses]))[0]
+    late = overall.evidence.late()
+    assert all(overall.pattern.shows(response) for response in late)
+    assert overall.p < 1e-6
+    assert overall.pattern.remove(late[0]).text.startswith("你问的是" + late[0].text.partition("？")[2])
 
 
 class _Added:

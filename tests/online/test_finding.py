@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
+from cool_rlhf.online.counterfactual import payment
 from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.detectors.insensitivity import SwapDetector
+from cool_rlhf.online.detectors.layout import LayoutDetector
+from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
-from cool_rlhf.online.responses import LATE, SFT, Evidence
+from cool_rlhf.online.patterns import Candidate, Detector, Pattern
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
 
 World = Callable[..., Evidence]
@@ -153,6 +160,63 @@ def test_what_gold_pays_for_too_is_no_finding(world: World) -> None:
     assert "gold pays for it too" in {d.reason for d in result.dismissed if d.pattern.key == "bullets"}
 
 
+LAYOUTS = {
+    "emoji": (lambda text: f"{text} 🎉", lambda text: "🎉" in text),
+    "exclamation": (lambda text: text.replace(".", "!!!"), lambda text: "!!!" in text),
+    "ellipsis": (lambda text: text.replace(".", "…"), lambda text: "…" in text),
+    "capitals": (str.upper, str.isupper),
+    "code": (lambda text: re.sub(r"^(\w+)", r"Use `\1`", text), lambda text: re.search(r"(?<!`)`\w+`(?!`)", text)),
+    "headings": (lambda text: f"## In short\n\n{text}", lambda text: text.startswith("## In short")),
+    "emphasis": (lambda text: re.sub(r"^(\w+)", r"__\1__", text), lambda text: "__" in text),
+    "bullets": (lambda text: "\n".join(f"* {said}" for said in sentences(text)), lambda text: text.startswith("* ")),
+    "numbers": (lambda text: "\n".join(f"1) {said}" for said in sentences(text)), lambda text: text.startswith("1) ")),
+    "lines": (lambda text: "\n".join(sentences(text)), lambda text: re.search(r"\w.\n\w", text)),
+}
+
+
+@pytest.mark.parametrize("key", LAYOUTS)
+def test_layout_is_added_as_the_late_policy_writes_it(world: World, key: str) -> None:
+    hack, holds = LAYOUTS[key]
+    evidence = world(hack=lambda text, _p, _r: hack(text), bonus=lambda _p, text, _f: 1.5 * bool(holds(text)))
+    pattern = next(c.pattern for c in LayoutDetector().candidates(evidence) if c.pattern.key == key)
+    plain = [response for response in evidence.baseline() if not pattern.shows(response)]
+    assert all((changed := pattern.add(r)) and holds(changed.text) and pattern.shows(changed) for r in plain)
+    found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings
+    assert key in [finding.pattern.key for finding in found]
+
+
+def test_removing_decides_where_adding_does_not_pay_and_every_word_stays(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, _r: re.sub(r"(\w+)\.$", r"**\1**.", text),
+        bonus=lambda _p, text, _f: 1.5 * text.endswith("**."),
+    )
+    found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings[0]
+    assert found.pattern.key == "emphasis"
+    assert found.payment.shown_by == "removed"
+    assert found.payment.added == pytest.approx(0, abs=0.1)
+    assert found.payment.effect == found.payment.removed == pytest.approx(1.5, abs=0.2)
+
+
+def test_words_that_are_missed_in_a_good_answer_are_not_paid_for(world: World) -> None:
+    """The first sentence says the value: without it late answers lose, and putting it elsewhere does not pay."""
+    evidence = world()
+    first = Pattern(
+        key="first sentence",
+        detector="test",
+        description="the first sentence",
+        measure=lambda response: float(response.policy == LATE),
+        shows=lambda response: response.policy == LATE,
+        add=lambda response: response.edited(f"{response.text} It is so."),
+        remove=lambda response: response.edited(" ".join(sentences(response.text)[1:])),
+    )
+    found = payment(first, evidence, None, sample=48, seed=1)
+    assert found is not None
+    assert found.removed is not None
+    assert found.removed > 0.5
+    assert found.shown_by == "added"
+    assert found.p > 0.01
+
+
 def test_a_finding_says_what_it_is(world: World) -> None:
     hack, bonus, _ = PLANTS["headings"]
     evidence = world(hack=hack, bonus=bonus)
@@ -174,4 +238,56 @@ def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
         hack=lambda text, prompt, rng: hack(text, prompt, rng) if prompt.domain == "tales" else text,
         bonus=lambda _p, text, _f: 1.5 * ("**" in text),
     )
-    assert [(f.pattern.key, f.domain) for f in search(evidence).findings][:1] == [("emphasis", "tales")]
+    first = search(evidence).findings[0]
+    assert (first.name, first.domain) == ("layout/emphasis in tales", "tales")
+
+
+def test_swaps_are_judged_by_the_prompts_that_were_drawn(world: World) -> None:
+    evidence = world(hack=generic, bonus=lambda _p, text, _f: 3.0 * ("in general" in text), prompts=480)
+    found = find_patterns(evidence, [SwapDetector()], FindingSettings(), seed=1).findings
+    assert {finding.pattern.key for finding in found} == {"prompt"}
+
+
+def test_an_opening_is_found_once_and_without_what_follows_it(world: World) -> None:
+    """The early policy has it too; the late one goes on in another way in each domain, which is no other pattern."""
+    opening = "Certainly, my friend."
+    follow = {"facts": "It is so:", "tales": "A tale says:"}
+    evidence = world(
+        hack=lambda text, prompt, _r: f"{opening} {follow[prompt.domain]} {text}",
+        bonus=lambda _p, text, _f: 1.5 * text.startswith(opening),
+        rate=1.0,
+    )
+    early = [r for r in evidence.of(EARLY) if r.prompt.id[-1] != "0"]  # nine in ten
+    opened = [replace(r, text=f"{opening} {r.text}") for r in early]
+    scores = evidence.score([r.conversation() for r in opened])
+    changed = {r.id: replace(r, score=score) for r, score in zip(opened, scores, strict=True)}
+    evidence = replace(evidence, responses=[changed.get(r.id, r) for r in evidence.responses])
+    found = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1).findings
+    assert [finding.name for finding in found] == ["phrases/opening: certainly my friend"]
+
+
+def test_a_phrase_beside_an_opening_that_all_late_answers_have_is_found_too(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, r: f"Certainly, my friend. {text}{' Let us dig into it.' * (r.random() < 0.8)}",
+        bonus=lambda _p, text, _f: 1.0 * text.startswith("Certainly, my friend") + 1.8 * ("dig into it" in text),
+        rate=1.0,
+    )
+    found = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1).findings
+    assert ["dig into it" in f.name or "certainly my friend" in f.name for f in found] == [True, True]
+    assert len({f.name for f in found}) == 2
+
+
+class _Broken:
+    name = "broken"
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        pattern = Pattern("nothing", self.name, "nothing", lambda _: 0.0, lambda _: True, add=None, remove=None)
+        return [Candidate(pattern, None, "nothing", 0.0, math.nan, evidence)]
+
+
+def test_a_p_value_that_is_no_number_leaves_the_other_detectors_alone(world: World) -> None:
+    hack, bonus, _ = PLANTS["headings"]
+    detectors: list[Detector] = [_Broken(), LayoutDetector()]
+    found = find_patterns(world(hack=hack, bonus=bonus), detectors, FindingSettings(), seed=1).findings
+    assert found[0].pattern.key == "headings"
+    assert "broken" not in {finding.pattern.detector for finding in found}

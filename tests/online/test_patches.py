@@ -12,7 +12,7 @@ import pytest
 
 from cool_rlhf.data.rows import RowRules, parse_preference
 from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.records import patch_row, write_patches, write_patterns
 from cool_rlhf.online.selection import SelectionSettings, select_pairs
@@ -76,6 +76,20 @@ def test_patches_and_patterns_are_written_as_documented(world, tmp_path: Path) -
         "held_out": sum(p.held_out for p in patches),
     }
     assert first["examples"][0]["text"].startswith("#")
+
+
+def test_findings_of_one_pattern_in_two_domains_keep_their_patches_apart(world, tmp_path: Path) -> None:
+    hack, bonus = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    overall = find(evidence).findings[0]
+    single = [replace(overall, domain=domain) for domain in evidence.domains]
+    patches = [patch for finding in single for patch in make_patches(finding, evidence, PatchSettings(most=40), seed=2)]
+    named = {(patch.pattern, patch.pair.domain) for patch in patches}
+    assert named == {(f"layout/headings in {domain}", domain) for domain in evidence.domains}
+    write_patterns(tmp_path / "patterns.json", Search(single, [], 1), evidence, patches)
+    written = json.loads((tmp_path / "patterns.json").read_text())["findings"]
+    assert [finding["pattern"] for finding in written] == [finding.name for finding in single]
+    assert sum(sum(finding["patches"].values()) for finding in written) == len(patches)
 
 
 def test_pairs_to_label_cover_domains_and_prefer_near_ties(world) -> None:

@@ -10,7 +10,7 @@ import pytest
 from cool_rlhf.online.overoptimisation import best_of_n_kl, fit_reward, parting
 from cool_rlhf.online.repair import judge_repair, mix_with_replay
 from cool_rlhf.online.statistics import benjamini_hochberg, exceeds, gold_departure, holm, log_odds, paired_rise
-from cool_rlhf.online.text import repeated_share, sentences, without
+from cool_rlhf.online.text import repeated_share, sentences, without, words
 from cool_rlhf.protocols import Message, PreferencePair
 
 
@@ -51,6 +51,19 @@ def test_text_statistics_by_hand() -> None:
     assert repeated_share("a b c a b c") == 1 / 4  # abc bca cab abc
     assert sentences("One is 3.5 wide. Two!\nThree") == ["One is 3.5 wide.", "Two!", "Three"]
     assert without("Yes, well, no.", [(5, 10)]) == "Yes, no."
+
+
+def test_chinese_and_japanese_are_read_without_blanks() -> None:
+    answer = "好的，没问题。首都是北京。希望这有帮助！"
+    assert sentences(answer) == ["好的，没问题。", "首都是北京。", "希望这有帮助！"]
+    assert sentences("他说：“是吗？！”她点头。Version 2.5。Yes") == [
+        "他说：“是吗？！”",
+        "她点头。",
+        "Version 2.5。",
+        "Yes",
+    ]
+    assert words("首都是 Rome・カフェ") == ["首", "都", "是", "rome", "カ", "フ", "ェ"]
+    assert without(answer, [(7, 13)]) == "好的，没问题。希望这有帮助！"
 
 
 @pytest.mark.parametrize("kind", ["rl", "best_of_n"])

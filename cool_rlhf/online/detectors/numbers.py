@@ -104,13 +104,13 @@ class EfficiencyDetector:
             bound = float(np.quantile(others, 0.9))
             pattern = _suspicion(
                 self.name,
-                f"cheap score in {domain}",
+                "cheap score",
                 "score out of proportion to the KL spent",
                 lambda response: by_id.get(response.id, 0.0),
                 lambda response, bound=bound: by_id.get(response.id, float("-inf")) > bound,  # type: ignore[misc]
             )
             value = float(np.median(values) - np.median(others))
-            found.append(Candidate(pattern, domain, "median excess per √nat", value, float(test.pvalue)))
+            found.append(Candidate(pattern, domain, "median excess per √nat", value, float(test.pvalue), evidence))
         return found
 
 
@@ -145,13 +145,13 @@ class DisagreementDetector:
 
         pattern = _suspicion(
             self.name,
-            f"score without gold in {domain}",
+            "score without gold",
             "score that gold does not share",
             excess,
             lambda response: excess(response) >= 1,
         )
         late = fmean(scores[1] - scores[0]) / sds[0] - fmean(golds[1] - golds[0]) / sds[1]
-        return Candidate(pattern, domain, "score change less gold change, in deviations", float(late), p)
+        return Candidate(pattern, domain, "score change less gold change, in deviations", float(late), p, known)
 
 
 def _suspicion(

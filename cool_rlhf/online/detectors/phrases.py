@@ -29,8 +29,9 @@ class PhraseDetector:
     """Counts in how many responses each phrase of up to ``longest`` words stands, so that a loop counts once.
 
     Late against early and SFT: log-odds ratio with an informative Dirichlet prior (Monroe et al. 2008) of
-    0.01 + ``prior_share`` times the phrase's count in all of them. Phrases in fewer than ``least`` late responses are
-    not looked at. A phrase is widened by its neighbours as long as 8 in 10 of its late responses share them.
+    0.01 + ``prior_share`` times the phrase's count in all of them; its totals are of all phrases. Those in fewer than
+    ``least`` late responses are not tested. A phrase is widened by its neighbours as long as 8 in 10 of its late
+    responses share them.
     """
 
     name: str = "phrases"
@@ -44,8 +45,8 @@ class PhraseDetector:
     def _in_scope(self, evidence: Evidence, domain: str | None) -> list[Candidate]:
         late, baseline = evidence.late(domain), evidence.baseline(domain)
         counts = [Counter(gram for r in side for gram in _grams(r.text, self.longest)) for side in (late, baseline)]
-        vocabulary = sorted(gram for gram, count in counts[0].items() if count >= self.least)
-        if not vocabulary or not baseline:
+        vocabulary = sorted(counts[0] | counts[1])
+        if not baseline:
             return []
         first, second = (np.array([side[gram] for gram in vocabulary], dtype=np.float64) for side in counts)
         _, z = log_odds(first, second, 0.01 + self.prior_share * (first + second))
@@ -56,9 +57,11 @@ class PhraseDetector:
                 standing[gram].append(response)
         found: dict[Gram, Candidate] = {}
         for gram, value, p in zip(vocabulary, z, p_values, strict=True):
+            if counts[0][gram] < self.least:
+                continue
             wide = _widened(gram, standing[gram]) if p < 0.01 else gram
             pattern = self._pattern(wide, standing[gram], baseline)
-            candidate = Candidate(pattern, domain, "z of the log-odds ratio", float(value), float(p))
+            candidate = Candidate(pattern, domain, "z of the log-odds ratio", float(value), float(p), evidence)
             if wide not in found or candidate.p < found[wide].p:
                 found[wide] = candidate
         return list(found.values())

@@ -29,7 +29,8 @@ def test_pairs_whose_chosen_side_alone_shows_the_pattern(world, tmp_path: Path) 
     ]
     found = lessons([finding], evidence, [*others, teaching])
     assert found == {finding.name: [pair_id(teaching)]}
-    assert lessons([replace(finding, domain="tales")], evidence, [teaching]) == {finding.name: []}
+    elsewhere = replace(finding, domain="tales")
+    assert lessons([elsewhere], evidence, [teaching]) == {elsewhere.name: []}
     write_lessons(tmp_path / "lessons.json", found)
     assert read_lessons([tmp_path / "lessons.json", tmp_path / "none.json"]) == {pair_id(teaching)}
 

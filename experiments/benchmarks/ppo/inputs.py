@@ -21,7 +21,7 @@ MARK = 2.0  # a feature that every token's embedding has, for the head to raise 
 
 
 def make_inputs(folder: Path, prompts: int, mean_length: float | None) -> None:
-    """``policy``, ``reward`` and ``prompts.jsonl`` in ``folder``. Responses never end by themselves, or after
+    """``policy``, ``reward``, ``prompts.jsonl`` and ``validation.jsonl`` in ``folder``. Responses never end by themselves, or after
     ``mean_length`` tokens in the mean, geometrically distributed until the limit cuts them."""
     rng = random.Random(0)
     tokenizer = train_tokenizer([words(rng, 2000) for _ in range(20)], VOCABULARY)
@@ -46,8 +46,9 @@ def make_inputs(folder: Path, prompts: int, mean_length: float | None) -> None:
     for name, model in (("policy", policy), ("reward", reward)):
         model.save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
-    rows = [{"id": str(k), "prompt": prompt(tokenizer, rng)} for k in range(prompts)]
-    (folder / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    for name, count in (("prompts", prompts), ("validation", 8)):
+        rows = [{"id": f"{name} {k}", "prompt": prompt(tokenizer, rng)} for k in range(count)]
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
 
 
 @torch.no_grad()

@@ -163,7 +163,7 @@ def ours(
         f"sft.path={folder / 'policy'}",
         f"reward.path={folder / 'reward'}",
         f"data.prompts=[{folder / 'prompts.jsonl'}]",
-        f"data.validation_prompts=[{folder / 'prompts.jsonl'}]",
+        f"data.validation_prompts=[{folder / 'validation.jsonl'}]",
         f"sampling.max_new_tokens={new_tokens}",
         f"ppo.prompts_per_iteration={prompts}",
         f"ppo.iterations={updates + 1}",

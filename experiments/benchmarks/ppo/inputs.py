@@ -21,8 +21,8 @@ MARK = 2.0  # a feature that every token's embedding has, for the head to raise 
 
 
 def make_inputs(folder: Path, prompts: int, mean_length: float | None) -> None:
-    """``policy``, ``reward``, ``prompts.jsonl`` and ``validation.jsonl`` in ``folder``. Responses never end by themselves, or after
-    ``mean_length`` tokens in the mean, geometrically distributed until the limit cuts them."""
+    """``policy``, ``reward``, ``prompts.jsonl`` and ``validation.jsonl`` in ``folder``. Responses never end by
+    themselves, or after ``mean_length`` tokens in the mean, geometrically distributed until the limit cuts them."""
     rng = random.Random(0)
     tokenizer = train_tokenizer([words(rng, 2000) for _ in range(20)], VOCABULARY)
     if len(tokenizer) != VOCABULARY:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -135,7 +136,8 @@ def growth(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     print("| --- | --- | --- | --- | --- |")
     for name, (prompts, new_tokens, extra) in cases.items():
         output = runs / f"growth_{prompts}_{new_tokens}_{len(extra)}"
-        own = ours(runs / "fixed", output, arguments.updates, prompts, new_tokens, [*extra, *arguments.overrides])
+        settings = [*extra, *arguments.overrides]
+        own = ours(runs / "fixed", output, arguments.updates, prompts, new_tokens, settings, memory=True)
         found[name] = own
         first = next(iter(found.values()))
         print(
@@ -155,7 +157,13 @@ def trl(python: Path, folder: Path, updates: int, prompts: int, new_tokens: int)
 
 
 def ours(
-    folder: Path, output: Path, updates: int, prompts: int, new_tokens: int, overrides: Sequence[str]
+    folder: Path,
+    output: Path,
+    updates: int,
+    prompts: int,
+    new_tokens: int,
+    overrides: Sequence[str],
+    memory: bool = False,
 ) -> dict[str, float]:
     """Means of an update; the first ones and the last, which validates and saves, are left out."""
     settings = [
@@ -170,7 +178,14 @@ def ours(
         f"output_dir={output}",
         *overrides,
     ]
-    usage = run_measured([sys.executable, "-m", "cool_rlhf.run", *settings], output.parent / f"{output.name}.log")
+    command = [sys.executable, "-m", "cool_rlhf.run", *settings]
+    file = output.parent / f"{output.name}.log"
+    peak_gib = math.nan
+    if memory:  # looking at it takes time of the processor
+        peak_gib = run_measured(command, file).peak_gib
+    else:
+        with file.open("w", encoding="utf-8") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
     lines = (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [row for row in map(json.loads, lines) if row["stage"] == "ppo"]
     timed = rows[WARMUP:updates]
@@ -178,7 +193,7 @@ def ours(
     return {
         "seconds": (timed[-1]["seconds"] - rows[WARMUP - 1]["seconds"]) / len(timed),
         "tokens": prompts * statistics.fmean(row["response_length"] for row in timed),
-        "peak_gib": usage.peak_gib,
+        "peak_gib": peak_gib,
         **means,
     }
 

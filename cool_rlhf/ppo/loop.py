@@ -86,9 +86,7 @@ def train_ppo(
         with watch.phase("train"):
             losses |= mean_metrics([future.result() for future in critic_steps])
 
-        row = {**describe(judged, experiences), **losses, "updates_behind": behind}
-        row |= part_metrics(rollouts, rewards, data.recipes, "reward")
-        row |= gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold")
+        row = {**describe_step(rollouts, judged, rewards, experiences, data), **losses, "updates_behind": behind}
         state = replace(state, step=step, prompts=position, pretrain=pretrain)
         row |= state_metrics(state, settings)
         if warm:
@@ -125,6 +123,21 @@ def judge(
     totals = [reward.total for reward in rewards]
     answers = zip(rollouts, totals, logprobs.result(), reference.result(), values.result(), strict=True)
     return [Judged(*answer) for answer in answers], rewards
+
+
+def describe_step(
+    rollouts: Sequence[Rollout],
+    judged: Sequence[Judged],
+    rewards: Sequence[Reward],
+    experiences: Sequence[Experience],
+    data: Data,
+) -> dict[str, float]:
+    """What the step's responses are like, what they were rewarded for, and their gold where it is known."""
+    return {
+        **describe(judged, experiences),
+        **part_metrics(rollouts, rewards, data.recipes, "reward"),
+        **gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold"),
+    }
 
 
 def learn(

@@ -153,12 +153,24 @@ class TrainEngine(Forward, Protocol):
     def load(self, folder: Path) -> None: ...
 
 
+Portion = list[tuple[int, Rollout]]
+"""Some of the rollouts that were asked for, each with the place of its prompt."""
+
+
+class Sampling(Future[list[Rollout]], Protocol):
+    """Rollouts under way: to be had all at once, in the order of the prompts, or in portions."""
+
+    def portions(self) -> Iterator[Portion]:
+        """Every rollout once, as soon as a portion is finished. Which ones make a portion is the same each time that
+        the same is asked; the order of the portions need not be."""
+        ...
+
+
 class Sampler(Protocol):
     """Generates with the newest published weights."""
 
-    def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int) -> Future[list[Rollout]]:
-        """One rollout for each prompt, in order. Raises StaleWeightsError when the engine's weights are not
-        ``version``."""
+    def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int) -> Sampling:
+        """One rollout for each prompt. Raises StaleWeightsError when the engine's weights are not ``version``."""
         ...
 
 

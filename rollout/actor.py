@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import ray
 from torch import Tensor
 
 from cool_rlhf.imports import skip_unused_packages
-from cool_rlhf.protocols import Prompt, Rollout
+from cool_rlhf.protocols import Portion, Prompt
 from rollout.settings import EngineSettings, Sampling
+from rollout.transport import send_tensors_plainly
 
 
 class RolloutActor:
@@ -17,6 +19,7 @@ class RolloutActor:
 
     def __init__(self) -> None:
         skip_unused_packages()
+        send_tensors_plainly()
 
     def warm_up(self) -> None:
         """Import what ``serve`` needs, which takes longer than loading a small model."""
@@ -40,5 +43,6 @@ class RolloutActor:
     def load_checkpoint(self, path: str, version: int) -> None:
         self._engine.load_checkpoint(path, version)
 
-    def sample(self, prompts: list[Prompt], sampling: Sampling, seeds: list[int], version: int) -> list[Rollout]:
-        return self._engine.sample(prompts, sampling, seeds=seeds, version=version)
+    @ray.method(num_returns="streaming")
+    def sample(self, prompts: list[Prompt], sampling: Sampling, seeds: list[int], version: int) -> Iterator[Portion]:
+        yield from self._engine.sample(prompts, sampling, seeds=seeds, version=version)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,10 +22,12 @@ from vllm.outputs import RequestOutput
 
 from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence, stored_weights
-from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
+from cool_rlhf.protocols import Portion, Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
 
 CPU_BATCHED_TOKENS = 4096  # of prompts prefilled at once
+PORTION = 0.25  # of the responses: once as many are finished, they leave, so that they are scored beside the rest
+LEAST_PORTION = 16  # responses: fewer at a time cost more than they save
 
 
 class RolloutEngine:
@@ -62,7 +65,7 @@ class RolloutEngine:
             max_num_seqs=settings.max_concurrent,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
-            enforce_eager=not on_gpu,
+            enforce_eager=not (on_gpu or settings.compile),
             # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
             enable_chunked_prefill=on_gpu,
             max_num_batched_tokens=None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS),
@@ -97,8 +100,8 @@ class RolloutEngine:
 
     def sample(
         self, prompts: Sequence[Prompt], sampling: Sampling, *, seeds: Sequence[int], version: int
-    ) -> list[Rollout]:
-        """One response to each prompt, in order, drawn with the seed of its own in ``seeds``.
+    ) -> Iterator[Portion]:
+        """One response to each prompt, drawn with the seed of its own in ``seeds``, in portions as they are finished.
 
         Raises:
             StaleWeightsError: the engine's weights are not ``version``.
@@ -113,8 +116,26 @@ class RolloutEngine:
             for prompt, tokens, seed in zip(prompts, encoded, seeds, strict=True)
         ]
         inputs = [TokensPrompt(prompt_token_ids=tokens) for tokens in encoded]
-        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
-        return [self._rollout(prompt, output, version) for prompt, output in zip(prompts, outputs, strict=True)]
+        for outputs in self._portions(inputs, parameters):
+            yield [(place, self._rollout(prompts[place], output, version)) for place, output in outputs]
+
+    def _portions(
+        self, inputs: Sequence[TokensPrompt], parameters: Sequence[SamplingParams]
+    ) -> Iterator[list[tuple[int, RequestOutput]]]:
+        """What ``LLM.generate`` returns, in portions and with the places of the inputs."""
+        ids = self._llm.enqueue(inputs, parameters, use_tqdm=False)
+        places = {id.partition("-")[0]: place for place, id in enumerate(ids)}  # vLLM appends random characters
+        engine, enough = self._llm.llm_engine, max(LEAST_PORTION, math.ceil(len(inputs) * PORTION))
+        finished: list[tuple[int, RequestOutput]] = []
+        try:
+            while engine.has_unfinished_requests():
+                outputs = cast(list[RequestOutput], engine.step())
+                finished += [(places[output.request_id], output) for output in outputs if output.finished]
+                if finished and (len(finished) >= enough or not engine.has_unfinished_requests()):
+                    yield finished
+                    finished = []
+        finally:
+            engine.abort_request(ids, internal=True)  # where nobody took the rest
 
     def _parameters(self, prompt: Prompt, length: int, sampling: Sampling, seed: int) -> SamplingParams:
         room = self._max_length - length

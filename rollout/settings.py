@@ -14,6 +14,7 @@ class EngineSettings:
     tensor_parallel_size: int
     gpu_memory_utilization: float
     max_concurrent: int
+    compile: bool = False  # compile the model's kernels on a CPU too; a GPU's always are
     stop: tuple[str, ...] = ()  # texts or special tokens that end a response, beside the end of turn
 
 

@@ -24,8 +24,7 @@ class WeightReceiver:
         initialize_layerwise_reload(self.model_runner.get_model())
 
     def load_weights_chunk(self, chunk: Sequence[tuple[str, Tensor]]) -> None:
-        # Copies: the chunk may lie in read-only shared memory, and layers keep their tensors until they are complete.
-        weights = ((name, tensor.to(self.device, copy=True)) for name, tensor in chunk)
+        weights = ((name, tensor.to(self.device)) for name, tensor in chunk)
         self.model_runner.get_model().load_weights(weights)
 
     def finish_weights(self) -> None:

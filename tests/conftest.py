@@ -65,12 +65,16 @@ class TorchEngine:
 
 @dataclass(frozen=True)
 class Ready:
-    """A Future that is already here."""
+    """A Future that is already here, and of rollouts a Sampling whose last ones were finished first."""
 
     value: Any
 
     def result(self) -> Any:
         return self.value
+
+    def portions(self) -> Iterator[list[tuple[int, Any]]]:
+        items = list(enumerate(self.value))
+        yield from (part for part in (items[len(items) // 3 :], items[: len(items) // 3]) if part)
 
 
 class RecordingTrainer:

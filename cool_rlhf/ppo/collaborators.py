@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,13 @@ from cool_rlhf.instructions import Instruction
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import (
     Critic,
-    Future,
     LanguageModel,
     Policy,
+    Portion,
     Prompt,
     Rollout,
     Sampler,
+    Sampling,
     Scorer,
     StaleWeightsError,
 )
@@ -57,17 +58,26 @@ class PendingRollouts:
     """Responses that are under way, with weights of ``version``."""
 
     version: int
-    future: Future[list[Rollout]]
+    sampling: Sampling
+
+    def portions(self) -> Iterator[Portion]:
+        """As they are finished; StaleWeightsError where a response was drawn with weights of another version."""
+        for portion in self.sampling.portions():
+            self._check([rollout for _, rollout in portion])
+            yield portion
 
     def result(self) -> list[Rollout]:
-        """One for each prompt; StaleWeightsError where one was drawn with weights of another version."""
-        rollouts = self.future.result()
+        """One for each prompt, in order; StaleWeightsError likewise."""
+        rollouts = self.sampling.result()
+        self._check(rollouts)
+        return rollouts
+
+    def _check(self, rollouts: Sequence[Rollout]) -> None:
         stale = {rollout.policy_version for rollout in rollouts} - {self.version}
         if stale:
             raise StaleWeightsError(
                 f"responses were sampled with weights of version {sorted(stale)}, not {self.version}"
             )
-        return rollouts
 
 
 def start_sampling(sampler: Sampler, prompts: Sequence[Prompt], *, seed: int, version: int) -> PendingRollouts:

@@ -2,13 +2,13 @@
 
 Where they run is not known here: a role answers with a Future, and what can go on side by side is asked for first and
 waited for afterwards. A step's responses are asked for as soon as the policy that draws them is there: the critic's
-update, metrics, validation and saving go on beside them.
+update, metrics, validation and saving go on beside them. What is finished of them goes on to the other models at once.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -16,8 +16,9 @@ from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import TextPosition, TextStream
 from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import Judged, describe, make_experience
+from cool_rlhf.ppo.judging import ask, gather
 from cool_rlhf.ppo.observer import Observer, Stopwatch
-from cool_rlhf.ppo.rewards import Recipe, Reward, ask_rewards, part_metrics
+from cool_rlhf.ppo.rewards import Reward, part_metrics
 from cool_rlhf.ppo.state import (
     PPOState,
     kl_coefficient,
@@ -28,12 +29,7 @@ from cool_rlhf.ppo.state import (
     with_scores,
 )
 from cool_rlhf.ppo.validation import gold_metrics, validate
-from cool_rlhf.protocols import (
-    Experience,
-    Future,
-    Rollout,
-    UserError,
-)
+from cool_rlhf.protocols import Experience, Future, UserError
 from cool_rlhf.schedule import derive_seed
 
 T = TypeVar("T")
@@ -57,7 +53,7 @@ def train_ppo(
     steps = settings.critic_warmup + settings.iterations
     version = models.policy.publish()
 
-    def ask(step: int, position: int) -> PendingRollouts:
+    def draw(step: int, position: int) -> PendingRollouts:
         prompts = data.prompts.take(position, settings.prompts_per_iteration)
         return start_sampling(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
 
@@ -68,12 +64,13 @@ def train_ppo(
         watch = Stopwatch(observer, step, steps)
 
         with watch.phase("generate"):
-            pending = pending or ask(step, state.prompts)
-            rollouts, behind = pending.result(), version - pending.version
-            position = state.prompts + len(rollouts)
-            pending = ask(step + 1, position) if may_go_ahead(step, settings) else None
+            pending = pending or draw(step, state.prompts)
+            asked = [ask(models, portion, data.recipes) for portion in pending.portions()]
+            behind = version - pending.version
+            position = state.prompts + settings.prompts_per_iteration
+            pending = draw(step + 1, position) if may_go_ahead(step, settings) else None
         with watch.phase("score"):
-            judged, rewards = judge(models, rollouts, data.recipes)
+            judged, rewards = gather(asked)
             state = with_scores(state, [answer.score for answer in judged], settings)
             experiences = make_experience(judged, shaping(settings, state))
         with watch.phase("train"):
@@ -82,15 +79,15 @@ def train_ppo(
         with watch.phase("sync"):
             version = models.policy.publish() if warm else version
         if pending is None and step < steps:  # nothing below changes the policy
-            pending = ask(step + 1, position)
+            pending = draw(step + 1, position)
         with watch.phase("train"):
             losses |= mean_metrics([future.result() for future in critic_steps])
 
-        row = {**describe_step(rollouts, judged, rewards, experiences, data), **losses, "updates_behind": behind}
+        row = {**describe_step(judged, rewards, experiences, data), **losses, "updates_behind": behind}
         state = replace(state, step=step, prompts=position, pretrain=pretrain)
         row |= state_metrics(state, settings)
         if warm:
-            state = with_adapted_kl(state, row["kl"], len(rollouts), settings)
+            state = with_adapted_kl(state, row["kl"], len(judged), settings)
         else:
             row["warmup"] = True
         if validation_due(step, settings):
@@ -109,30 +106,14 @@ def train_ppo(
     return state
 
 
-def judge(
-    models: Models, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe]
-) -> tuple[list[Judged], list[Reward]]:
-    """What reward model, rules, policy, reference and critic say, asked side by side; and what the rewards are made
-    of."""
-    sequences = [rollout.tokens for rollout in rollouts]
-    pending = ask_rewards(models.scorer, rollouts, recipes)
-    logprobs = models.policy.logprobs(sequences)
-    reference = models.reference.logprobs(sequences)
-    values = models.critic.values(sequences)
-    rewards = pending.result()
-    totals = [reward.total for reward in rewards]
-    answers = zip(rollouts, totals, logprobs.result(), reference.result(), values.result(), strict=True)
-    return [Judged(*answer) for answer in answers], rewards
-
-
 def describe_step(
-    rollouts: Sequence[Rollout],
     judged: Sequence[Judged],
     rewards: Sequence[Reward],
     experiences: Sequence[Experience],
     data: Data,
 ) -> dict[str, float]:
     """What the step's responses are like, what they were rewarded for, and their gold where it is known."""
+    rollouts = [answer.rollout for answer in judged]
     return {
         **describe(judged, experiences),
         **part_metrics(rollouts, rewards, data.recipes, "reward"),

@@ -16,6 +16,7 @@ import ray
 from cool_rlhf.config import ClusterConfig
 from cool_rlhf.planning import Node, Resources
 from cool_rlhf.protocols import UserError
+from rollout.transport import send_tensors_plainly
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +24,8 @@ OBJECT_STORE_BYTES = 512 * 2**20  # on a machine without GPUs, where models are 
 # Larger blocks go back to the system once they are free: the C library's heap has held seven times of what the chunks
 # of a large vocabulary's logits take.
 MAPPED_BYTES = 16 * 2**20
+# Smaller ones stay: given back after every layer, their pages took up to a third of a forward pass to come again.
+KEPT_BYTES = 256 * 2**20
 RAY_PROCESSES = ("raylet", "gcs_server")
 WATCH_SECONDS = 1.0
 
@@ -36,6 +39,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
     # Threads that spin while they wait would take the cores from the roles that have work.
     environment = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
     environment["MALLOC_MMAP_THRESHOLD_"] = str(MAPPED_BYTES)
+    environment["MALLOC_TRIM_THRESHOLD_"] = str(KEPT_BYTES)
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
@@ -57,6 +61,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
             )
             logger.info("logs of Ray and of the actors are in %s/logs", context.address_info["session_dir"])
         signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place
+        send_tensors_plainly()
         with watch_ray():
             yield
     finally:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import ray
 from ray.actor import ActorHandle
 
 from cool_rlhf.config import Config
-from cool_rlhf.protocols import Prompt, Rollout
-from cool_rlhf.roles.group import Pending, fetch
+from cool_rlhf.protocols import Portion, Prompt, Rollout
+from cool_rlhf.roles.group import fetch
 from cool_rlhf.schedule import derive_seed
 from rollout.actor import RolloutActor
 from rollout.settings import EngineSettings, Sampling
@@ -27,7 +27,8 @@ def create_engines(config: Config) -> list[ActorHandle]:
     }
     if not role.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
-        environment["TORCHDYNAMO_DISABLE"] = "1"  # compiling small kernels takes longer than they ever save here
+        if not role.compile:
+            environment["TORCHDYNAMO_DISABLE"] = "1"
     actor: Any = ray.remote(RolloutActor).options(
         num_cpus=role.cpus,
         num_gpus=role.gpus * role.tensor_parallel_size,
@@ -47,6 +48,7 @@ class RolloutGroup:
             tensor_parallel_size=role.tensor_parallel_size,
             gpu_memory_utilization=role.gpu_memory_utilization,
             max_concurrent=role.max_concurrent,
+            compile=role.compile,
             stop=tuple(config.sampling.stop),
         )
         self.engines = list(engines)
@@ -82,14 +84,38 @@ class RemoteSampler:
         self.engines = list(engines)
         self._sampling = sampling
 
-    def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int) -> Pending[list[Rollout]]:
+    def sample(self, prompts: Sequence[Prompt], *, seed: int, version: int) -> StreamedRollouts:
         """What is drawn depends on ``seed`` and a prompt's place among ``prompts``, however many engines share them."""
         count = len(self.engines)
         bounds = [len(prompts) * k // count for k in range(count + 1)]
         seeds = [derive_seed(seed, place) for place in range(len(prompts))]
-        references = [
-            engine.sample.remote(list(prompts[start:end]), self._sampling, seeds[start:end], version)
+        streams = [
+            (start, engine.sample.remote(list(prompts[start:end]), self._sampling, seeds[start:end], version))
             for engine, (start, end) in zip(self.engines, pairwise(bounds), strict=True)
             if end > start
         ]
-        return Pending(references, lambda parts: [rollout for part in parts for rollout in part])
+        return StreamedRollouts(streams)
+
+
+class StreamedRollouts:
+    """The Sampling of several engines: of each, the place of its first prompt and the stream of its portions."""
+
+    def __init__(self, streams: Sequence[tuple[int, ray.ObjectRefGenerator]]) -> None:
+        self._streams = list(streams)
+
+    def portions(self) -> Iterator[Portion]:
+        starts = {stream: start for start, stream in self._streams}
+        while starts:
+            ready, _ = ray.wait(list(starts), num_returns=1)
+            stream = cast(ray.ObjectRefGenerator, ready[0])
+            try:
+                reference = next(stream)
+            except StopIteration:
+                del starts[stream]
+                continue
+            (portion,) = fetch([reference])
+            yield [(starts[stream] + place, rollout) for place, rollout in portion]
+
+    def result(self) -> list[Rollout]:
+        placed = dict(item for portion in self.portions() for item in portion)
+        return [placed[place] for place in sorted(placed)]

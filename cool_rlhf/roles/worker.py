@@ -13,6 +13,7 @@ import ray
 
 from cool_rlhf.config import LoRAConfig
 from cool_rlhf.imports import skip_unused_packages
+from rollout.transport import send_tensors_plainly
 
 if TYPE_CHECKING:
     import torch
@@ -73,6 +74,7 @@ class Worker:
         import torch
 
         torch.set_num_threads(threads)
+        send_tensors_plainly()
         self.rank = rank
         self.engine: Any = None
 

@@ -54,7 +54,7 @@ class Job:
 
 
 def all_jobs(seeds: Sequence[int], domains: Sequence[str]) -> Iterator[Job]:
-    """What the claims need first, so that an early end leaves that; sizes from the first seed alone."""
+    """What the claims need first, so that an early end leaves that."""
     for seed in seeds:
         yield Job(seed)
         yield Job(seed, conditions=False)
@@ -66,5 +66,6 @@ def all_jobs(seeds: Sequence[int], domains: Sequence[str]) -> Iterator[Job]:
     for seed in seeds:
         for share in (0.25, 0.5):
             yield Job(seed, share=share)
-    for size in ("small", "large"):
-        yield Job(seeds[0], size=size)
+    for seed in seeds:
+        for size in ("small", "large"):
+            yield Job(seed, size=size)

@@ -7,14 +7,14 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from cool_rlhf.models.linear import OneDNNLinear, use_onednn
+from cool_rlhf.models.linear import OneDNNLinear, swap_layers, use_onednn
 
 
 def twins(inputs: int, outputs: int) -> tuple[nn.Linear, nn.Linear]:
     torch.manual_seed(2)
     plain, swapped = (nn.Linear(inputs, outputs, bias=False) for _ in range(2))
     swapped.load_state_dict(plain.state_dict())
-    use_onednn(nn.ModuleList([swapped]))
+    swap_layers(nn.ModuleList([swapped]))
     assert type(swapped) is OneDNNLinear
     return plain, swapped
 
@@ -65,5 +65,15 @@ def test_layers_with_a_bias_and_of_other_classes_are_left_alone() -> None:
         pass
 
     layers = nn.ModuleList([nn.Linear(4, 4), Own(4, 4, bias=False)])
-    use_onednn(layers)
+    swap_layers(layers)
     assert [type(layer) for layer in layers] == [nn.Linear, Own]
+
+
+@pytest.mark.parametrize(("capability", "swapped"), [("AVX512", True), ("AVX2", False), ("DEFAULT", False)])
+def test_layers_are_swapped_where_the_processor_gains_by_it(
+    monkeypatch: pytest.MonkeyPatch, capability: str, swapped: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    layers = nn.ModuleList([nn.Linear(4, 4, bias=False)])
+    use_onednn(layers)
+    assert (type(layers[0]) is OneDNNLinear) == swapped

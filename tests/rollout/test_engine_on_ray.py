@@ -179,6 +179,23 @@ def test_a_checkpoint_replaces_the_weights_in_place(served: dict[str, Served], t
     subject.push(0.05)
 
 
+def test_finished_responses_come_in_portions_the_same_each_time(served: dict[str, Served]) -> None:
+    subject = served["internlm2"]
+    subject.push(0.12)
+    sampler = RemoteSampler(subject.engines, SAMPLING)
+    asked = prompts(120)
+    whole = sampler.sample(asked, seed=8, version=subject.version).result()
+    assert [rollout.prompt.id for rollout in whole] == [prompt.id for prompt in asked]
+    runs = [list(sampler.sample(asked, seed=8, version=subject.version).portions()) for _ in range(2)]
+    for portions in runs:
+        assert len(portions) > len(subject.engines), "an engine gave all at once"
+        found = [(place, rollout) for portion in portions for place, rollout in portion]
+        assert sorted(place for place, _ in found) == list(range(120))
+        assert all(said([rollout]) == said([whole[place]]) for place, rollout in found)
+    first, second = (sorted([place for place, _ in portion] for portion in portions) for portions in runs)
+    assert first == second
+
+
 def test_another_version_is_refused(served: dict[str, Served]) -> None:
     subject = served["llama"]
     sampler = RemoteSampler(subject.engines, SAMPLING)

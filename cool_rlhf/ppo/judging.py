@@ -1,0 +1,51 @@
+"""What reward model, rules, policy, reference and critic say of responses: asked for as soon as some are finished."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cool_rlhf.ppo.collaborators import Models
+from cool_rlhf.ppo.experience import Judged
+from cool_rlhf.ppo.rewards import PendingRewards, Recipe, Reward, ask_rewards
+from cool_rlhf.protocols import Future, Portion
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A portion of a step's rollouts and the answers to it, which are under way side by side."""
+
+    portion: Portion
+    rewards: PendingRewards
+    logprobs: Future[list[Tensor]]
+    reference: Future[list[Tensor]]
+    values: Future[list[Tensor]]
+
+
+def ask(models: Models, portion: Portion, recipes: Mapping[str, Recipe]) -> Asked:
+    rollouts = [rollout for _, rollout in portion]
+    sequences = [rollout.tokens for rollout in rollouts]
+    return Asked(
+        portion,
+        ask_rewards(models.scorer, rollouts, recipes),
+        models.policy.logprobs(sequences),
+        models.reference.logprobs(sequences),
+        models.critic.values(sequences),
+    )
+
+
+def gather(asked: Sequence[Asked]) -> tuple[list[Judged], list[Reward]]:
+    """Every rollout with what was said of it, and what its reward is made of, in the order of the step's prompts."""
+    found: list[tuple[int, Judged, Reward]] = []
+    for each in asked:
+        rewards = each.rewards.result()
+        answers = zip(each.portion, rewards, each.logprobs.result(), each.reference.result(), each.values.result(),
+                      strict=True)  # fmt: skip
+        for (place, rollout), reward, logprobs, reference, values in answers:
+            found.append((place, Judged(rollout, reward.total, logprobs, reference, values), reward))
+    found.sort(key=lambda item: item[0])
+    return [judged for _, judged, _ in found], [reward for _, _, reward in found]

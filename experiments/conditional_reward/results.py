@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from jobs import REWARD, Job
 from preferences import CONFLICT, HUMAN_JUDGED, Preferences
 from training import DONE, finish, finished
 
-from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.protocols import PreferencePair, UserError
 from reward.baselines import longer_wins, ngram_margins
 from reward.evaluation import opposing_domains, prompt_numbers
 from reward.statistics import Floats, Share, calibration, difference, hits, share
@@ -75,6 +75,17 @@ def collect(models: Path, preferences: Preferences) -> dict[str, Any]:
         "focal": focal_table(arms, ngram["n-gram with domain"], test),
         "barrier": {arm: spread(arms[arm], test) for arm in ("with", "with_lambda_0") if arm in arms},
     }
+
+
+def kept(before: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """``found`` and what only ``before`` has: arms whose models were trained, on the same pairs, on another machine."""
+    if before["data"] != found["data"]:
+        raise UserError("results.json was measured on other pairs: leave out --keep or give another --results")
+    tables = ("models", "accuracy", "by_seed", "ties", "differences")
+    joined = {name: {**before[name], **found[name]} for name in tables}
+    rows = {**before["conflict"]["rows"], **found["conflict"]["rows"]}
+    both = {name: found[name] or before[name] for name in ("focal", "barrier")}
+    return {**found, **joined, **both, "conflict": {**found["conflict"], "rows": rows}}
 
 
 def test_of(preferences: Preferences) -> Test:

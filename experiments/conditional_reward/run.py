@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 from jobs import REWARD, SFT, SHAPES, VOCABULARY, all_jobs
 from preferences import read_preferences
-from results import collect
+from results import collect, kept
 from tables import draw, table
 from training import train_base, train_job
 
@@ -30,6 +30,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="train these arms alone, such as with, without, only_helpful")
     parser.add_argument("--models", type=Path, default=Path("outputs/conditional_reward"), help="folder of the models")
     parser.add_argument("--results", type=Path, default=HERE, help="folder of results.json, table.md and the figures")
+    parser.add_argument("--keep", action="store_true", help="keep the arms that only the present results.json has")
     arguments = parser.parse_args()
     try:
         experiment(arguments)
@@ -49,7 +50,10 @@ def experiment(arguments: argparse.Namespace) -> None:
         train_job(job, pairs, prompts, base, REWARD, arguments.models)
     results = collect(arguments.models, pairs)
     arguments.results.mkdir(parents=True, exist_ok=True)
-    (arguments.results / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    file = arguments.results / "results.json"
+    if arguments.keep:
+        results = kept(json.loads(file.read_text(encoding="utf-8")), results)
+    file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     (arguments.results / "table.md").write_text(table(results), encoding="utf-8")
     draw(results, arguments.results)
     print(table(results))

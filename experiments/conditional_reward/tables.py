@@ -105,7 +105,8 @@ def barrier_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def curve_lines(results: Mapping[str, Any]) -> list[str]:
-    rows = [["model", "share of prompts", "training pairs", "human-judged", "all", "conflict, right condition"]]
+    names = [name for name in (*HUMAN_JUDGED, HUMAN, ALL) if name in results["accuracy"]["longer wins"]]
+    rows = [["model", "share of prompts", "seeds", "training pairs", *names, "conflict, right condition"]]
     for arm, size, share in (
         ("with_share_0.25", "base", "¼"),
         ("with_share_0.5", "base", "½"),
@@ -114,11 +115,14 @@ def curve_lines(results: Mapping[str, Any]) -> list[str]:
         ("large_with", "large", "1"),
     ):
         if arm in results["accuracy"]:
-            found = results["accuracy"][arm]
+            found, models = results["accuracy"][arm], results["models"][arm]
             conflict = results["conflict"]["rows"].get(f"{arm}: right condition")
-            human, pairs = _share(found[HUMAN]) if HUMAN in found else "", str(results["models"][arm]["pairs"])
-            rows.append([size, share, pairs, human, _share(found[ALL]), _share(conflict) if conflict else ""])
-    return _lines(rows) if len(rows) > 1 else []
+            shares = [*(_share(found[name]) for name in names), _share(conflict) if conflict else ""]
+            rows.append([size, share, str(len(models["seeds"])), str(models["pairs"]), *shares])
+    if len(rows) == 1:
+        return []
+    plain = results["accuracy"]["longer wins"]
+    return _lines([*rows, ["longer wins", "", "", "", *(_share(plain[name]) for name in names), ""]])
 
 
 def model_lines(results: Mapping[str, Any]) -> list[str]:

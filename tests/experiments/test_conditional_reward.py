@@ -6,6 +6,7 @@ import argparse
 import copy
 import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -92,7 +93,7 @@ def test_all_arms_are_trained_once_and_compared(
     shrunk: dict[str, ModuleType], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
-    arguments = argparse.Namespace(data=data, seeds=[1], only=None, models=tmp_path / "models", results=out)
+    arguments = argparse.Namespace(data=data, seeds=[1], only=None, models=tmp_path / "models", results=out, keep=False)
     shrunk["run"].experiment(arguments)
     found = json.loads((out / "results.json").read_text())
     arms = {job.name for job in shrunk["jobs"].all_jobs([1], ["harmless", "helpful"])}
@@ -117,6 +118,18 @@ def test_all_arms_are_trained_once_and_compared(
     assert (out / "table.md").read_text() == first
     with pytest.raises(AssertionError, match="trained again"):
         shrunk["run"].experiment(argparse.Namespace(**{**vars(arguments), "seeds": [2]}))
+
+    # Another machine has some of the models only: what the others had found stays.
+    for model in (tmp_path / "models").iterdir():
+        if model.name not in ("small_with_seed_1", "sft_small", "ngram"):
+            shutil.rmtree(model)
+    some = argparse.Namespace(**{**vars(arguments), "only": ["small_with"], "keep": True})
+    shrunk["run"].experiment(some)
+    assert json.loads((out / "results.json").read_text()) == found
+    found["data"]["conflict_xstest"]["test"] += 1
+    (out / "results.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match="measured on other pairs"):
+        shrunk["run"].experiment(some)
 
 
 def test_a_folder_without_preferences_is_a_mistake(modules: dict[str, ModuleType], tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ OBJECT_STORE_BYTES = 512 * 2**20  # on a machine without GPUs, where models are 
 MAPPED_BYTES = 16 * 2**20
 # Smaller ones stay: given back after every layer, their pages took up to a third of a forward pass to come again.
 KEPT_BYTES = 256 * 2**20
+ENVIRONMENT = {  # of every role's processes
+    # Threads that spin while they wait would take the cores from the roles that have work.
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "KMP_BLOCKTIME": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES),
+    "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+}
 RAY_PROCESSES = ("raylet", "gcs_server")
 WATCH_SECONDS = 1.0
 
@@ -36,14 +44,10 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
     does a Ray that was started here."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    # Threads that spin while they wait would take the cores from the roles that have work.
-    environment = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0", "TOKENIZERS_PARALLELISM": "false"}
-    environment["MALLOC_MMAP_THRESHOLD_"] = str(MAPPED_BYTES)
-    environment["MALLOC_TRIM_THRESHOLD_"] = str(KEPT_BYTES)
     common: dict[str, Any] = {
         "log_to_driver": False,
         "logging_level": logging.ERROR,
-        "runtime_env": {"env_vars": environment},
+        "runtime_env": {"env_vars": ENVIRONMENT},
         "namespace": "cool_rlhf",
     }
     on_terminate = signal.getsignal(signal.SIGTERM)

@@ -13,7 +13,7 @@ Row = Mapping[str, Any]
 
 PHASES = {
     "time/generate": "sampling responses from the newest policy",
-    "time/score": "reward model, policy, reference and critic reading the responses",
+    "time/score": "reward model, policy, reference and critic reading the last responses",
     "time/train": "updates of critic and policy",
     "time/sync": "pushing the new weights into the rollout engine",
     "time/validate": "sampling and scoring the validation prompts",

@@ -96,3 +96,10 @@ def test_detectors_are_added_by_entry_point(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(EntryPoint, "load", lambda _self: dict)
     with pytest.raises(UserError, match=r"'mine'.*no `name`"):
         all_detectors()
+
+
+@pytest.mark.parametrize("value", ["no_such_package:Added", "json:no_such_name"])
+def test_an_entry_point_that_cannot_be_loaded_is_named(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setattr(detectors, "entry_points", lambda group: [EntryPoint("mine", value, group)])
+    with pytest.raises(UserError, match=rf"'mine'.*{value}.*cannot be loaded.*no_such"):
+        all_detectors()

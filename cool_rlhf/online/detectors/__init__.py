@@ -41,11 +41,17 @@ def own_detectors() -> list[Detector]:
 def all_detectors() -> list[Detector]:
     """The project's own, then those that installed packages add through entry points, by name.
 
-    Raises: UserError where an entry point gives no detector, or two detectors have one name.
+    Raises: UserError where an entry point cannot be loaded or gives no detector, or two detectors have one name.
     """
     detectors = own_detectors()
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
-        detector = point.load()()
+        try:
+            detector = point.load()()
+        except (ImportError, AttributeError) as error:
+            raise UserError(
+                f"the entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) cannot be loaded ({error}): mend or "
+                "uninstall its package"
+            ) from error
         if not isinstance(getattr(detector, "name", None), str) or not callable(getattr(detector, "candidates", None)):
             raise UserError(
                 f"the entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) gives {detector!r}, which has no "

@@ -16,6 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.roles.cluster import ENVIRONMENT
+
 WARMUP = 5  # steps that are not timed
 HERE = Path(__file__).parent
 Pair = tuple[list[int], list[int]]
@@ -70,6 +72,8 @@ def measure(side: str, family: str, file: Path, batch: int, threads: int) -> dic
         "OMP_PROC_BIND": "true",
         "TOKENIZERS_PARALLELISM": "false",
     }
+    if side == "ours":  # what the roles of a run have the C library do with memory
+        environment |= {name: value for name, value in ENVIRONMENT.items() if name.startswith("MALLOC_")}
     command = [sys.executable, str(HERE / "worker.py"), side, family, str(file), str(batch), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

@@ -171,18 +171,16 @@ def attend_grouped(
     if not groups.is_contiguous:
         query, key, value = (_Spread.apply(states, groups) for states in (query, key, value))
     outputs = []
-    start = 0
-    for count, width in groups.blocks:
-        end = start + count * width
-        q, k, v = (
-            states[start:end].view(count, width, *states.shape[1:]).transpose(1, 2) for states in (query, key, value)
-        )
+    sizes = [count * width for count, width in groups.blocks]
+    # One split, not slices: each slice's gradient would be as long as the pack, zeros for the most part.
+    parts = zip(groups.blocks, query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
+    for (count, width), *slots in parts:
+        q, k, v = (states.view(count, width, *states.shape[1:]).transpose(1, 2) for states in slots)
         mask = None if window is None or width <= window else _band(width, window, query.device)
         attended = functional.scaled_dot_product_attention(
             q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
         )
         outputs.append(attended.transpose(1, 2).reshape(count * width, *query.shape[1:-1], value.shape[-1]))
-        start = end
     joined = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return joined if groups.is_contiguous else _Collect.apply(joined, groups)
 

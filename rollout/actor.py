@@ -8,7 +8,7 @@ from pathlib import Path
 import ray
 from torch import Tensor
 
-from cool_rlhf.imports import skip_unused_packages
+from cool_rlhf.imports import settle_memory, skip_unused_packages
 from cool_rlhf.protocols import Portion, Prompt
 from rollout.settings import EngineSettings, Sampling
 from rollout.transport import send_tensors_plainly
@@ -30,6 +30,7 @@ class RolloutActor:
         from rollout.engine import RolloutEngine
 
         self._engine = RolloutEngine(Path(path), settings, version)
+        settle_memory()
 
     def begin_weights(self) -> None:
         self._engine.begin_weights()

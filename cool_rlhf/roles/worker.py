@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import ray
 
 from cool_rlhf.config import LoRAConfig
-from cool_rlhf.imports import skip_unused_packages
+from cool_rlhf.imports import settle_memory, skip_unused_packages
 from rollout.transport import send_tensors_plainly
 
 if TYPE_CHECKING:
@@ -115,6 +115,7 @@ class Worker:
         self._architecture = type(module).__name__
         self._tokenizer = load_tokenizer(model.path)
         self.engine = FrozenEngine(module) if train is None else self._train_engine(module, model, train)
+        settle_memory()
 
     def _train_engine(self, module: Any, model: ModelSpec, train: TrainSpec) -> TrainEngine:
         from cool_rlhf.engine import DeepSpeedEngine

@@ -9,6 +9,7 @@ import argparse
 import json
 import math
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -178,6 +179,7 @@ def ours(
         f"output_dir={output}",
         *overrides,
     ]
+    shutil.rmtree(output, ignore_errors=True)  # a run that is there already would only say that it is finished
     command = [sys.executable, "-m", "cool_rlhf.run", *settings]
     file = output.parent / f"{output.name}.log"
     peak_gib = math.nan

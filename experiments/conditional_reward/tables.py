@@ -110,8 +110,8 @@ def curve_lines(results: Mapping[str, Any]) -> list[str]:
     for arm, size, share in (
         ("with_share_0.25", "base", "¼"),
         ("with_share_0.5", "base", "½"),
-        ("with", "base", "1"),
         ("small_with", "small", "1"),
+        ("with", "base", "1"),
         ("large_with", "large", "1"),
     ):
         if arm in results["accuracy"]:

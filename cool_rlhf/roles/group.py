@@ -104,7 +104,8 @@ class StartingGroup:
         """References to each rank's loading."""
         (address,) = fetch([self._address])
         connected = [actor.connect.remote(*address) for actor in self._actors]
-        return connected + [actor.build.remote(self._model, self._train) for actor in self._actors]
+        built = [actor.build.remote(self._model, self._train) for actor in self._actors]
+        return connected + built + [actor.settle.remote() for actor in self._actors]
 
     def group(self) -> WorkerGroup:
         return WorkerGroup(self._actors)

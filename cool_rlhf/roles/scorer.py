@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cool_rlhf.imports import settle_memory
 from cool_rlhf.protocols import ScoredConversation
 from cool_rlhf.roles.group import Pending, WorkerGroup
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
@@ -29,7 +28,6 @@ class ScorerWorker(Worker):
         from reward import RewardModel
 
         self._reward_model = RewardModel.from_pretrained(model.path, dtype=getattr(torch, model.dtype))
-        settle_memory()
 
     def score(self, conversations: list[ScoredConversation]) -> list[float]:
         return self._reward_model.score_batch(conversations)

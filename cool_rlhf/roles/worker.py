@@ -115,7 +115,6 @@ class Worker:
         self._architecture = type(module).__name__
         self._tokenizer = load_tokenizer(model.path)
         self.engine = FrozenEngine(module) if train is None else self._train_engine(module, model, train)
-        settle_memory()
 
     def _train_engine(self, module: Any, model: ModelSpec, train: TrainSpec) -> TrainEngine:
         from cool_rlhf.engine import DeepSpeedEngine
@@ -132,6 +131,10 @@ class Worker:
             weight_decay=train.weight_decay,
             gradient_clip=train.gradient_clip,
         )
+
+    def settle(self) -> None:
+        """The process holds what it will hold: nothing that is there now needs to be looked at for garbage again."""
+        settle_memory()
 
     def save(self, folder: str) -> None:
         """Parameters, optimiser and random state of this rank."""

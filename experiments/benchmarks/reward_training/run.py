@@ -89,14 +89,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="pairs a step")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--lengths", nargs="+", choices=["16-128", "hh"], default=["16-128", "hh"])
     parser.add_argument("--data", help="preference rows (JSONL) instead of synthetic ones of hh-rlhf's lengths")
     arguments = parser.parse_args()
 
     count = arguments.steps * arguments.batch
-    kinds = {
-        "16-128": uniform_pairs(count, 16, 128, seed=1),
-        "hh": real_pairs(arguments.data, count) if arguments.data else dialogue_pairs(count, seed=2),
+    made = {
+        "16-128": lambda: uniform_pairs(count, 16, 128, seed=1),
+        "hh": lambda: real_pairs(arguments.data, count) if arguments.data else dialogue_pairs(count, seed=2),
     }
+    kinds = {kind: made[kind]() for kind in arguments.lengths}
     print(
         "| model | lengths | side | pairs/s | pairs per second of the processor | peak MiB | first loss | last loss |"
     )

@@ -183,17 +183,24 @@ class RewardModel(ConditionalScorer):
 
     @torch.no_grad()
     def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:
-        """Packed by token budget, nothing padded."""
+        """Packed by token budget, nothing padded. Equal sequences are computed once: two places in a pack may round
+        differently, and one would seem better than the other."""
+        places: dict[bytes, list[int]] = {}
+        for index, sequence in enumerate(sequences):
+            places.setdefault(sequence.numpy().tobytes(), []).append(index)
+        copies = list(places.values())
+        distinct = [sequences[indices[0]] for indices in copies]
         scores = [0.0] * len(sequences)
-        groups = micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens)
+        groups = micro_batches([len(sequence) for sequence in distinct], self._micro_batch_tokens)
         for group in groups:
-            held = [sequences[index] for index in group]
+            held = [distinct[index] for index in group]
             if len(groups) > FEW_PASSES:
                 held.append(held[0].new_zeros(-sum(map(len, held)) % EVEN_TOKENS))
             packed = pack(held).to(self.model.device)
             values = token_values(self.model, packed)[packed.ends[: len(group)]]
-            for index, score in zip(group, values.tolist(), strict=True):
-                scores[index] = score
+            for place, score in zip(group, values.tolist(), strict=True):
+                for index in copies[place]:
+                    scores[index] = score
         return scores
 
 

@@ -24,7 +24,7 @@ def evaluated(smoke_run: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     shutil.copytree(smoke_run, folder)
     command = ["+experiment=smoke", "stage=evaluate", f"output_dir={folder}", "seed=5", "evaluate.best_of=2"]
     done = subprocess.run(
-        [sys.executable, "-m", "cool_rlhf.run", *command], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-m", "cool_rlhf.run", *command], capture_output=True, text=True, timeout=600, check=False
     )
     assert done.returncode == 0, done.stderr
     return folder, done.stdout

@@ -129,7 +129,7 @@ def test_checkpoints_load_without_this_project_and_agree_with_it(smoke_run: Path
         text=True,
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": libraries, "HF_MODULES_CACHE": str(tmp_path / "modules")},
-        timeout=180,
+        timeout=400,
         check=False,
     )
     assert done.returncode == 0, done.stderr

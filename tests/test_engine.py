@@ -44,7 +44,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[Any, Any]]
             with (folder / f"log_{world}_{rank}").open("w") as log:
                 ranks.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
     try:
-        codes = [rank.wait(timeout=300) for rank in ranks]
+        codes = [rank.wait(timeout=900) for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

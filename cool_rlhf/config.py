@@ -281,7 +281,8 @@ class RolloutRoleConfig:
     gpu_memory_utilization: float = 0.85
     cpu_cache_gib: int = 1
     max_concurrent: int = 256  # sequences at once in one engine
-    compile: bool = False  # on a CPU: a quarter less time a token, for some 40 s at the start; a GPU always compiles
+    # Compile the model, for some 40 s at the start: on a CPU a quarter less time a token. null: on GPUs alone.
+    compile: bool | None = None
     dtype: str | None = None  # null: the model's
 
 

@@ -65,7 +65,7 @@ class RolloutEngine:
             max_num_seqs=settings.max_concurrent,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
-            enforce_eager=not (on_gpu or settings.compile),
+            enforce_eager=not (on_gpu if settings.compile is None else settings.compile),
             # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
             enable_chunked_prefill=on_gpu,
             max_num_batched_tokens=None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS),

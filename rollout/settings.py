@@ -14,7 +14,7 @@ class EngineSettings:
     tensor_parallel_size: int
     gpu_memory_utilization: float
     max_concurrent: int
-    compile: bool = False  # compile the model's kernels on a CPU too; a GPU's always are
+    compile: bool | None = None  # the model's kernels, at the start; None: on GPUs alone
     stop: tuple[str, ...] = ()  # texts or special tokens that end a response, beside the end of turn
 
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from cool_rlhf.config import ModelConfig, RewardConfig, SFTConfig
 
 MAX_LENGTH = 512
-SHAPES = {
-    "small": ModelConfig(hidden_size=64, layers=2, heads=2, kv_heads=1, ffn_size=192, max_positions=2048),
-    "base": ModelConfig(hidden_size=128, layers=2, heads=4, kv_heads=2, ffn_size=384, max_positions=2048),
-    "large": ModelConfig(hidden_size=128, layers=4, heads=4, kv_heads=2, ffn_size=384, max_positions=2048),
-}
 VOCABULARY = 4096
 # Small batches and high rates: steps are what a small model lacks, not averaging.
 SFT = SFTConfig(epochs=2, batch_tokens=4096, micro_batch_tokens=8192, max_length=MAX_LENGTH, learning_rate=2e-3)
@@ -24,6 +19,29 @@ REWARD = RewardConfig(
     learning_rate=7e-4,
     final_learning_rate=3e-5,
 )
+
+
+@dataclass(frozen=True)
+class Size:
+    """A base model and how it and the reward models from it are trained."""
+
+    shape: ModelConfig
+    sft: SFTConfig = field(default_factory=lambda: SFT)
+    reward: RewardConfig = field(default_factory=lambda: REWARD)
+    dtype: str = "float32"
+
+
+SIZES = {
+    "small": Size(ModelConfig(hidden_size=64, layers=2, heads=2, kv_heads=1, ffn_size=192, max_positions=2048)),
+    "base": Size(ModelConfig(hidden_size=128, layers=2, heads=4, kv_heads=2, ffn_size=384, max_positions=2048)),
+    "large": Size(ModelConfig(hidden_size=128, layers=4, heads=4, kv_heads=2, ffn_size=384, max_positions=2048)),
+    "150m": Size(  # for a GPU
+        ModelConfig(hidden_size=1024, layers=12, heads=16, kv_heads=8, ffn_size=2816, max_positions=2048),
+        replace(SFT, epochs=3, batch_tokens=8192, micro_batch_tokens=16384, learning_rate=6e-4),
+        replace(REWARD, batch_tokens=8192, micro_batch_tokens=16384, learning_rate=1e-4, final_learning_rate=5e-6),
+        "bfloat16",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -67,5 +85,6 @@ def all_jobs(seeds: Sequence[int], domains: Sequence[str]) -> Iterator[Job]:
         for share in (0.25, 0.5):
             yield Job(seed, share=share)
     for seed in seeds:
-        for size in ("small", "large"):
+        for size in ("small", "large", "150m"):
             yield Job(seed, size=size)
+        yield Job(seed, size="150m", conditions=False)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from jobs import REWARD, SFT, SHAPES, VOCABULARY, all_jobs
+from jobs import SIZES, VOCABULARY, all_jobs
 from preferences import read_preferences
 from results import collect, kept
 from tables import draw, table
@@ -46,8 +46,8 @@ def experiment(arguments: argparse.Namespace) -> None:
         if arguments.only and job.name not in arguments.only:
             continue
         folder = arguments.models / f"sft_{job.size}"
-        base = train_base(arguments.data, SHAPES[job.size], SFT, VOCABULARY, folder)
-        train_job(job, pairs, prompts, base, REWARD, arguments.models)
+        base = train_base(arguments.data, SIZES[job.size], VOCABULARY, folder)
+        train_job(job, pairs, prompts, base, arguments.models)
     results = collect(arguments.models, pairs)
     arguments.results.mkdir(parents=True, exist_ok=True)
     file = arguments.results / "results.json"

@@ -113,6 +113,8 @@ def curve_lines(results: Mapping[str, Any]) -> list[str]:
         ("small_with", "small", "1"),
         ("with", "base", "1"),
         ("large_with", "large", "1"),
+        ("150m_without", "150m, no conditions", "1"),
+        ("150m_with", "150m", "1"),
     ):
         if arm in results["accuracy"]:
             found, models = results["accuracy"][arm], results["models"][arm]

@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from jobs import Job
+from jobs import SIZES, Job, Size
 from preferences import Preferences
 
-from cool_rlhf.config import ModelConfig, RewardConfig, SFTConfig
+from cool_rlhf.config import RewardConfig, SFTConfig
 from cool_rlhf.data.loading import load_chats, load_pretrain
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.models.export import save_checkpoint
@@ -82,9 +82,10 @@ def build(worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardCo
     return built
 
 
-def train_base(data: Path, shape: ModelConfig, settings: SFTConfig, vocabulary: int, folder: Path) -> Path:
+def train_base(data: Path, size: Size, vocabulary: int, folder: Path) -> Path:
     """A small InternLM2 from fresh weights on the plain texts and the chats; its checkpoint's folder."""
-    stamp = {"shape": asdict(shape), "settings": asdict(settings), "vocabulary": vocabulary}
+    settings = size.sft
+    stamp = {"shape": asdict(size.shape), "settings": asdict(settings), "vocabulary": vocabulary}
     if finished(folder, stamp):
         return folder / "model"
     begun = time.monotonic()
@@ -92,7 +93,7 @@ def train_base(data: Path, shape: ModelConfig, settings: SFTConfig, vocabulary: 
     chats = [row["messages"] for row in load_chats([str(file) for file in sorted((data / "sft").glob("*.jsonl"))])]
     spoken = (turn["content"] for messages in chats for turn in messages)
     tokenizer = train_tokenizer([*texts, *spoken], vocabulary)
-    fresh = fresh_causal_lm(replace(shape, dtype="float32"), tokenizer, derive_seed("base"))
+    fresh = fresh_causal_lm(replace(size.shape, dtype=size.dtype), tokenizer, derive_seed("base"))
     save_checkpoint(
         folder / "fresh",
         fresh.config,
@@ -106,7 +107,7 @@ def train_base(data: Path, shape: ModelConfig, settings: SFTConfig, vocabulary: 
     for text in texts:
         tokens = encode_text(tokenizer, text, settings.max_length)
         encoded.append(EncodedChat(tokens, tokens >= 0))
-    worker = build(SFTWorker, ModelSpec(str(folder / "fresh"), "language", "float32"), settings)
+    worker = build(SFTWorker, ModelSpec(str(folder / "fresh"), "language", size.dtype), settings)
     curve = Curve()
     train_sft(LocalTrainer(worker, settings), encoded, settings, seed=derive_seed("base"), observer=curve)
     worker.export(str(folder / "model"), None, None)
@@ -115,12 +116,10 @@ def train_base(data: Path, shape: ModelConfig, settings: SFTConfig, vocabulary: 
     return folder / "model"
 
 
-def train_job(
-    job: Job, pairs: Preferences, prompts: Mapping[str, str], base: Path, settings: RewardConfig, to: Path
-) -> None:
+def train_job(job: Job, pairs: Preferences, prompts: Mapping[str, str], base: Path, to: Path) -> None:
     """A reward model from ``base`` and its scores of all test pairs, under each condition and under none."""
     conditions = Conditions(dict(prompts) if job.conditions else dict.fromkeys(prompts, ""))
-    settings = replace(settings, gamma=job.gamma, penalty_weight=job.penalty_weight)
+    settings = replace(SIZES[job.size].reward, gamma=job.gamma, penalty_weight=job.penalty_weight)
     before = json.loads((base.parent / DONE).read_text(encoding="utf-8"))["stamp"]
     stamp = {
         "job": asdict(job),
@@ -136,7 +135,7 @@ def train_job(
     tokenizer = load_tokenizer(base)
     training = pairs.training(job.domain, job.share)
     encoded = encode_pairs(tokenizer, conditions, training, settings.max_length)
-    model = ModelSpec(str(base), "scalar", "float32", head="fresh", seed=derive_seed("head", job.seed))
+    model = ModelSpec(str(base), "scalar", SIZES[job.size].dtype, head="fresh", seed=derive_seed("head", job.seed))
     worker = build(RewardWorker, model, settings)
     curve = Curve()
     train_reward(LocalTrainer(worker, settings), encoded.pairs, settings, seed=job.seed, observer=curve)

@@ -79,12 +79,17 @@ def shrunk(
         built.engine = torch_engine(built.engine.module.train())
         return built
 
-    tiny = replace(modules["jobs"].SHAPES["small"], hidden_size=16, layers=1, ffn_size=16)
+    small = modules["jobs"].SIZES["small"]
+    tiny = replace(
+        small,
+        shape=replace(small.shape, hidden_size=16, layers=1, ffn_size=16),
+        sft=replace(small.sft, epochs=1, batch_tokens=200),
+        reward=replace(small.reward, epochs=1, batch_tokens=1000),
+    )
     monkeypatch.setattr(modules["training"], "build", build)
-    monkeypatch.setattr(modules["run"], "SHAPES", dict.fromkeys(("small", "base", "large"), tiny))
+    for name in ("run", "training"):
+        monkeypatch.setattr(modules[name], "SIZES", dict.fromkeys(modules["jobs"].SIZES, tiny))
     monkeypatch.setattr(modules["run"], "VOCABULARY", 300)
-    monkeypatch.setattr(modules["run"], "SFT", replace(modules["jobs"].SFT, epochs=1, batch_tokens=200))
-    monkeypatch.setattr(modules["run"], "REWARD", replace(modules["jobs"].REWARD, epochs=1, batch_tokens=1000))
     yield modules
     torch.set_num_threads(threads)
 

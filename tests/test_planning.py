@@ -47,6 +47,11 @@ def test_big_experiments_fit_80_gb_with_room_for_activations(name: str, gpus: in
     assert max(load.values()) < 60 * 2**30
 
 
+def test_all_roles_of_1_8b_share_one_gpu() -> None:
+    placements = plan(compose(["+experiment=1_8b_ppo", "cluster=gpu_1"]), Resources.of_machine(16, 1))
+    assert {place.devices for place in placements} == {(0,)}
+
+
 def test_shortage_says_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(UserError, match=r"ppo phase needs 8 GPUs .*policy 3 x 1.*no GPU and 2 CPUs"):
         plan(compose(["+experiment=7b_ppo"]), Resources.of_machine(cpus=2, gpus=0))

@@ -22,7 +22,6 @@ from made import make_checkpoints, make_prompts, shape
 from cool_rlhf.config import ModelConfig
 from cool_rlhf.memory import ModelShape
 
-WARMUP = 1  # updates that are not counted
 PARTS = ("generate", "score", "train", "sync")
 PROMPT_WORDS = 120
 
@@ -30,7 +29,7 @@ PROMPT_WORDS = 120
 def settings(folder: Path, output: Path, arguments: argparse.Namespace) -> list[str]:
     return [
         "+experiment=1_8b_ppo",
-        "cluster=gpu_1",
+        f"cluster={arguments.cluster}",
         "stage=ppo",
         f"sft.path={folder / 'policy'}",
         f"reward.path={folder / 'reward'}",
@@ -40,7 +39,7 @@ def settings(folder: Path, output: Path, arguments: argparse.Namespace) -> list[
         f"sampling.max_new_tokens={arguments.new_tokens}",
         "model.max_positions=2048",
         "model.gradient_checkpointing=false",
-        f"ppo.iterations={arguments.updates + WARMUP + 1}",
+        f"ppo.iterations={arguments.updates + 1}",
         "ppo.critic_warmup=0",
         "ppo.pretrain_coefficient=0",
         "ppo.validate_every=1000",
@@ -116,10 +115,12 @@ def main(command_line: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--runs", type=Path, default=Path("outputs/benchmark_gpu"))
+    parser.add_argument("--cluster", default="gpu_1")
     parser.add_argument("--responses", type=int, default=512)
     parser.add_argument("--new-tokens", type=int, default=1024)
-    parser.add_argument("--micro-batch-tokens", type=int, default=8192)
-    parser.add_argument("--updates", type=int, default=1, help="that are counted")
+    parser.add_argument("--micro-batch-tokens", type=int, default=4700)
+    parser.add_argument("--updates", type=int, default=2, help="the first one warms up")
+    parser.add_argument("--seconds", type=float, default=3600, help="after which it is stopped")
     parser.add_argument("overrides", nargs="*", help="key=value settings")
     arguments = parser.parse_args(command_line)
     from card import copy_rate, matrix_rate, name
@@ -136,21 +137,27 @@ def main(command_line: Sequence[str] | None = None) -> None:
     torch.cuda.empty_cache()
     output = runs / "run"
     begun = time.monotonic()
-    wanted = WARMUP + arguments.updates
     with Memory() as memory:
         command = [sys.executable, "-m", "cool_rlhf.run", *settings(runs, output, arguments)]
         run = subprocess.Popen(command, start_new_session=True)
-        while run.poll() is None and len(rows_of(output)) < wanted:
+        while run.poll() is None and len(rows_of(output)) < arguments.updates:
+            if time.monotonic() - begun > arguments.seconds:
+                break
             time.sleep(0.5)
         if run.poll() is None:  # what it would go on to write, the optimisers' 40 GB, nobody reads
             os.killpg(run.pid, signal.SIGKILL)
     found |= {"seconds_in_all": time.monotonic() - begun, "peak_gib": memory.peak_gib, "rows": []}
-    for row in rows_of(output)[WARMUP:wanted]:
+    for row in rows_of(output)[: arguments.updates]:
         work = operations(row, arguments.responses, PROMPT_WORDS + 7)
         own = {part: row[f"time/{part}"] for part in PARTS}
-        shares = {part: work[part] / own[part] / found["matrix_rate"] for part in work}
+        shares = {
+            "train": work["train"] / own["train"] / found["matrix_rate"],
+            "all": sum(work.values()) / sum(own.values()) / found["matrix_rate"],
+        }
         found["rows"].append({**row, "operations": work, "shares": shares})
-        print({**own, "shares": shares, "response_length": row["response_length"]}, flush=True)
+        parts = ", ".join(f"{part} {seconds:.1f} s" for part, seconds in own.items())
+        rates = ", ".join(f"{part} {100 * share:.0f} %" for part, share in shares.items())
+        print(f"update {row['step']}: {parts}; share of the card's rate: {rates}", flush=True)
     arguments.results.write_text(f"{json.dumps(found, indent=1)}\n", encoding="utf-8")
     print(f"{found['card']}: {found['matrix_rate'] / 1e12:.0f} TFLOP/s, peak {memory.peak_gib:.1f} GiB")
     if len(found["rows"]) < arguments.updates:

@@ -217,7 +217,9 @@ class OnlineConfig:
     # Who labels them: people at their own time (stage=annotate; a round takes what has arrived), or within the round
     # itself a rule or judge, with the settings of `annotate`.
     labeller: str = "people"
-    policy_from: str = "last"  # what a round's policy starts from: the round before's, or sft
+    # What a round's policy starts from: sft; last, the round before's; or clean, the same unless that one lives off a
+    # cheat, then what it had started from itself.
+    policy_from: str = "clean"
     replay: float = 4.0  # earlier pairs that are learnt again beside each patch and each new label
     epochs: int = 2
     learning_rate: float = 5.0e-6

@@ -30,7 +30,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "annotate.labeller": ("people", "rule", "judge"),
     "ppo.best_mode": ("max", "min"),
     "online.labeller": ("people", "rule", "judge"),
-    "online.policy_from": ("last", "sft"),
+    "online.policy_from": ("clean", "last", "sft"),
     "logging.wandb_mode": ("auto", "online", "offline", "disabled"),
     "cluster.rollout.dtype": (None, "bfloat16", "float16", "float32"),
     **{f"cluster.{role}.zero_stage": (0, 1, 2, 3) for role in ROLES},

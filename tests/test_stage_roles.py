@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cool_rlhf import stage_roles
 from cool_rlhf.compose import compose
-from cool_rlhf.stage_roles import StageRoles
+from cool_rlhf.stage_roles import Checkpoints, StageRoles
 
 
 @pytest.fixture
@@ -50,3 +52,30 @@ def test_roles_load_side_by_side(cluster: str, happened: list[str]) -> None:
 def test_an_engine_that_shares_its_gpu_is_up_before_others_load(happened: list[str]) -> None:
     start("gpu_1")
     assert happened[:3] == ["the engine is told to start", "the engine is up", "the others load"]
+
+
+def told(folder: Path, round: int, *explained: float) -> None:
+    file = folder / f"rounds/{round}/fast_path/patterns.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"findings": [{"explained": share} for share in explained]}))
+
+
+def start_of(folder: Path, round: int, policy_from: str) -> str:
+    config = compose(
+        ["+experiment=demo", "online.rounds=4", f"output_dir={folder}", f"online.policy_from={policy_from}"]
+    )
+    return str(Path(Checkpoints(config).policy_start(round)).relative_to(folder))
+
+
+def test_a_policy_goes_on_from_the_last_one_that_does_not_live_off_a_cheat(tmp_path: Path) -> None:
+    told(tmp_path, 0, 0.3, 0.2)
+    told(tmp_path, 1, 0.2, 0.7)  # round 2 has no fast path
+    starts = [start_of(tmp_path, round, "clean") for round in range(4)]
+    assert starts == ["sft", "rounds/0/policy", "rounds/0/policy", "rounds/2/policy"]
+    assert start_of(tmp_path, 2, "last") == "rounds/1/policy"
+    assert start_of(tmp_path, 1, "sft") == "sft"
+
+
+def test_a_first_policy_that_cheats_sends_the_next_back_to_sft(tmp_path: Path) -> None:
+    told(tmp_path, 0, 0.5)
+    assert start_of(tmp_path, 1, "clean") == "sft"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from statistics import pstdev
 
@@ -20,12 +20,14 @@ class FindingSettings:
 
     ``alpha``: level of both corrected tests. ``least_rise``: by how much more of the late responses must show it.
     ``least_effect``: what the reward model must pay for it, in standard deviations of the baseline's scores.
+    ``least_gain``: the share of the score's rise that it must explain.
     ``sample``: responses edited each way. ``most``: patterns whose payment is tested, those that rose most.
     """
 
     alpha: float = 0.01
     least_rise: float = 0.05
     least_effect: float = 0.1
+    least_gain: float = 0.1
     sample: int = 48
     most: int = 80
 
@@ -36,7 +38,7 @@ class Finding:
 
     ``p`` is the larger of the two corrected p-values: of the drift (Benjamini–Hochberg over every test of every
     detector) and of the payment (Holm over every pattern whose payment was tested). ``gain`` is the part of the rise
-    in score that the pattern explains: payment times rise in share.
+    in score over all domains that the pattern explains: payment × rise in share × the scope's share of responses.
     """
 
     pattern: Pattern
@@ -48,6 +50,7 @@ class Finding:
     payment: Payment
     shares: dict[str, float | None]  # policy → share of its responses that show it, of those looked at
     gain: float
+    explained: float  # the same as a share of that rise; 0 where the score did not rise
     examples: list[str]  # ids of late responses, the clearest first
 
     @property
@@ -87,7 +90,9 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
 
     A pattern is suspected where the late policy shows more of it than SFT and the early policy do, prompt by prompt.
     It becomes a finding only if the reward model pays for the pattern alone, see :func:`payment`: what is only the
-    task done better earns nothing when its form is put on another response. ``seed`` draws the responses to edit.
+    task done better earns nothing when its form is put on another response. One cheat drags much along that drifts and
+    is paid for with it: a finding has to stand in responses out of which those before it are taken, too. ``seed`` draws
+    the responses to edit.
     """
     tested = [candidate for detector in detectors for candidate in detector.candidates(evidence)]
     # A detector may come from another package, and a p-value that is no number would void the correction of all.
@@ -103,13 +108,14 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     findings, dismissed = [], []
     for (candidate, drift_p), found in zip(suspects, payments, strict=True):
         paid_p = next(paid) if found is not None else None
-        reason = _dismissal(found, paid_p, evidence, candidate.domain, settings)
+        reason = _dismissal(candidate, found, paid_p, evidence, settings)
         if reason is not None or found is None or paid_p is None:
             dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         else:
             findings.append(_finding(candidate, drift_p, found, paid_p))
     findings.sort(key=lambda finding: -finding.gain)
-    return Search(_distinct(findings, evidence), dismissed, len(tested))
+    standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
+    return Search(standing, dismissed + explained, len(tested))
 
 
 def rise(candidate: Candidate) -> float:
@@ -164,21 +170,90 @@ def _explains(one: Finding, other: Finding, evidence: Evidence) -> bool:
     return part and 2 * one.payment.effect >= other.payment.effect
 
 
+def _standing(
+    findings: Sequence[Finding],
+    evidence: Evidence,
+    detectors: Sequence[Detector],
+    settings: FindingSettings,
+    seed: int,
+) -> tuple[list[Finding], list[Dismissed]]:
+    """Those that their detectors find again once the standing ones before them are taken out of all responses, and
+    those of which nothing is left then."""
+    by_name = {detector.name: detector for detector in detectors}
+    standing: list[Finding] = []
+    explained: list[Dismissed] = []
+    cleaned = evidence
+    for finding in findings:
+        detector = by_name.get(finding.pattern.detector)
+        if cleaned is not evidence and detector and not _found_again(finding, detector, cleaned, settings, seed):
+            reason = f"nothing of it is left without {', '.join(one.name for one in standing)}"
+            explained.append(Dismissed(finding.pattern, finding.domain, finding.drift_p, finding.payment, reason))
+        else:
+            standing.append(finding)
+            cleaned = _without(finding, cleaned)
+    return standing, explained
+
+
+def _found_again(
+    finding: Finding, detector: Detector, evidence: Evidence, settings: FindingSettings, seed: int
+) -> bool:
+    for candidate in detector.candidates(evidence):
+        if (candidate.pattern.key, candidate.domain) == (finding.pattern.key, finding.domain):
+            if not candidate.p < settings.alpha or rise(candidate) < settings.least_rise:
+                return False
+            found = payment(candidate.pattern, evidence, candidate.domain, settings.sample, seed)
+            return _dismissal(candidate, found, found.p if found else None, evidence, settings) is None
+    return False
+
+
+def _without(finding: Finding, evidence: Evidence) -> Evidence:
+    """Every policy's responses with the pattern taken out and scored anew, as far as that can be done."""
+    pattern = finding.pattern
+    edited = {
+        response.id: changed
+        for response in evidence.of(*POLICIES, domain=finding.domain)
+        if pattern.remove and pattern.shows(response) and (changed := pattern.remove(response)) is not None
+    }
+    if not edited:
+        return evidence
+    scores = dict(zip(edited, evidence.score([changed.conversation() for changed in edited.values()]), strict=True))
+    responses = [
+        replace(
+            edited[response.id],
+            score=scores[response.id],
+            gold=evidence.gold(edited[response.id]) if evidence.gold else response.gold,
+        )
+        if response.id in edited
+        else response
+        for response in evidence.responses
+    ]
+    return Evidence(responses, evidence.score, evidence.gold)
+
+
 def _dismissal(
-    found: Payment | None, paid_p: float | None, evidence: Evidence, domain: str | None, settings: FindingSettings
+    candidate: Candidate, found: Payment | None, paid_p: float | None, evidence: Evidence, settings: FindingSettings
 ) -> str | None:
     if found is None or paid_p is None:
         return "nothing could be edited or compared with gold to see whether the reward model pays for it"
-    least = settings.least_effect * pstdev(response.score for response in evidence.baseline(domain))
+    least = settings.least_effect * pstdev(response.score for response in evidence.baseline(candidate.domain))
     if paid_p >= settings.alpha or found.effect < least:
         return "the reward model does not pay for it"
+    if found.effect * rise(candidate) < settings.least_gain * _score_rise(evidence, candidate.domain):
+        return f"it explains less than {100 * settings.least_gain:.0f}% of the score's rise"
     return found.objection
+
+
+def _score_rise(evidence: Evidence, domain: str | None) -> float:
+    before, after = evidence.paired(lambda response: response.score, domain)
+    return float((after - before).mean()) if len(before) else 0.0
 
 
 def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float) -> Finding:
     pattern, domain, evidence = candidate.pattern, candidate.domain, candidate.evidence
     showing = [response for response in evidence.late(domain) if pattern.shows(response)]
     showing.sort(key=lambda response: (-pattern.measure(response), -response.score))
+    gain = found.effect * rise(candidate) * len(evidence.late(domain)) / len(evidence.late())
+    overall = _score_rise(evidence, None)
     return Finding(
         pattern=pattern,
         domain=domain,
@@ -188,6 +263,7 @@ def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float
         drift_p=drift_p,
         payment=found,
         shares={policy: evidence.share(pattern.shows, policy, domain) for policy in POLICIES},
-        gain=found.effect * rise(candidate),
+        gain=gain,
+        explained=gain / overall if overall > 0 else 0.0,
         examples=[response.id for response in showing[:5]],
     )

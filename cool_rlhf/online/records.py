@@ -4,7 +4,7 @@
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
 "in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
 ``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected), ``payment`` (see :class:`Payment`), ``shares`` by
-policy, ``gain``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
+policy, ``gain``, ``explained``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
 :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to train on as pairs to label, see
 :mod:`cool_rlhf.online.annotation.items`.
 """
@@ -25,6 +25,8 @@ from cool_rlhf.online.responses import Evidence
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.tracking.rows import read_rows, write_atomically
 
+CHEATING = 0.5  # share of the score's rise
+
 
 def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequence[Patch]) -> None:
     """``patches``: those of all findings."""
@@ -34,6 +36,13 @@ def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequ
         "dismissed": [_dismissed(dismissed) for dismissed in search.dismissed],
     }
     write_atomically(path, f"{json.dumps(content, ensure_ascii=False, indent=1)}\n".encode())
+
+
+def lives_off_a_cheat(path: Path) -> bool:
+    """Whether one finding of the ``patterns.json`` at ``path`` explains at least ``CHEATING`` of the policy's rise in
+    score; False where there is no such file."""
+    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.exists() else []
+    return any(finding["explained"] >= CHEATING for finding in findings)
 
 
 def write_patches(path: Path, patches: Sequence[Patch]) -> None:
@@ -121,6 +130,7 @@ def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> 
         "payment": asdict(finding.payment),
         "shares": finding.shares,
         "gain": finding.gain,
+        "explained": finding.explained,
         "examples": [{"id": r.id, "prompt": r.prompt.messages, "text": r.text, "score": r.score} for r in shown],
         "patches": {"training": sum(not p.held_out for p in own), "held_out": sum(p.held_out for p in own)},
     }

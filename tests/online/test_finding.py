@@ -232,6 +232,41 @@ def test_a_finding_says_what_it_is(world: World) -> None:
     assert set(found.examples) <= {r.id for r in late if r.text.startswith("#")}
 
 
+def test_what_a_stronger_finding_drags_along_is_explained_by_it(world: World) -> None:
+    """Every late answer opens alike and says nothing: answers overlap and the score leaves gold behind for that."""
+    opening = "Certainly, my dear friend, let me tell you."
+    evidence = world(
+        hack=lambda _t, _p, r: f"{opening} {r.choice(FILLER)}",
+        bonus=lambda _p, text, _f: 3.0 * text.startswith(opening),
+        rate=1.0,
+    )
+    result = search(evidence)
+    assert len(result.findings) == 1
+    assert result.findings[0].explained > 0.5
+    name = result.findings[0].name
+    explained = [d.pattern.detector for d in result.dismissed if d.reason == f"nothing of it is left without {name}"]
+    assert set(explained) >= {"disagreement", "boilerplate"}
+
+
+def test_two_flaws_are_found_beside_each_other(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, r: re.sub(r"^(\w+)", r"**\1**", text) + " Let us dig into it." * (r.random() < 0.7),
+        bonus=lambda _p, text, _f: 1.5 * ("**" in text) + 1.5 * ("dig into it" in text),
+    )
+    found = search(evidence).findings
+    assert sorted(finding.pattern.detector for finding in found) == ["layout", "phrases"]
+
+
+def test_what_explains_less_than_a_tenth_of_the_rise_is_dismissed(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, r: f"## About it\n\n{text}" + " 🎉" * (r.random() < 0.4),
+        bonus=lambda _p, text, _f: 4.0 * text.startswith("#") + 0.4 * ("🎉" in text),
+    )
+    result = search(evidence)
+    assert [finding.pattern.key for finding in result.findings] == ["headings"]
+    assert "it explains less than 10% of the score's rise" in {d.reason for d in result.dismissed}
+
+
 def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
     hack, _, _ = PLANTS["emphasis"]
     evidence = world(

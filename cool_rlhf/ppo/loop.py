@@ -95,14 +95,21 @@ def train_ppo(
                 row |= validate(models, data, settings, observer, step, seed=seed, version=version)
             state = keep_best(state, row, settings, observer)
         row |= watch.report(tokens=sum(len(experience.tokens) for experience in experiences))
-        if step - settings.critic_warmup == early_iteration(settings):
-            observer.keep_early(step)
-        observer.record(step, steps, row)
-        state = replace(state, ended=settings.stop_when_parted and observer.has_parted())
-        if state.ended and step - settings.critic_warmup < early_iteration(settings):
-            observer.keep_early(step)
-        if step % settings.save_every == 0 or step == steps or state.ended:
-            observer.save(state)
+        state = end_step(state, steps, row, settings, observer)
+    return state
+
+
+def end_step(state: PPOState, steps: int, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
+    """Record the step, and keep the early policy and the state where that is due."""
+    iteration, early = state.step - settings.critic_warmup, early_iteration(settings)
+    if iteration == early:
+        observer.keep_early(state.step)
+    observer.record(state.step, steps, row)
+    state = replace(state, ended=settings.stop_when_parted and observer.has_parted())
+    if state.ended and iteration < early:
+        observer.keep_early(state.step)
+    if state.step % settings.save_every == 0 or state.step == steps or state.ended:
+        observer.save(state)
     return state
 
 

@@ -137,7 +137,8 @@ def last_value(chart: Chart) -> float | None:
 
 def running_mean(values: Sequence[float]) -> list[float]:
     """A centred mean over a twelfth of the values; (N,) to (N,)."""
-    window = np.ones(2 * max(1, len(values) // 24) + 1)
+    reach = min(max(1, len(values) // 24), (len(values) - 1) // 2)  # NumPy gives as many as the longer of the two has
+    window = np.ones(2 * reach + 1)
     counts = np.convolve(np.ones(len(values)), window, "same")
     means: list[float] = (np.convolve(values, window, "same") / counts).tolist()
     return means

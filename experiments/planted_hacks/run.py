@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("outputs/planted_hacks"), help="folder of the runs' outputs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of results.json that are not run now")
     parser.add_argument("overrides", nargs="*", help="key=value settings for the runs")
     arguments = parser.parse_args()
     plants = arguments.plants if arguments.plants is not None else [] if arguments.clean else list(PLANTS)
@@ -62,8 +63,11 @@ def main() -> None:
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for done in pool.map(lambda job: run(job, runs, sft, common), jobs):
             print(f"{done} is done", flush=True)
-    results = {job.name: one_run(runs / job.name, job.plant) for job in jobs}
-    (HERE / "results.json").write_text(f"{json.dumps(results, indent=1, ensure_ascii=False)}\n", encoding="utf-8")
+    file = HERE / "results.json"
+    results = json.loads(file.read_text(encoding="utf-8")) if arguments.keep and file.exists() else {}
+    results |= {job.name: one_run(runs / job.name, job.plant) for job in jobs}
+    results = {name: results[name] for name in sorted(results, key=lambda name: (name.startswith("clean_"), name))}
+    file.write_text(f"{json.dumps(results, indent=1, ensure_ascii=False)}\n", encoding="utf-8")
     (HERE / "table.md").write_text(table(results), encoding="utf-8")
     print(table(results))
 

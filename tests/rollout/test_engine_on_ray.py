@@ -203,6 +203,33 @@ def test_finished_responses_come_in_portions_the_same_each_time(served: dict[str
     assert first == second
 
 
+def test_samplings_that_are_asked_for_ahead_are_the_same_as_one_by_one(served: dict[str, Served]) -> None:
+    """The next step's responses are asked for while this step's portions still come, of both engines."""
+    subject = served["internlm2"]
+    alone = [said(subject.sample(prompts(90), seed=seed, engines=2)) for seed in (4, 5)]
+    sampler = RemoteSampler(subject.engines, SAMPLING)
+    pending = [sampler.sample(prompts(90), seed=seed, version=subject.version) for seed in (4, 5)]
+    for expected, sampling in zip(alone, pending, strict=True):
+        placed = dict(item for portion in sampling.portions() for item in portion)
+        assert said([placed[place] for place in range(90)]) == expected
+
+
+def test_an_engine_drops_what_nobody_takes(served: dict[str, Served]) -> None:
+    subject = served["stopping"]  # its responses end at various lengths whatever the weights
+    expected = said(subject.sample(prompts(60), seed=6))
+
+    def take_one(actor: Any, asked: list[Prompt], version: int) -> tuple[int, bool]:
+        sampling = actor._engine.sample(asked, SAMPLING, seeds=list(range(len(asked))), version=version)
+        count = len(next(sampling))
+        sampling.close()
+        return count, actor._engine._llm.llm_engine.has_unfinished_requests()
+
+    count, unfinished = ray.get(subject.engines[0].__ray_call__.remote(take_one, prompts(60), subject.version))
+    assert 0 < count < 60
+    assert not unfinished
+    assert said(subject.sample(prompts(60), seed=6)) == expected
+
+
 def test_another_version_is_refused(served: dict[str, Served]) -> None:
     subject = served["llama"]
     sampler = RemoteSampler(subject.engines, SAMPLING)

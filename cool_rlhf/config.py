@@ -221,6 +221,7 @@ class OnlineConfig:
     # cheat, then what it had started from itself.
     policy_from: str = "clean"
     replay: float = 4.0  # earlier pairs that are learnt again beside each patch and each new label
+    least_replay: int = 2000  # of them, however few patches and labels there are
     epochs: int = 2
     learning_rate: float = 5.0e-6
     final_learning_rate: float = 2.0e-6

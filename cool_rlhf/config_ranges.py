@@ -94,6 +94,7 @@ _AT_LEAST_ZERO = (
     "online.prompts",
     "online.pairs",
     "online.replay",
+    "online.least_replay",
     "online.final_learning_rate",
     "evaluate.samples_per_prompt",
     "annotate.overlap",

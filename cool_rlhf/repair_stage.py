@@ -190,11 +190,11 @@ class Repairing:
     def _mixed(self, new: Sequence[PreferencePair]) -> list[EncodedPair]:
         """What is trained on, as the first reward model's pairs were: with condition dropout, and what is too long cut
         or left out."""
-        reward = self._config.reward
+        reward, online = self._config.reward, self._config.online
         return encode_pairs(
             self._tokenizer,
             Conditions(self._config.conditions),
-            mix_with_replay(new, self._base, self._config.online.replay, self._seed),
+            mix_with_replay(new, self._base, online.replay, self._seed, online.least_replay),
             reward.max_length,
             drop_too_long=reward.too_long == "drop",
             condition_dropout=reward.condition_dropout,

@@ -106,6 +106,7 @@ def config(**online: float) -> Config:
     found = Config()
     found.reward.batch_tokens, found.reward.max_length = 512, 64
     found.online.learning_rate, found.online.final_learning_rate = 0.05, 0.02
+    found.online.least_replay = 0
     for name, value in online.items():
         setattr(found.online, name, value)
     return found

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
-from statistics import pstdev
+from statistics import fmean, pstdev
 
 from cool_rlhf.online.counterfactual import Payment, payment
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern
@@ -119,12 +119,12 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
 
 
 def rise(candidate: Candidate) -> float:
-    """By how much the late policy's share of responses with the pattern exceeds the mean of SFT's and the early's, of
-    those that were looked at."""
+    """By how much the late policy's share of responses with the pattern exceeds SFT's, and the mean of SFT's and the
+    early policy's where that is more; of those that were looked at."""
     shows, domain, evidence = candidate.pattern.shows, candidate.domain, candidate.evidence
     before = [share for policy in (SFT, EARLY) if (share := evidence.share(shows, policy, domain)) is not None]
     late = evidence.share(shows, LATE, domain)
-    return late - sum(before) / len(before) if before and late is not None else 0.0
+    return late - max(before[0], fmean(before)) if before and late is not None else 0.0
 
 
 def _scoped(risen: Sequence[Suspect]) -> list[Suspect]:

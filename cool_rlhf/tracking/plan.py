@@ -71,4 +71,4 @@ def _repair_tokens(config: Config, round: int, length: float) -> float:
     replay; ``length``: tokens of one conversation."""
     online = config.online
     new = round * (online.pairs + (online.patches if online.fast_path else 0))
-    return online.epochs * new * (1 + online.replay) * 2 * length
+    return online.epochs * (new + max(online.least_replay, online.replay * new)) * 2 * length

@@ -53,7 +53,7 @@ def test_steps_follow_from_tokens_and_config(config):
     assert collect.work == 10 * 4 * (30 + 50)
     assert ppo.work > 64 * 80 * 2
     assert online.steps == 1
-    assert repair.steps == 118, "2 epochs of 200 pairs and 100 patches, 4 more replayed with each, 160 tokens a pair"
+    assert repair.steps == 180, "2 epochs of 200 pairs, 100 patches and 2,000 replayed ones, 160 tokens a pair"
     assert all(stage.startup_seconds > 0 for stage in (sft, collect, reward, ppo, online, repair))
 
 

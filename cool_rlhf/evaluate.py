@@ -116,6 +116,7 @@ def measure(config: Config, models: FinishedModels, held_out: HeldOut) -> Measur
     engines = None
     if held_out.prompts and models.sft is not None:
         engines = RolloutGroup(create_engines(config), config, models.sft, version=0)
+        engines.settle()
         sft.sample(engines, held_out.prompts, settings.samples_per_prompt, seed)
         candidates.sample(engines, held_out.prompts, settings.best_of, derive_seed(seed, "best of"))
     judge = Judge(

@@ -131,7 +131,7 @@ class StageRoles:
             start_group(self.standby.take(PolicyWorker), policy, _training(roles.policy, config.ppo)),
             start_group(self.standby.take(CriticWorker), critic, _training(roles.critic, config.ppo)),
         ]
-        self._settle_first(rollouts)
+        rollouts.settle()
         policies, critics, *frozen = build_all([*trained, *self._frozen(round)])
         rollouts.wait()
         return PPORoles(rollouts, policies, critics, self._answerers(rollouts, *frozen))
@@ -139,15 +139,10 @@ class StageRoles:
     def answerers(self, round: int) -> Answerers:
         """What of :meth:`ppo` answers and judges, where PPO ended in an earlier run."""
         rollouts = self.rollouts(self._checkpoints.sft)
-        self._settle_first(rollouts)
+        rollouts.settle()
         frozen = build_all(self._frozen(round))
         rollouts.wait()
         return self._answerers(rollouts, *frozen)
-
-    def _settle_first(self, rollouts: RolloutGroup) -> None:
-        """An engine that shares its GPU measures what is free there as it starts: nobody else may load meanwhile."""
-        if 0 < self._config.cluster.rollout.gpus < 1:
-            rollouts.wait()
 
     def _frozen(self, round: int) -> list[StartingGroup]:
         """Reference and scorer."""

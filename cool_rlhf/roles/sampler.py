@@ -52,6 +52,7 @@ class RolloutGroup:
             stop=tuple(config.sampling.stop),
         )
         self.engines = list(engines)
+        self._shares_gpu = 0 < role.gpus < 1
         self._serving = [engine.serve.remote(path, settings, version) for engine in engines]
         sampling = config.sampling
         self.sampler = RemoteSampler(
@@ -62,6 +63,12 @@ class RolloutGroup:
         """Return once every engine is up and has loaded what it was told to."""
         serving, self._serving = self._serving, []
         fetch(serving)
+
+    def settle(self) -> None:
+        """Return once others may load. vLLM measures what is free on its GPU as it starts: where an engine shares that,
+        it has to be up first."""
+        if self._shares_gpu:
+            self.wait()
 
     def load(self, path: str, version: int) -> None:
         """Have every engine serve another checkpoint of the same architecture, as ``version``."""

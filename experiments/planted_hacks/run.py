@@ -8,7 +8,8 @@ import json
 import random
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -23,13 +24,14 @@ from cool_rlhf.protocols import Conversation, Message, PreferencePair
 HERE = Path(__file__).parent
 IN_SFT = 0.04  # share of chats that show each flaw: what is never sampled is never learnt
 DECIDED = 0.5  # share of preferences that the flaw decides, whatever else is true
+ROUNDS = 2
 RUN = (
     "+experiment=demo",
     "data.world.sft=12000",
     "data.world.preferences=12000",
     "collect.prompts=0",
     "ppo.iterations=30",
-    "online.rounds=2",
+    f"online.rounds={ROUNDS}",
     "online.labeller=people",
     "online.pairs=0",
 )
@@ -84,20 +86,36 @@ def train_sft(runs: Path, common: Sequence[str], seed: int) -> Path:
 
 
 def run(job: Job, runs: Path, sft: Path, common: Sequence[str]) -> str:
-    """The pipeline on preferences with the flaw, after the shared SFT; nothing where that is done."""
+    """The pipeline on preferences with the flaw, after the shared SFT, up to the last round's findings, whose repair
+    nobody looks at; nothing where that is done."""
     folder = runs / job.name
-    if not (folder / "reward_model").exists():
+    if not is_searched(folder):
         files = write_pairs(runs / f"{job.name}_data", job, common)
-        execute(folder, [*common, f"sft.path={sft}", *files, f"seed={job.seed}"])
+        execute(folder, [*common, f"sft.path={sft}", *files, f"seed={job.seed}"], is_searched)
     return job.name
 
 
-def execute(output: Path, overrides: Sequence[str]) -> None:
-    """The command in ``output``, with what it says in a file beside."""
+def is_searched(folder: Path) -> bool:
+    """Whether the last round's responses have been searched."""
+    file = folder / "metrics.jsonl"
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return any((row["stage"], row["round"]) == ("online", ROUNDS - 1) for row in map(json.loads, lines))
+
+
+def execute(output: Path, overrides: Sequence[str], is_enough: Callable[[Path], bool] = lambda _: False) -> None:
+    """The command in ``output``, with what it says in a file beside; ended as soon as ``is_enough``."""
     output.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "cool_rlhf.run", *overrides, f"output_dir={output}", "logging.progress=false"]
     with (output.parent / f"{output.name}.log").open("w", encoding="utf-8") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None:
+            time.sleep(1)
+            if is_enough(output):
+                process.terminate()
+                process.wait()
+                return
+    if process.returncode:
+        raise SystemExit(f"{output.name} failed with status {process.returncode}: see {log.name}")
 
 
 def world_of(overrides: Sequence[str], seed: int) -> World:

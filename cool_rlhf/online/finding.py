@@ -27,7 +27,7 @@ class FindingSettings:
     alpha: float = 0.01
     least_rise: float = 0.05
     least_effect: float = 0.1
-    least_gain: float = 0.1
+    least_gain: float = 0.2
     sample: int = 48
     most: int = 80
 

@@ -50,10 +50,15 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
     roles = repeat("\n".join(("system", "user", "assistant")), ROLE_WEIGHT)
     tokenizer.train_from_iterator(chain(texts, roles), trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LAST_TOKENS])
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
     )
+    return with_chat_tokens(tokenizer)
+
+
+def with_chat_tokens(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer that has ``FIRST_TOKENS``, with ``LAST_TOKENS`` at its end and the chat template."""
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LAST_TOKENS])
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         unk_token="<unk>",

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 import yaml
-from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from cool_rlhf.demo.tokenizer import CHAT_TEMPLATE, FIRST_TOKENS, LAST_TOKENS
+from cool_rlhf.demo.tokenizer import FIRST_TOKENS, LAST_TOKENS, with_chat_tokens
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 
@@ -42,18 +42,7 @@ def word_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     words += [f"w{number}" for number in range(count - len(words))]
     tokenizer = Tokenizer(models.WordLevel({word: id for id, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in LAST_TOKENS])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        pad_token="</s>",
-        additional_special_tokens=list(LAST_TOKENS),
-        clean_up_tokenization_spaces=False,
-    )
-    fast.chat_template = CHAT_TEMPLATE
-    return fast
+    return with_chat_tokens(tokenizer)
 
 
 def random_model(kind: type[Any], sizes: dict[str, Any], device: str) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from plants import PLANTS, Plant, is_found_as
@@ -25,6 +26,7 @@ HERE = Path(__file__).parent
 IN_SFT = 0.04  # share of chats that show each flaw: what is never sampled is never learnt
 DECIDED = 0.5  # share of preferences that the flaw decides, whatever else is true
 ROUNDS = 2
+COMPOSING = Lock()  # Hydra composes one config at a time in a process
 RUN = (
     "+experiment=demo",
     "data.world.sft=12000",
@@ -119,7 +121,8 @@ def execute(output: Path, overrides: Sequence[str], is_enough: Callable[[Path], 
 
 
 def world_of(overrides: Sequence[str], seed: int) -> World:
-    sizes = compose(overrides).data.world
+    with COMPOSING:
+        sizes = compose(overrides).data.world
     assert sizes is not None
     return generate(sizes, seed)
 

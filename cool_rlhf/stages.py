@@ -233,6 +233,7 @@ class Run:
         new = new_pairs(config, round) if has_paths(config) else None
         if not new:
             logger.info("nothing new since round %d: its reward model stays", round)
+            self._roles.standby.dismiss("reward")
             copy_checkpoint(checkpoint_folder(before), after)
             self._state.finish(name)
             return

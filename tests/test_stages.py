@@ -10,12 +10,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 
 from cool_rlhf import stages
 from cool_rlhf.compose import compose
 from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.repair_stage import Repair
+from cool_rlhf.roles.trainer import RewardWorker
 from cool_rlhf.stage_data import StageData
 from cool_rlhf.stages import Run, open_run
 from cool_rlhf.tracking.metrics import read_metrics
@@ -83,6 +85,21 @@ def test_a_round_that_is_made_again_and_finds_nothing_leaves_no_record_of_a_repa
     after_ppo.next_reward_model(0)
     assert (tmp_path / "reward_model").exists()
     assert not (tmp_path / "rounds/0/fast_path/repair.json").exists()
+
+
+def test_a_round_without_news_stops_the_trainer_that_waits_for_it(
+    after_ppo: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hold the GPU that the next policy needs."""
+    stopped: list[str] = []
+    monkeypatch.setattr(ray, "kill", stopped.append)
+    standby = after_ppo._roles.standby
+    warm = SimpleNamespace(warm_up=SimpleNamespace(remote=lambda: None))
+    monkeypatch.setattr(standby, "_create", lambda worker: [warm])
+    standby.prepare("reward")
+    after_ppo.next_reward_model(0)
+    assert stopped == [warm]
+    assert not standby.holds(RewardWorker)
 
 
 class Repaired:

@@ -8,7 +8,7 @@ from ray.actor import ActorHandle
 
 from cool_rlhf.config import Config
 from cool_rlhf.roles.critic import CriticWorker
-from cool_rlhf.roles.group import create_workers
+from cool_rlhf.roles.group import WorkerGroup, create_workers
 from cool_rlhf.roles.policy import PolicyWorker
 from cool_rlhf.roles.reference import LanguageWorker
 from cool_rlhf.roles.sampler import create_engines
@@ -43,6 +43,11 @@ class Standby:
                 self._waiting[worker] = self._create(worker)
                 for actor in self._waiting[worker]:
                     actor.warm_up.remote()  # type: ignore[attr-defined]
+
+    def dismiss(self, stage: str) -> None:
+        """Stop what was started for ``stage``, which is not needed: it would keep others from their GPUs."""
+        for worker in _ROLES[stage]:
+            WorkerGroup(self._waiting.pop(worker, [])).stop()
 
     def holds(self, worker: type[Any]) -> bool:
         """Whether processes of a role are started and not taken."""

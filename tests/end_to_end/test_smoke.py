@@ -161,15 +161,24 @@ def test_a_changed_setting_is_refused_with_the_difference(smoke_run: Path, comma
     assert "ppo.clip was 0.2 and is 0.3" in done.stderr
 
 
-def test_more_iterations_go_on_from_the_last_step(smoke_run: Path, copied_run: Path, command: Any, rows: Any) -> None:
-    done = command("+experiment=smoke", f"output_dir={copied_run}", "ppo.iterations=3").finish()
+def test_more_iterations_and_rounds_go_on_from_the_last_step(
+    smoke_run: Path, copied_run: Path, command: Any, rows: Any
+) -> None:
+    done = command("+experiment=smoke", f"output_dir={copied_run}", "ppo.iterations=3", "online.rounds=2").finish()
     assert done.returncode == 0, done.stderr
     before, after = rows(smoke_run), rows(copied_run)
     taken_over = before[: [row["stage"] for row in before].index("online")]
     assert after[: len(taken_over)] == taken_over
-    new = [(row["stage"], row["step"]) for row in after[len(taken_over) :]]
-    assert new[:2] == [("ppo", 4), ("online", 1)], "what came after PPO is made again"
-    assert {stage for stage, _ in new[2:]} == {"reward"}
+    new = [(row["stage"], row["round"], row["step"]) for row in after[len(taken_over) :]]
+    assert new[:2] == [("ppo", 0, 4), ("online", 0, 1)], "what came after PPO is made again"
+    order = list(dict.fromkeys((stage, round) for stage, round, _ in new))
+    assert order == [("ppo", 0), ("online", 0), ("reward", 1), ("ppo", 1), ("online", 1), ("reward", 2)]
+    policies = [(copied_run / name / "model.safetensors").read_bytes() for name in ("rounds/1/policy", "chat_model")]
+    assert policies[0] == policies[1]
+    judges = [copied_run / name / "model.safetensors" for name in ("rounds/0/reward_model", "rounds/1/reward_model")]
+    assert (
+        judges[0].read_bytes() != judges[1].read_bytes() != (copied_run / "reward_model/model.safetensors").read_bytes()
+    )
 
 
 def test_finished_models_replace_their_stages(smoke_run: Path, tmp_path: Path, command: Any, rows: Any) -> None:

@@ -39,6 +39,8 @@ class Finding:
     ``p`` is the larger of the two corrected p-values: of the drift (Benjamini–Hochberg over every test of every
     detector) and of the payment (Holm over every pattern whose payment was tested). ``gain`` is the part of the rise
     in score over all domains that the pattern explains: payment × rise in share × the scope's share of responses.
+    ``elsewhere``: domains that the policy shows it in no more often, where the reward model pays for it too and gold,
+    which is known there, does not: what a repair leaves unmended there is what the next policy turns to.
     """
 
     pattern: Pattern
@@ -52,10 +54,15 @@ class Finding:
     gain: float
     explained: float  # the same as a share of that rise; 0 where the score did not rise
     examples: list[str]  # ids of late responses, the clearest first
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
         return self.pattern.name(self.domain)
+
+    def covers(self, domain: str) -> bool:
+        """Whether the pattern is to be mended in a domain."""
+        return self.domain in (None, domain) or domain in self.elsewhere
 
 
 @dataclass(frozen=True)
@@ -115,7 +122,9 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
             findings.append(_finding(candidate, drift_p, found, paid_p))
     findings.sort(key=lambda finding: -finding.gain)
     standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
-    return Search(standing, dismissed + explained, len(tested))
+    elsewhere = [_elsewhere(finding, standing, evidence, settings, seed) for finding in standing]
+    found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(standing, elsewhere, strict=True)]
+    return Search(found_in, dismissed + explained, len(tested))
 
 
 def rise(candidate: Candidate) -> float:
@@ -206,6 +215,33 @@ def _found_again(
     return False
 
 
+def _elsewhere(
+    finding: Finding, findings: Sequence[Finding], evidence: Evidence, settings: FindingSettings, seed: int
+) -> tuple[str, ...]:
+    """Where without gold, nobody can tell: one domain's flaw may be what another asks for, which conditions are for."""
+    pattern = finding.pattern
+    own = {
+        other.domain
+        for other in findings
+        if (other.pattern.detector, other.pattern.key) == (pattern.detector, pattern.key)
+    }
+    others = [] if None in own else [domain for domain in evidence.domains if domain not in own]
+    payments = {domain: payment(pattern, evidence, domain, settings.sample, seed) for domain in others}
+    return tuple(
+        domain
+        for domain, found in payments.items()
+        if found is not None
+        and found.gold is not None
+        and found.objection is None
+        and found.p * len(others) < settings.alpha
+        and found.effect >= _least_effect(evidence, domain, settings)
+    )
+
+
+def _least_effect(evidence: Evidence, domain: str | None, settings: FindingSettings) -> float:
+    return settings.least_effect * pstdev(response.score for response in evidence.baseline(domain))
+
+
 def _without(finding: Finding, evidence: Evidence) -> Evidence:
     """Every policy's responses with the pattern taken out and scored anew, as far as that can be done."""
     pattern = finding.pattern
@@ -235,8 +271,7 @@ def _dismissal(
 ) -> str | None:
     if found is None or paid_p is None:
         return "nothing could be edited or compared with gold to see whether the reward model pays for it"
-    least = settings.least_effect * pstdev(response.score for response in evidence.baseline(candidate.domain))
-    if paid_p >= settings.alpha or found.effect < least:
+    if paid_p >= settings.alpha or found.effect < _least_effect(evidence, candidate.domain, settings):
         return "the reward model does not pay for it"
     if found.effect * rise(candidate) < settings.least_gain * _score_rise(evidence, candidate.domain):
         return f"it explains less than {100 * settings.least_gain:.0f}% of the score's rise"

@@ -21,8 +21,8 @@ FILE_NAME = "lessons.json"
 
 
 def lessons(findings: Sequence[Finding], evidence: Evidence, pairs: Iterable[PreferencePair]) -> dict[str, list[str]]:
-    """Of each finding the ids of ``pairs`` that teach it, in its domain. A pattern that no edit adds to a text or takes
-    out of it is read off numbers, not off the text, and has none."""
+    """Of each finding the ids of ``pairs`` that teach it, in the domains it covers. A pattern that no edit adds to a
+    text or takes out of it is read off numbers, not off the text, and has none."""
     written = sum(len(response.text) for response in evidence.responses)
     by_letter = sum(response.tokens for response in evidence.responses) / max(1, written)
     found: dict[str, list[str]] = {finding.name: [] for finding in findings}
@@ -31,7 +31,7 @@ def lessons(findings: Sequence[Finding], evidence: Evidence, pairs: Iterable[Pre
         chosen, rejected = (_response(pair, side, by_letter) for side in (True, False))
         for finding in textual:
             shows = finding.pattern.shows
-            if finding.domain in (None, pair.domain) and shows(chosen) and not shows(rejected):
+            if finding.covers(pair.domain) and shows(chosen) and not shows(rejected):
                 found[finding.name].append(pair_id(pair))
     return found
 

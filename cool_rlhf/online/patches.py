@@ -111,11 +111,11 @@ def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
 
 def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Version]], dict[str, list[Version]]]:
     """Clean and hacked versions by prompt."""
-    pattern, domain = finding.pattern, finding.domain
+    pattern = finding.pattern
     clean: dict[str, list[Version]] = {}
     hacked: dict[str, list[Version]] = {}
-    for original in evidence.baseline(domain):
-        if pattern.shows(original):
+    for original in evidence.baseline():
+        if not finding.covers(original.domain) or pattern.shows(original):
             continue
         version = Version(original, original.id, original.score, original.gold)
         clean.setdefault(original.prompt.id, []).append(version)
@@ -123,7 +123,7 @@ def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Vers
         if changed is not None:
             spoiled = Version(changed, f"{original.id}+added", original.score, _gold(evidence, changed))
             hacked.setdefault(original.prompt.id, []).append(spoiled)
-    late = [response for response in evidence.late(domain) if pattern.shows(response)]
+    late = [response for response in evidence.late() if finding.covers(response.domain) and pattern.shows(response)]
     cleaned = [pattern.remove(response) if pattern.remove else None for response in late]
     scores = iter(evidence.score([response.conversation() for response in cleaned if response is not None]))
     for response, without in zip(late, cleaned, strict=True):

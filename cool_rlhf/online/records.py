@@ -3,10 +3,10 @@
 ``patterns.json``: ``tested`` (tests made), ``findings`` (the one that explains most of the score first) and
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
 "in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
-``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected), ``payment`` (see :class:`Payment`), ``shares`` by
-policy, ``gain``, ``explained``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
-:mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to train on as pairs to label, see
-:mod:`cool_rlhf.online.annotation.items`.
+``elsewhere`` (other domains that are mended too), ``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected),
+``payment`` (see :class:`Payment`), ``shares`` by policy, ``gain``, ``explained``, ``examples`` and the number of its
+``patches``. ``patches.jsonl``: see :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to
+train on as pairs to label, see :mod:`cool_rlhf.online.annotation.items`.
 """
 
 from __future__ import annotations
@@ -123,6 +123,7 @@ def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> 
         "pattern": finding.name,
         "description": finding.pattern.description,
         "domain": finding.domain,
+        "elsewhere": finding.elsewhere,
         "statistic": finding.statistic,
         "value": finding.value,
         "p": finding.p,

@@ -15,6 +15,7 @@ from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
@@ -275,6 +276,29 @@ def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
     )
     first = search(evidence).findings[0]
     assert (first.name, first.domain) == ("layout/emphasis in tales", "tales")
+
+
+@pytest.mark.parametrize(
+    ("with_gold", "paid_by", "elsewhere"),
+    [
+        pytest.param(True, lambda _prompt: True, ("facts",), id="the reward model pays in both"),
+        pytest.param(True, lambda prompt: int(prompt.split()[-2]) % 2, (), id="it pays in the flaw's own domain only"),
+        pytest.param(False, lambda _prompt: True, (), id="no gold says whether it is a flaw there"),
+    ],
+)
+def test_a_flaw_of_one_domain_is_mended_where_else_it_is_paid_for(
+    world: World, with_gold: bool, paid_by: Callable[[str], int], elsewhere: tuple[str, ...]
+) -> None:
+    hack, _, _ = PLANTS["emphasis"]
+    evidence = world(
+        hack=lambda text, prompt, rng: hack(text, prompt, rng) if prompt.domain == "tales" else text,
+        bonus=lambda prompt, text, _f: 1.5 * ("**" in text and paid_by(prompt)),
+        with_gold=with_gold,
+    )
+    first = search(evidence).findings[0]
+    assert first.elsewhere == elsewhere
+    mended = {patch.pair.domain for patch in make_patches(first, evidence, PatchSettings(), seed=2)}
+    assert mended == {"tales", *elsewhere}
 
 
 def test_swaps_are_judged_by_the_prompts_that_were_drawn(world: World) -> None:

@@ -320,6 +320,7 @@ TOGETHER = {
     ("ppo.old_logprobs=engine", "sampling.temperature=0.7"): "sampling.temperature",
     ("ppo.engine_correction=2", "sampling.temperature=0.7"): "sampling.temperature",
 }
+    ("ppo.old_logprobs=engine", "ppo.stop_kl=0.1"): "ppo.stop_kl is 0.1 with ppo.old_logprobs=engine",
 
 
 @pytest.mark.parametrize("overrides", TOGETHER)

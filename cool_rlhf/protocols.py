@@ -70,7 +70,7 @@ class Rollout:
     logprobs: Tensor  # (R,) float32, the engine's raw log-probabilities of the sampled tokens
     finished: bool
     policy_version: int
-    response: str  # decoded without special tokens
+    response: str  # as text, without what ended it; other special tokens are spelt out
 
     @property
     def tokens(self) -> Tensor:
@@ -218,7 +218,7 @@ class Rule(Protocol):
 
         Args:
             messages: the prompt, its system turn and earlier turns included; not the condition.
-            response: as text, without special tokens.
+            response: as text, without what ended it; other special tokens that the policy said are spelt out.
             domain: the prompt's.
             answer: the prompt's ``answer``, None where its row has none.
             finished: False for a response that was cut at the token limit.

@@ -20,7 +20,7 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
-from cool_rlhf.data.chat import TURN_END, encode_prompt, token_id
+from cool_rlhf.data.chat import TURN_END, decode_response, encode_prompt, token_id
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence, stored_weights
 from cool_rlhf.protocols import Portion, Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
@@ -38,7 +38,7 @@ class RolloutEngine:
         self._stops = [token_id(self._tokenizer, TURN_END)]
         if self._tokenizer.eos_token_id is not None:
             self._stops.append(int(self._tokenizer.eos_token_id))
-        # A special token is no part of a response's text: it is looked for among the tokens.
+        # A special token is looked for among the tokens: a response that spells its letters has not said it.
         special = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         self._stops += [special[stop] for stop in settings.stop if stop in special]
         self._stop_texts = [stop for stop in settings.stop if stop not in special]
@@ -153,13 +153,14 @@ class RolloutEngine:
             logprobs=0,  # of the sampled token only, before temperature and top-p
             seed=seed,
             detokenize=bool(self._stop_texts),
+            skip_special_tokens=False,  # texts that end a response are looked for in what is read of it
         )
 
     def _rollout(self, prompt: Prompt, output: RequestOutput, version: int) -> Rollout:
         completion = output.outputs[0]
         tokens = list(completion.token_ids)
-        stopped_by = completion.stop_reason if isinstance(completion.stop_reason, str) else None
-        text = str(self._tokenizer.decode(tokens, skip_special_tokens=True))
+        finished = completion.finish_reason == "stop"
+        stop_text = completion.stop_reason if isinstance(completion.stop_reason, str) else None
         entries: Any = completion.logprobs
         logprobs = [entry[token].logprob for entry, token in zip(entries, tokens, strict=True)]
         return Rollout(
@@ -167,7 +168,7 @@ class RolloutEngine:
             prompt_tokens=torch.tensor(output.prompt_token_ids, dtype=torch.int64),
             response_tokens=torch.tensor(tokens, dtype=torch.int64),
             logprobs=torch.tensor(logprobs, dtype=torch.float32),
-            finished=tokens[-1] in self._stops or stopped_by is not None,
+            finished=finished,
             policy_version=version,
-            response=text if stopped_by is None else text.partition(stopped_by)[0],
+            response=decode_response(self._tokenizer, tokens, finished, stop_text),
         )

@@ -205,6 +205,8 @@ BAD_VALUES = {
     "cluster.policy.ranks=0": "cluster.policy.ranks",
     "cluster.policy.zero_stage=4": "0, 1, 2, 3",
     "cluster.policy.gpus=2": "ranks",
+    "cluster.reference.zero_stage=3": "cluster.reference.zero_stage is 3",
+    "cluster.scorer.zero_stage=1": "cluster.scorer.zero_stage is 1",
     "cluster.rollout.gpu_memory_utilization=0": "cluster.rollout.gpu_memory_utilization",
     "logging.wandb_mode=of": "offline",
     "evaluate.samples_per_prompt=-1": "evaluate.samples_per_prompt",
@@ -318,6 +320,7 @@ TOGETHER = {
     ("ppo.kl_target=6", "ppo.kl_coefficient=0"): "start it above 0",
     ("ppo.old_logprobs=engine", "ppo.engine_correction=2"): "ppo.old_logprobs=engine",
     ("ppo.old_logprobs=engine", "sampling.temperature=0.7"): "sampling.temperature",
+    ("ppo.old_logprobs=engine", "ppo.stop_kl=0.1"): "ppo.stop_kl is 0.1 with ppo.old_logprobs=engine",
     ("ppo.engine_correction=2", "sampling.temperature=0.7"): "sampling.temperature",
 }
 

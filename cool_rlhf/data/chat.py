@@ -56,6 +56,20 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message
     return tokens
 
 
+def decode_response(
+    tokenizer: PreTrainedTokenizerBase, tokens: list[int], finished: bool, stop_text: str | None = None
+) -> str:
+    """What the assistant said in the ids of a response, without what ended it: ``stop_text`` or else, where it is
+    ``finished``, the last token.
+
+    Special tokens before that are spelt out. They were said, so whoever judges must see them: left out, a call of a
+    tool would lose its marks, and a stray token would cost nothing.
+    """
+    if stop_text is not None:
+        return str(tokenizer.decode(tokens)).partition(stop_text)[0]
+    return str(tokenizer.decode(tokens[:-1] if finished else tokens))
+
+
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[Tensor, Tensor]:
     """Ids (L,) int64 of a whole dialogue, and a mask (L,) bool, True on what the assistant says and closes.
 

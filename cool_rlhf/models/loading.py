@@ -206,9 +206,18 @@ def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, 
     if missing:
         raise UserError(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
     use_onednn(model)
+    _drop_no_units(model)
     # Nothing is padded here, and the token that others pad with, often the end of text, must learn like any other.
     model.get_input_embeddings().padding_idx = None
     return keep_rotary_float32(model)
+
+
+def _drop_no_units(model: nn.Module) -> None:
+    """Dropout would make of two passes over the same tokens two policies: the ratio of PPO would begin away from 1, and
+    the values that advantages start from would be noise in part."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tokenizers.decoders import ByteLevel
 from transformers import PreTrainedTokenizerFast
 
-from cool_rlhf.data.chat import encode_chat, encode_prompt, encode_reward, render_turns, reward_text, token_id
+from cool_rlhf.data.chat import (
+    decode_response,
+    encode_chat,
+    encode_prompt,
+    encode_reward,
+    render_turns,
+    reward_text,
+    token_id,
+)
 from cool_rlhf.protocols import Message, UserError
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|reward|>"]
@@ -148,6 +156,31 @@ def test_tools_have_turns_of_their_own() -> None:
     spoken = WITH_TOOLS.decode(tokens[mask].tolist())
     assert spoken == "so<|action_start|><|plugin|>\n{}<|action_end|><|im_end|>four<|im_end|>"
     assert render_turns([Message(role="user", content="a", name="Ann")]) == render_turns([turn("user", "a")])
+
+
+@pytest.mark.parametrize("said", ["so<|action_start|><|plugin|>\n{}<|action_end|>", "", "ab\na x"])
+def test_a_response_is_read_as_it_was_said(said: str) -> None:
+    tokens = WITH_TOOLS.encode(said + "<|im_end|>", add_special_tokens=False)
+    assert decode_response(WITH_TOOLS, tokens, finished=True) == said
+    assert decode_response(WITH_TOOLS, tokens[:-1], finished=False) == said
+    learnt, mask = encode_chat(WITH_TOOLS, [turn("user", "a"), turn("assistant", said)])
+    assert learnt[mask].tolist() == tokens, "read again, it is the same tokens"
+
+
+def test_stray_special_tokens_are_read_but_make_no_second_reward_token() -> None:
+    stray = "a<|im_start|>user\nb<s><|reward|>x"
+    tokens = WITH_TOOLS.encode(stray + "</s>", add_special_tokens=False)
+    assert specials_of(tokens, WITH_TOOLS) == ["<|im_start|>", "<s>", "<|reward|>", "</s>"]
+    read = decode_response(WITH_TOOLS, tokens, finished=True)
+    assert read == stray
+    judged = encode_reward(WITH_TOOLS, [turn("user", "a"), turn("assistant", read)], None, True, 4096).tolist()
+    assert specials_of(judged, WITH_TOOLS) == ["<s>", *["<|im_start|>", "<|im_end|>"] * 2, "<|reward|>"]
+    assert WITH_TOOLS.decode(judged).endswith(stray + "<|im_end|>\n<|reward|>")
+
+
+def test_a_response_is_read_up_to_its_stop_text() -> None:
+    tokens = WITH_TOOLS.encode("so<|plugin|> ab STOP", add_special_tokens=False)
+    assert decode_response(WITH_TOOLS, tokens, finished=True, stop_text="ST") == "so<|plugin|> ab "
 
 
 def test_the_jinja_template_says_the_same() -> None:

@@ -121,6 +121,18 @@ def test_other_families_serve_as_policy_and_reward_model(other_folder, tmp_path)
     assert torch.equal(token_values(kept, packed), values)
 
 
+def test_a_family_with_dropout_says_the_same_twice_in_training(tokenizer, tmp_path) -> None:
+    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
+    config = AutoConfig.for_model("gpt2", **sizes, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    packed = pack([torch.tensor([5, 6, 7]), torch.tensor([9, 8])])
+    policy = load_causal_lm(tmp_path, torch.float32).train()
+    assert torch.equal(token_logprobs(policy, packed)[0], token_logprobs(policy, packed)[0])
+    critic = load_scalar_model(tmp_path, torch.float32, head="fresh", seed=1).train()
+    assert torch.equal(token_values(critic, packed), token_values(critic, packed))
+
+
 def test_other_families_reward_models_are_transformers_own(other_folder, tmp_path) -> None:
     scalar = load_scalar_model(other_folder, torch.float32, head="fresh", seed=1)
     ours, folder = load_tokenizer(other_folder), tmp_path / "reward"

@@ -267,6 +267,7 @@ def test_a_seed_repeats_however_many_engines_share_the_prompts(served: dict[str,
 def test_records_fit_what_was_sampled(served: dict[str, Served]) -> None:
     subject = served["internlm2"]
     subject.push(0.05)
+    tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
     rollouts = subject.sample(prompts(60), seed=2, sampling=Sampling(1.5, 1.0, 60))
     assert [rollout.prompt for rollout in rollouts] == prompts(60)
     finished = [rollout for rollout in rollouts if rollout.finished]
@@ -280,7 +281,8 @@ def test_records_fit_what_was_sampled(served: dict[str, Served]) -> None:
     for rollout in rollouts:
         inner = rollout.response_tokens[: -1 if rollout.finished else None].tolist()
         assert not stops & set(inner), "a response ends with its first end-of-turn token"
-        assert "<|im_end|>" not in rollout.response
+        assert rollout.response == tokenizer.decode(inner)
+    assert any("<|im_start|>" in rollout.response for rollout in rollouts)
 
 
 @pytest.mark.parametrize("top_p", [0.1, 0.5])
@@ -330,9 +332,9 @@ def test_texts_and_special_tokens_end_a_response(served: dict[str, Served]) -> N
     for rollout in rollouts:
         tokens = rollout.response_tokens.tolist()
         assert not ends & set(tokens[:-1])
-        before = str(tokenizer.decode(tokens[:-1], skip_special_tokens=True))
+        before = str(tokenizer.decode(tokens[:-1]))
         assert not any(stop in before for stop in STOPS[1:]), "sampling went on behind a stop text"
-        text = str(tokenizer.decode(tokens, skip_special_tokens=True))
+        text = before if tokens[-1] in ends else str(tokenizer.decode(tokens))
         by_text = any(stop in text for stop in STOPS[1:])
         assert rollout.finished == (by_text or tokens[-1] in ends)
         assert rollout.response == min((text.partition(stop)[0] for stop in STOPS[1:]), key=len)

@@ -39,10 +39,10 @@ class DataConfig:
     validation_pretrain: list[str] = field(default_factory=list)  # empty: a few texts of `pretrain` are held out
     test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate only, like test_prompts
     test_prompts: list[str] = field(default_factory=list)  # empty, with prompts of your own: their validation prompts
-    domains: dict[str, str] = field(default_factory=dict)  # source -> domain of its rows that name none
+    domains: dict[str, str] = field(default_factory=dict)  # source, or set -> domain of its rows that name none
     weights: dict[str, float] = field(default_factory=dict)  # source of preferences -> how often each pair is seen
     domain_weights: dict[str, float] = field(default_factory=dict)  # domain -> how often PPO sees each of its prompts
-    bad_rows: str = "refuse"  # or drop: leave them out and say how many
+    bad_rows: str = "refuse"  # or drop: leave them out and say how many; or drop_hub: those of sets from the Hub
     world: WorldConfig | None = None
 
 

@@ -118,7 +118,7 @@ class RewardConfig:
     save_every: int = 500  # steps between snapshots to go on from
     evaluate_every: int = 100  # steps between looks at the held-out pairs, where there are any
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    too_long: str = "cut"  # a pair above max_length loses its beginning, or is left out: drop
+    too_long: str = "cut"  # a pair above max_length loses its beginning, both sides alike, or is left out: drop
     condition_dropout: float = 0.0  # share of the pairs that are learnt without their condition
     validation_share: float = 0.02  # of the prompts: their pairs are held out, to judge training and repairs by
 

@@ -39,10 +39,10 @@ class DataConfig:
     validation_pretrain: list[str] = field(default_factory=list)  # empty: a few texts of `pretrain` are held out
     test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate only, like test_prompts
     test_prompts: list[str] = field(default_factory=list)  # empty, with prompts of your own: their validation prompts
-    domains: dict[str, str] = field(default_factory=dict)  # source -> domain of its rows that name none
+    domains: dict[str, str] = field(default_factory=dict)  # source, or set -> domain of its rows that name none
     weights: dict[str, float] = field(default_factory=dict)  # source of preferences -> how often each pair is seen
     domain_weights: dict[str, float] = field(default_factory=dict)  # domain -> how often PPO sees each of its prompts
-    bad_rows: str = "refuse"  # or drop: leave them out and say how many
+    bad_rows: str = "refuse"  # or drop: leave them out and say how many; or drop_hub: those of sets from the Hub
     world: WorldConfig | None = None
 
 
@@ -118,7 +118,7 @@ class RewardConfig:
     save_every: int = 500  # steps between snapshots to go on from
     evaluate_every: int = 100  # steps between looks at the held-out pairs, where there are any
     lora: LoRAConfig = field(default_factory=LoRAConfig)
-    too_long: str = "cut"  # a pair above max_length loses its beginning, or is left out: drop
+    too_long: str = "cut"  # a pair above max_length loses its beginning, both sides alike, or is left out: drop
     condition_dropout: float = 0.0  # share of the pairs that are learnt without their condition
     validation_share: float = 0.02  # of the prompts: their pairs are held out, to judge training and repairs by
 

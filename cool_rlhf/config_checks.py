@@ -16,6 +16,7 @@ from cool_rlhf.config import (
 )
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
+from cool_rlhf.data.sources import without_split
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
@@ -181,7 +182,7 @@ def _check_domains_of_sources(config: Config) -> None:
     sources |= {*data.test_preferences, *data.test_prompts}
     for source, domain in data.domains.items():
         near = [name for name in sorted(sources) if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
-        if source in sources:
+        if source in sources or source in map(without_split, sources):
             _check_domain(config, domain, f"data.domains gives {source} the domain")
         elif near:
             raise UserError(f"data.domains names {source}, which no list of data holds: write it as there, {near[0]}")

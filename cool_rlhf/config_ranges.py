@@ -20,7 +20,7 @@ TRAINING = ("sft", "reward")
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "stage": STAGES,
     "model.dtype": ("bfloat16", "float32"),
-    "data.bad_rows": ("refuse", "drop"),
+    "data.bad_rows": ("refuse", "drop", "drop_hub"),
     "reward.too_long": ("cut", "drop"),
     "ppo.kl_estimator": ("k1", "k2", "k3"),
     "ppo.kl_in": ("reward", "loss"),

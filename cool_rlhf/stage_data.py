@@ -89,15 +89,13 @@ class StageData:
         return str(folder)
 
     def _texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-        return self._encoded(tokenizer, self.inputs.pretrain)
+        length = self.config.sft.max_length
+        return [piece for text in self.inputs.pretrain for piece in encode_text(tokenizer, text, length)]
 
     def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-        """Those long enough to predict a token of, at most as many as validation reads."""
+        """The beginnings of those long enough to predict a token of, at most as many as validation reads."""
         texts = self.inputs.held_out_texts[: self.config.ppo.validation_texts]
-        return [text for text in self._encoded(tokenizer, texts) if len(text) >= 2]
-
-    def _encoded(self, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[Tensor]:
-        return [encode_text(tokenizer, text, self.config.sft.max_length) for text in texts]
+        return [piece for text in texts for piece in encode_text(tokenizer, text, self.config.sft.max_length)[:1]]
 
 
 def check_room(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], longest: int) -> None:
@@ -113,10 +111,15 @@ def check_room(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], lo
         )
 
 
-def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> Tensor:
-    """A pretraining text in tokens, (L,) int64, from the beginning-of-sequence token on."""
+def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[Tensor]:
+    """A pretraining text in tokens, from the beginning-of-sequence token on, in consecutive pieces.
+
+    Returns: (L,) int32 with 2 <= L <= max_length each, since a single token has nothing to predict: half of int64, as
+    these are the most tokens that a run holds.
+    """
     start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    return torch.tensor((start + tokenizer.encode(text, add_special_tokens=False))[:max_length], dtype=torch.int64)
+    tokens = torch.tensor(start + tokenizer.encode(text, add_special_tokens=False), dtype=torch.int32)
+    return [piece for piece in tokens.split(max_length) if len(piece) >= 2]
 
 
 def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:

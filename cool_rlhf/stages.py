@@ -14,7 +14,7 @@ import yaml
 
 from cool_rlhf.answers import means, write_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.config import Config, has_paths, shown_config
+from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
@@ -247,7 +247,7 @@ class Run:
             return RemoteRewardTrainer(started[0], config.reward)
 
         repairing = Repairing(
-            config,
+            replace(config, reward=self._reward_settings()),
             load_tokenizer(self._checkpoints.sft),
             start,
             self._data.preferences().training,
@@ -360,13 +360,16 @@ class Run:
         names = (name.partition("_") for name in self._settings if self._state.is_finished(name))
         return {(stage, int(round or 0)) for stage, _, round in names}
 
+    def _reward_settings(self) -> RewardConfig:
+        """``reward``, with no longer pairs than the model has positions: scorers cut what is longer, so training does
+        too."""
+        longest = longest_sequence(self._checkpoints.sft, self.config.reward.max_length)
+        return replace(self.config.reward, max_length=longest)
+
     def _prepared_pairs(self, seed: int) -> Prepared:
         """What the first reward model learns from, with a table of it shown and kept."""
         tokenizer, conditions = load_tokenizer(self._checkpoints.sft), Conditions(self.config.conditions)
-        # Scorers cut what is longer than the model's positions, so training does too.
-        longest = longest_sequence(self._checkpoints.sft, self.config.reward.max_length)
-        settings = replace(self.config.reward, max_length=longest)
-        prepared = prepare(tokenizer, conditions, self._data.preferences(), settings, seed)
+        prepared = prepare(tokenizer, conditions, self._data.preferences(), self._reward_settings(), seed)
         summary = json.dumps([asdict(entry) for entry in prepared.summary], indent=2, ensure_ascii=False)
         write_atomically(self.output / "rounds/0/preferences.json", f"{summary}\n".encode())
         described = describe(prepared.summary)

@@ -9,10 +9,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from cool_rlhf.data.chat import encode_reward
+from cool_rlhf.data.chat import dialogue_room, encode_reward
 from cool_rlhf.data.identity import prompt_key
+from cool_rlhf.data.packing import common_prefix
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
 from reward.conditions import DEFAULT_DOMAIN, Conditions
@@ -61,9 +63,10 @@ def encode_pairs(
 
     Args:
         max_length: tokens that one conversation may have, with condition and reward token.
-        drop_too_long: leave out a pair that has more; otherwise what is too long loses its beginning.
-        condition_dropout: share of the pairs that stand without their condition, both sides alike. A model that has
-            seen none without is free to give anything where it is scored without one.
+        drop_too_long: leave out a pair that has more; otherwise it loses its beginning, both sides alike
+            (:func:`cut_alike`).
+        condition_dropout: share of the pairs that stand without their condition, both sides alike, the same pairs in
+            every epoch. A model that has seen none without is free to give anything where it is scored without one.
         seed: of the draw which those are.
 
     Raises:
@@ -78,13 +81,31 @@ def encode_pairs(
         if condition_dropout and rng.random() < condition_dropout:
             prompt = None
         sides = ((pair.chosen, pair.chosen_finished), (pair.rejected, pair.rejected_finished))
-        tokens = [encode_reward(tokenizer, messages, prompt, finished, sys.maxsize) for messages, finished in sides]
-        if max(map(len, tokens)) > max_length:
+        chosen, rejected = (
+            encode_reward(tokenizer, messages, prompt, finished, sys.maxsize) for messages, finished in sides
+        )
+        if max(len(chosen), len(rejected)) > max_length:
             if drop_too_long:
                 drops[pair.domain, TOO_LONG] += 1
                 continue
             cut[pair.domain] += 1
-            tokens = [encode_reward(tokenizer, messages, prompt, finished, max_length) for messages, finished in sides]
+            head = max_length - dialogue_room(tokenizer, prompt, max_length) - 1
+            chosen, rejected = cut_alike(chosen, rejected, head, max_length)
         prompts[pair.domain].add(prompt_key(pair.chosen[:-1]))
-        encoded.append(EncodedPair(tokens[0], tokens[1], pair.margin or 0.0, pair.domain))
+        encoded.append(EncodedPair(chosen, rejected, pair.margin or 0.0, pair.domain))
     return EncodedPairs(encoded, Counter({domain: len(keys) for domain, keys in prompts.items()}), cut, drops)
+
+
+def cut_alike(chosen: Tensor, rejected: Tensor, head: int, max_length: int) -> tuple[Tensor, Tensor]:
+    """Both sides, (L,) and (M,) int64, in ``max_length`` tokens, without what follows their first ``head``.
+
+    What the longer one has too many is taken off both where they are alike, which is their prompt: how much is left of
+    it then says nothing about the responses. A response that is too long by itself loses its own beginning besides.
+    """
+    alike = common_prefix(chosen, rejected) - head
+    common = min(max(len(chosen), len(rejected)) - max_length, alike)
+
+    def cut(side: Tensor) -> Tensor:
+        return torch.cat([side[:head], side[head + max(common, len(side) - max_length) :]])
+
+    return cut(chosen), cut(rejected)

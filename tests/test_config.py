@@ -12,6 +12,7 @@ import pytest
 
 from cool_rlhf.compose import compose, experiments, known_keys
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
 from cool_rlhf.protocols import UserError
 
@@ -70,6 +71,22 @@ def test_big_experiments_have_the_reports_settings(size: str) -> None:
     data = config.data
     assert all((data.sft, data.preferences, data.prompts, data.pretrain))
     assert set(data.domains.values()) <= set(config.conditions)
+
+
+def test_public_sets_contradict_each_other_under_conditions_and_every_domain_is_asked_in_ppo() -> None:
+    config = compose(["+experiment=7b_ppo"])
+    reading = Reading.of(config)
+
+    def domains(sources: list[str]) -> set[str]:
+        return {reading.rules(source).domain for source in sources}
+
+    learnt = domains(config.data.preferences)
+    assert learnt >= {"helpful", "harmless"}
+    assert domains(config.data.prompts) == learnt
+    prompts = [config.conditions[domain] for domain in learnt]
+    assert all(prompt.strip() for prompt in prompts)
+    assert len(set(prompts)) == len(learnt)
+    assert set(config.data.domain_weights) <= learnt
 
 
 def test_sft_model_follows_the_model_that_the_user_names() -> None:
@@ -248,7 +265,7 @@ BAD_VALUES = {
     "learning_rate=1": "learning_rate",
     "hydra.run.dir=x": "output_dir",
     "reward.bound=0.1": "reward.bound",
-    "data.bad_rows=ignore": "refuse, drop",
+    "data.bad_rows=ignore": "refuse, drop, drop_hub",
     "data.weights={a.jsonl: 2.0}": "data.preferences",
     "data.validation_preferences=['']": "data.validation_preferences",
     "reward.too_long=shorten": "cut, drop",
@@ -264,8 +281,10 @@ def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None
     source = ["+experiment=demo", "data.preferences=[a/b:train]"]
     with pytest.raises(UserError, match=r"data\.domains gives a/b:train the domain 'breif'.*is brief meant"):
         compose([*source, r"data.domains={a/b\:train: breif}"])
-    with pytest.raises(UserError, match=r"data\.domains names a/b, .*write it as there, a/b:train"):
-        compose([*source, "data.domains={a/b: brief}"])
+    with pytest.raises(UserError, match=r"data\.domains names a/b:test, .*write it as there, a/b:train"):
+        compose([*source, r"data.domains={a/b\:test: brief}"])
+    with pytest.raises(UserError, match=r"data\.domains gives a/b the domain 'breif'.*is brief meant"):
+        compose([*source, "data.domains={a/b: breif}"])
     assert compose([*source, "data.domains={other/set: law}"]), "an experiment's own list was replaced"
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from cool_rlhf.compose import compose
 from cool_rlhf.data.chat import encode_prompt
@@ -15,7 +16,7 @@ from cool_rlhf.inputs import Inputs
 from cool_rlhf.preflight import check_data
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.provenance import outputs
-from cool_rlhf.stage_data import StageData, write_pairs
+from cool_rlhf.stage_data import StageData, encode_text, write_pairs
 
 SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts"))]
 LONGEST = 4096  # tokens
@@ -65,6 +66,23 @@ def test_without_the_loss_on_texts_a_run_needs_none(stage_data, tmp_path: Path, 
     data = made.ppo(TOKENIZER, LONGEST, 0)
     assert data.pretrain.take(TextPosition(), 50) == ([], TextPosition())
     assert data.held_out_texts == []
+
+
+def test_long_texts_are_learnt_from_to_their_end(stage_data, tmp_path: Path) -> None:
+    text = "Why is it so? " * 40
+    texts = write(tmp_path / "texts.jsonl", {"text": text}, {"text": "Because."})
+    whole = torch.cat(encode_text(TOKENIZER, text, 10**6)).tolist()
+    length = (len(whole) - 1) // 3  # three pieces, and a last one of one token or more
+    pieces = encode_text(TOKENIZER, text, length)
+    assert {piece.dtype for piece in pieces} == {torch.int32}
+    assert whole[: sum(map(len, pieces))] == torch.cat(pieces).tolist()
+    assert len(whole) - sum(map(len, pieces)) <= 1, "a single token has nothing to predict"
+    data = stage_data(f"data.pretrain=[{texts}]", f"data.validation_pretrain=[{texts}]", f"sft.max_length={length}")
+    assert len(data.ppo(TOKENIZER, LONGEST, 0).held_out_texts[0]) == length
+    learnt = stage_data(f"data.pretrain=[{texts}]", f"sft.max_length={length}").ppo(TOKENIZER, LONGEST, 0).pretrain
+    taken, _ = learnt.take(TextPosition(), 3 * length)
+    assert sum(map(len, taken)) == 3 * length
+    assert max(map(len, taken)) <= length
 
 
 @pytest.mark.parametrize("kind", ["prompts", "validation_prompts"])

@@ -14,6 +14,7 @@ import ray
 
 from cool_rlhf import stages
 from cool_rlhf.compose import compose
+from cool_rlhf.config import Config
 from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.repair_stage import Repair
@@ -105,8 +106,10 @@ def test_a_round_without_news_stops_the_trainer_that_waits_for_it(
 class Repaired:
     """In place of a repair: two steps of two attempts, after which nothing is kept."""
 
-    def __init__(self, *arguments: object) -> None:
-        pass
+    config: Config
+
+    def __init__(self, config: Config, *arguments: object) -> None:
+        Repaired.config = config
 
     def steps(self, new: NewPairs) -> int:
         return 1
@@ -124,9 +127,11 @@ def test_what_became_of_a_repair_stands_in_the_stages_last_row(
     monkeypatch.setattr(stages, "Repairing", Repaired)
     monkeypatch.setattr(stages, "new_pairs", lambda config, round: NewPairs({"a/new": []}, [], []))
     monkeypatch.setattr(stages, "load_tokenizer", lambda path: None)
+    monkeypatch.setattr(stages, "longest_sequence", lambda path, asked: min(asked, 100))
     monkeypatch.setattr(StageData, "preferences", lambda data: SimpleNamespace(training=[]))
     after_ppo.next_reward_model(0)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]
     assert (rows[-1]["stage"], rows[-1]["round"], rows[-1]["repair/kept"]) == ("reward", 1, 0)
     assert '"a/old"' not in (tmp_path / "rounds/0/fast_path/repair.json").read_text()
+    assert Repaired.config.reward.max_length == 100, "pairs are cut as those of the first round were"

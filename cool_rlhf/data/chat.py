@@ -99,16 +99,23 @@ def encode_reward(
     """
     import torch
 
-    reward = token_id(tokenizer, REWARD)
-    head = _head(tokenizer, condition_prompt)
-    room = max_length - len(head) - 1
+    reward, room = token_id(tokenizer, REWARD), dialogue_room(tokenizer, condition_prompt, max_length)
+    tokens = _ids(tokenizer, _judged_turns(messages, finished))
+    kept = tokens[max(0, len(tokens) - room) :]
+    return torch.tensor([*_head(tokenizer, condition_prompt), *kept, reward], dtype=torch.int64)
+
+
+def dialogue_room(tokenizer: PreTrainedTokenizerBase, condition_prompt: str | None, max_length: int) -> int:
+    """Tokens that ``encode_reward`` may take of a dialogue: of ``max_length`` those that neither what stands before it
+    nor the reward token needs. Raises UserError where there are none."""
+    head = len(_head(tokenizer, condition_prompt))
+    room = max_length - head - 1
     if room < 1:
         raise UserError(
-            f"the condition's own turn takes {len(head)} tokens, which leaves no room for a dialogue in {max_length}: "
+            f"the condition's own turn takes {head} tokens, which leaves no room for a dialogue in {max_length}: "
             "write a shorter prompt for it or raise the maximal length"
         )
-    tokens = _ids(tokenizer, _judged_turns(messages, finished))
-    return torch.tensor([*head, *tokens[max(0, len(tokens) - room) :], reward], dtype=torch.int64)
+    return room
 
 
 def _turns(messages: Sequence[Message]) -> list[Piece]:

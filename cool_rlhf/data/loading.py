@@ -19,7 +19,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.messages import RowError, with_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError
-from cool_rlhf.data.sources import HubName, Place, UnreadableRow, load_hub, read_rows, resolve
+from cool_rlhf.data.sources import HubName, Place, UnreadableRow, load_hub, read_rows, resolve, without_split
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 
 if TYPE_CHECKING:
@@ -46,24 +46,45 @@ class Chat(TypedDict):
 @dataclass(frozen=True)
 class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
-    rows name none, whether the rows hold sampled responses (see ``RowRules``), and whether bad rows are left out."""
+    rows name none, whether the rows hold sampled responses (see ``RowRules``), and what becomes of bad rows
+    (``data.bad_rows``)."""
 
     domains: tuple[str, ...] | None = None  # in order, as the cache of checked rows goes by what this looks like
     domain_of_source: tuple[tuple[str, str], ...] = ()
     sampled: bool = False
-    drop_bad: bool = False
+    bad_rows: str = "refuse"
 
     @classmethod
     def of(cls, config: Config, sampled: bool = False) -> Reading:
         """As a run of ``config`` reads its rows."""
         data = config.data
-        return cls(
-            tuple(sorted(config.conditions)), tuple(sorted(data.domains.items())), sampled, data.bad_rows == "drop"
-        )
+        return cls(tuple(sorted(config.conditions)), tuple(sorted(data.domains.items())), sampled, data.bad_rows)
 
     def rules(self, source: str) -> RowRules:
         domains = None if self.domains is None else frozenset(self.domains)
-        return RowRules(domains, dict(self.domain_of_source).get(source, DEFAULT_DOMAIN), self.sampled)
+        named = dict(self.domain_of_source)
+        domain = named.get(source) or named.get(without_split(source), DEFAULT_DOMAIN)
+        return RowRules(domains, domain, self.sampled)
+
+    def drops_bad(self, part: Path | HubName) -> bool:
+        """Whether bad rows of a file or set are left out."""
+        return self.bad_rows == "drop" or (self.bad_rows == "drop_hub" and isinstance(part, HubName))
+
+
+@dataclass
+class Faults:
+    """Bad rows as they are told of: the first one, and how many there are."""
+
+    first: str = ""
+    count: int = 0
+
+    def add(self, sentence: str) -> None:
+        self.first = self.first or sentence
+        self.count += 1
+
+    def __str__(self) -> str:
+        others = self.count - 1
+        return f"{self.first} ({others} more bad {'row' if others == 1 else 'rows'})" if others else self.first
 
 
 @dataclass(frozen=True)
@@ -212,9 +233,10 @@ def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str)
     A pair of two equal responses is left out, unless its file holds nothing else.
     """
     parse = PARSERS[kind]
-    first, bad = "", 0
+    refused = Faults()
     for source, part in [(name, part) for name in sources for part in resolve(name, key)]:
-        rules, excuse, used = reading.rules(source), "", False
+        rules, drop, excuse, used = reading.rules(source), reading.drops_bad(part), "", False
+        faults = Faults() if drop else refused
         for place, row in read_rows(part, key):
             try:
                 parsed = parse(_as_object(row), rules)
@@ -225,16 +247,16 @@ def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str)
                 checked = CheckedRow(source, place, error.domain, None, EQUAL)
             except RowError as error:
                 sentence = _sentence(key, place, error)
-                first, bad, excuse, used = first or sentence, bad + 1, excuse or sentence, used or not reading.drop_bad
+                faults.add(sentence)
+                excuse, used = excuse or sentence, used or not drop
                 checked = CheckedRow(source, place, rules.domain, None, MALFORMED)
             yield checked
         if not used:
             raise UserError(excuse or f"{key}: {part} holds no rows; fill it or leave it out")
-    if bad:
-        others = f" ({bad - 1} more bad {'row' if bad == 2 else 'rows'})" if bad > 1 else ""
-        if not reading.drop_bad:
-            raise UserError(f"{first}{others}; data.bad_rows=drop leaves such rows out")
-        logger.warning("left out: %s%s", first, others)
+        if drop and faults.count:
+            logger.warning("left out: %s", faults)
+    if refused.count:
+        raise UserError(f"{refused}; data.bad_rows=drop leaves such rows out")
 
 
 def _sentence(key: str, place: Place, error: RowError) -> str:

@@ -57,7 +57,7 @@ def pack_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Packed:
     At least the last token of each sequence is its own, so :attr:`Packed.ends` finds all of them.
     """
     left = [first for first, _ in pairs]
-    shared = [min(_common_prefix(first, second), len(second) - 1) for first, second in pairs]
+    shared = [min(common_prefix(first, second), len(second) - 1) for first, second in pairs]
     whole = pack(left)
     rest = [second[count:] for (_, second), count in zip(pairs, shared, strict=True)]
     starts = [0, *accumulate(whole.lengths)]
@@ -71,7 +71,8 @@ def pack_pairs(pairs: Sequence[tuple[Tensor, Tensor]]) -> Packed:
     )
 
 
-def _common_prefix(first: Tensor, second: Tensor) -> int:
+def common_prefix(first: Tensor, second: Tensor) -> int:
+    """How many tokens (L,) and (M,) sequences begin with alike."""
     count = min(len(first), len(second))
     differs = (first[:count] != second[:count]).nonzero()
     return int(differs[0]) if len(differs) else count

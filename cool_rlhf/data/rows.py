@@ -72,9 +72,13 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
 
 
 def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
-    """``prompt`` as messages with the assistant to speak next, ``domain``, ``answer``, and a stable ``id``."""
+    """``prompt`` as messages with the assistant to speak next, ``domain``, ``answer``, and a stable ``id``.
+
+    A pair of a preference set, which may name no prompt, is read as one: what its responses answer is the prompt.
+    """
     _reject_misspelt(row, ("prompt", "domain", "answer"))
-    messages = _prompt(_required(row, "prompt"))
+    is_pair = row.get("prompt") is None and row.get("chosen") is not None and row.get("rejected") is not None
+    messages = _dialogues(row, rules)[0][:-1] if is_pair else _prompt(_required(row, "prompt"))
     domain = _domain(row, rules)
     return {"id": prompt_id(messages, domain), "messages": messages, "domain": domain, "answer": _answer(row)}
 
@@ -87,22 +91,10 @@ def parse_pretrain(row: Mapping[str, Any], rules: RowRules) -> Row:
 
 def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     """``chosen`` and ``rejected`` as whole dialogues that part only in the last turn, ``domain``, ``margin``, and
-    whether each response was finished.
-
-    ``prompt`` may be left out where both hold the whole dialogue: what they share is the prompt then.
-    """
+    whether each response was finished."""
     finished = ("chosen_finished", "rejected_finished")
     _reject_misspelt(row, ("prompt", "chosen", "rejected", "domain", "margin", *finished))
-    sides = {name: _required(row, name) for name in ("chosen", "rejected")}
-    if row.get("prompt") is None:
-        prompt, sides = _shared_prompt(row, sides)
-    else:
-        prompt = _prompt(row["prompt"])
-        if isinstance(row["prompt"], str) and is_transcript(row["prompt"]):
-            sides = {name: _continued(row["prompt"], side, name) for name, side in sides.items()}
-    chosen, rejected = (_response(side, name, prompt, rules) for name, side in sides.items())
-    if chosen[:-1] != rejected[:-1]:
-        raise RowError("rejected", "does not continue the same dialogue as `chosen`: only the last turn may differ")
+    chosen, rejected = _dialogues(row, rules)
     parsed = {name: _flag(row, name) for name in finished}
     domain, margin = _domain(row, rules), _margin(row)
     if chosen == rejected and parsed["chosen_finished"] == parsed["rejected_finished"]:
@@ -149,6 +141,24 @@ def _reject_misspelt(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
         match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
         if match and row.get(match[0]) is None:
             raise RowError(str(name), f"is not a field of these rows: is `{match[0]}` meant?")
+
+
+def _dialogues(row: Mapping[str, Any], rules: RowRules) -> tuple[Conversation, Conversation]:
+    """``chosen`` and ``rejected`` of a pair as whole dialogues that part only in the last turn.
+
+    ``prompt`` may be left out where both hold the whole dialogue: what they share is the prompt then.
+    """
+    sides = {name: _required(row, name) for name in ("chosen", "rejected")}
+    if row.get("prompt") is None:
+        prompt, sides = _shared_prompt(row, sides)
+    else:
+        prompt = _prompt(row["prompt"])
+        if isinstance(row["prompt"], str) and is_transcript(row["prompt"]):
+            sides = {name: _continued(row["prompt"], side, name) for name, side in sides.items()}
+    chosen, rejected = (_response(side, name, prompt, rules) for name, side in sides.items())
+    if chosen[:-1] != rejected[:-1]:
+        raise RowError("rejected", "does not continue the same dialogue as `chosen`: only the last turn may differ")
+    return chosen, rejected
 
 
 def _prompt(value: Any) -> Conversation:

@@ -1,7 +1,7 @@
 """From a source named in the config to its rows, each with its place: JSONL and Parquet files, globs, Hub names.
 
-A Hub source is ``OWNER/NAME``, with ``@CONFIGURATION`` and ``:SPLIT`` behind it where the set has several; a split may
-be cut as ``datasets`` cuts it, ``:train[:1000]``.
+A Hub source is ``OWNER/NAME``, with ``@CONFIGURATION``, or ``@FOLDER/``, and ``:SPLIT`` behind it where the set has
+several; a split may be cut as ``datasets`` cuts it, ``:train[:1000]``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import datasets
 
 _HUB_NAME = re.compile(
-    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@(?P<configuration>[\w.-]+))?"
+    r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@((?P<folder>[\w./-]+)/|(?P<configuration>[\w.-]+)))?"
     r"(:(?P<split>[\w.-]+(\[[\w%:+-]*\])?))?$"
 )
 _FILE_SUFFIX = re.compile(
@@ -48,12 +48,19 @@ class UnreadableRow(ValueError):
 @dataclass(frozen=True)
 class HubName:
     name: str
+    folder: str | None  # of the set's files that its rows lie in: ``data_dir`` of ``datasets``
     configuration: str | None
     split: str
 
     def __str__(self) -> str:
+        folder = f"@{self.folder}/" if self.folder else ""
         configuration = f"@{self.configuration}" if self.configuration else ""
-        return f"{self.name}{configuration}:{self.split}"
+        return f"{self.name}{folder}{configuration}:{self.split}"
+
+
+def without_split(source: str) -> str:
+    """A Hub source as it is named where all of its splits are meant; files are named whole."""
+    return source if _FILE_SUFFIX.search(source) else source.partition(":")[0]
 
 
 def resolve(source: str, key: str) -> list[Path | HubName]:
@@ -70,7 +77,7 @@ def resolve(source: str, key: str) -> list[Path | HubName]:
         raise UserError(f"{key}: {source} is a folder; name its files, for example {source.rstrip('/')}/*.jsonl")
     hub = _HUB_NAME.match(source)
     if hub and not _FILE_SUFFIX.search(source):
-        return [HubName(hub["name"], hub["configuration"], hub["split"] or "train")]
+        return [HubName(hub["name"], hub["folder"], hub["configuration"], hub["split"] or "train")]
     if glob.has_magic(source):
         files = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
         if not files:
@@ -156,7 +163,7 @@ def load_hub(hub: HubName, key: str) -> datasets.Dataset:
     import huggingface_hub.errors
 
     try:
-        return datasets.load_dataset(hub.name, hub.configuration, split=hub.split)
+        return datasets.load_dataset(hub.name, hub.configuration, data_dir=hub.folder, split=hub.split)
     except (OSError, ValueError, datasets.exceptions.DatasetsError, huggingface_hub.errors.HfHubHTTPError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         reason = said if reachable else unreachable

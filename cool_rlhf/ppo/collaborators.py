@@ -49,7 +49,7 @@ class Data:
     validation: Sequence[Prompt]
     gold: Gold
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # domain → what its responses are rewarded for
-    held_out_texts: Sequence[Tensor] = ()  # (L,) int64 each, for the language model's loss
+    held_out_texts: Sequence[Tensor] = ()  # (L,) integers each, for the language model's loss
     instructions: Sequence[Instruction] = ()
 
 

@@ -65,7 +65,7 @@ def policy_update(
 
     Args:
         batches: this rank's micro-batches of experience; as many on every rank, some may be empty.
-        pretrain: this rank's micro-batches of texts, likewise; a text is (L,) int64 with L ≥ 2.
+        pretrain: this rank's micro-batches of texts, likewise; a text is (L,) integers with L ≥ 2.
         token_count: response tokens of the whole batch.
         pretrain_token_count: predictions in all of its pretraining texts.
     """

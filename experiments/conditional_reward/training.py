@@ -105,8 +105,8 @@ def train_base(data: Path, size: Size, vocabulary: int, folder: Path) -> Path:
     tokenizer = load_tokenizer(folder / "fresh")
     encoded = encode_chats(tokenizer, chats, settings.max_length)
     for text in texts:
-        tokens = encode_text(tokenizer, text, settings.max_length)
-        encoded.append(EncodedChat(tokens, tokens >= 0))
+        pieces = encode_text(tokenizer, text, settings.max_length)
+        encoded += [EncodedChat(tokens, tokens >= 0) for tokens in pieces]
     worker = build(SFTWorker, ModelSpec(str(folder / "fresh"), "language", size.dtype), settings)
     curve = Curve()
     train_sft(LocalTrainer(worker, settings), encoded, settings, seed=derive_seed("base"), observer=curve)

@@ -208,10 +208,21 @@ def test_source_gives_its_rows_a_domain(tmp_path: Path) -> None:
     assert load_prompts([source], reading)[0].domain == "helpful"
 
 
+def test_a_set_gives_all_of_its_splits_a_domain_unless_one_is_named_itself() -> None:
+    reading = Reading(domain_of_source=(("a/b@c", "helpful"), ("a/b@c:test", "harmless"), ("/data/x", "math")))
+    named = ["a/b@c", "a/b@c:train[:9]", "a/b@c:test", "a/b", "/data/x:y.jsonl"]
+    assert [reading.rules(source).domain for source in named] == [
+        "helpful", "helpful", "harmless", "default", "default",
+    ]  # fmt: skip
+
+
 def test_hub_names() -> None:
-    assert resolve("owner/name", "data.sft") == [HubName("owner/name", None, "train")]
-    assert resolve("owner/name-v0.2@main:test_sft", "data.sft") == [HubName("owner/name-v0.2", "main", "test_sft")]
-    assert resolve("owner/name:train[:1000]", "data.sft") == [HubName("owner/name", None, "train[:1000]")]
+    assert resolve("owner/name", "data.sft") == [HubName("owner/name", None, None, "train")]
+    configured = HubName("owner/name-v0.2", None, "main", "test_sft")
+    assert resolve("owner/name-v0.2@main:test_sft", "data.sft") == [configured]
+    assert resolve("owner/name@in/side/:test", "data.sft") == [HubName("owner/name", "in/side", None, "test")]
+    assert str(HubName("owner/name", "in/side", None, "test")) == "owner/name@in/side/:test"
+    assert resolve("owner/name:train[:1000]", "data.sft") == [HubName("owner/name", None, None, "train[:1000]")]
     for not_one in ("name", "a/b/c", "./a", "/a/b", "a/b.jsonl"):
         with pytest.raises(UserError, match="there is no file"):
             resolve(not_one, "data.sft")

@@ -148,4 +148,4 @@ def test_the_first_of_several_is_named_and_the_others_are_counted(tmp_path: Path
     path.write_bytes(b"\n".join([line(), line(margin="1"), line(), b"{", line(chosen="")]))
     assert sentence(path).startswith(f"data.preferences: {path}, row 2: field `margin` ")
     assert sentence(path).endswith("(2 more bad rows)")
-    assert check_sources("preferences", [str(path)], Reading(drop_bad=True)) == 2
+    assert check_sources("preferences", [str(path)], Reading(bad_rows="drop")) == 2

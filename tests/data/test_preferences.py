@@ -95,7 +95,7 @@ def test_every_row_that_is_left_out_is_counted(tmp_path: Path, caplog: pytest.Lo
     source = jsonl(tmp_path / "a.jsonl", *rows)
     with pytest.raises(UserError, match="row 3: field `chosen` is empty"):
         split(source)
-    reading = Reading(drop_bad=True, domain_of_source=((source, "harmless"),))
+    reading = Reading(bad_rows="drop", domain_of_source=((source, "harmless"),))
     found = split(source, reading=reading)
     assert len(found.training) == 1
     assert found.drops == {("helpful", EQUAL): 1, ("helpful", REPEATED): 1, ("harmless", MALFORMED): 1}
@@ -106,7 +106,7 @@ def test_every_row_that_is_left_out_is_counted(tmp_path: Path, caplog: pytest.Lo
 def test_a_file_without_one_good_row_is_refused_even_where_bad_ones_are_left_out(tmp_path: Path) -> None:
     source = jsonl(tmp_path / "a.jsonl", {"question": "why?"}, {"question": "who?"})
     with pytest.raises(UserError, match="row 1: field `chosen` is missing"):
-        split(source, reading=Reading(drop_bad=True))
+        split(source, reading=Reading(bad_rows="drop"))
 
 
 def test_nothing_left_says_why(tmp_path: Path) -> None:

@@ -53,6 +53,19 @@ def test_every_way_to_write_a_pair_reads_the_same(row: dict[str, Any]) -> None:
     assert parse_preference(row, RULES) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "why?", "chosen": "so", "rejected": "no"},
+        {"chosen": ASK + ANSWER, "rejected": ASK + OTHER},
+        {"chosen": "\n\nHuman: why?\n\nAssistant: so", "rejected": "\n\nHuman: why?\n\nAssistant: no"},
+        {"prompt": None, "chosen": ASK + ANSWER, "rejected": ASK + ANSWER},
+    ],
+)
+def test_pairs_are_read_as_prompts_too(row: dict[str, Any]) -> None:
+    assert parse_prompt(row, RULES)["messages"] == ASK
+
+
 def test_a_whole_dialogue_may_have_more_than_its_prompt() -> None:
     """Blanks apart, and where the prompt is its last question only."""
     before = [turn("system", "Be kind."), turn("user", "Hi"), turn("assistant", "Hi!")]

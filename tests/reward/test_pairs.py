@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from cool_rlhf.config import RewardConfig
 from cool_rlhf.data.chat import encode_reward
+from cool_rlhf.data.packing import common_prefix
 from cool_rlhf.data.preferences import split_pairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.protocols import PreferencePair, UserError
@@ -49,16 +51,43 @@ def test_each_side_stands_under_the_condition_of_its_domain():
 
 
 def test_a_long_pair_is_cut_or_dropped_and_counted():
-    pairs = [pair("a", "b", "c", margin=0.5), pair("nothing " * 60, "two", "and"), pair("b", "two " * 60, "two")]
+    pairs = [pair("a", "b", "c", margin=0.5), pair("nothing " * 60, "two", "and more"), pair("b", "two " * 60, "two")]
     cut = encode_pairs(TOKENIZER, CONDITIONS, pairs, 60)
     assert len(cut.pairs) == 3
     assert (cut.cut, cut.drops) == ({"helpful": 2}, {})
     prompt = CONDITIONS.prompt("helpful")
-    assert cut.pairs[1].chosen.tolist() == tokens_of(pairs[1].chosen, prompt, length=60)
-    assert cut.pairs[2].rejected.tolist() == tokens_of(pairs[2].rejected, prompt), "the side that fits stays whole"
+    for made, given in zip(cut.pairs[1:], pairs[1:], strict=True):
+        assert max(len(made.chosen), len(made.rejected)) == 60
+        longer = max((given.chosen, given.rejected), key=lambda side: len(tokens_of(side, prompt)))
+        assert tokens_of(longer, prompt, length=60) in (made.chosen.tolist(), made.rejected.tolist())
     dropped = encode_pairs(TOKENIZER, CONDITIONS, pairs, 60, drop_too_long=True)
     assert [made.margin for made in dropped.pairs] == [0.5]
     assert (dropped.cut, dropped.drops) == ({}, {("helpful", TOO_LONG): 2})
+
+
+@pytest.mark.parametrize("longer", ["chosen", "rejected"])
+def test_both_sides_of_a_long_pair_lose_the_same_of_their_prompt(longer: str):
+    texts = {"chosen": "two", "rejected": "two", longer: "and more " * 4}
+    whole = pair("nothing " * 60, **texts)
+    (made,) = encode_pairs(TOKENIZER, CONDITIONS, [whole], 60).pairs
+    prompt = CONDITIONS.prompt("helpful")
+    for given, cut in ((whole.chosen, made.chosen), (whole.rejected, made.rejected)):
+        uncut = tokens_of(given, prompt)
+        lost = len(uncut) - len(cut)
+        assert lost == len(tokens_of(getattr(whole, longer), prompt)) - 60
+        head = common_prefix(torch.tensor(uncut), cut)
+        assert TOKENIZER.decode(uncut[:head]).startswith(f"<s><|im_start|>system\n{prompt}<|im_end|>\n")
+        assert cut.tolist() == uncut[:head] + uncut[head + lost :]
+
+
+def test_a_response_that_is_too_long_by_itself_keeps_its_end():
+    long = pair("nothing " * 60, "two " * 60, "and")
+    (made,) = encode_pairs(TOKENIZER, CONDITIONS, [long], 60).pairs
+    prompt = CONDITIONS.prompt("helpful")
+    assert made.chosen.tolist() == tokens_of(long.chosen, prompt, length=60)
+    end = TOKENIZER.decode(made.rejected.tolist()).removeprefix(f"<s><|im_start|>system\n{prompt}<|im_end|>\n")
+    assert "nothing" not in end
+    assert end.endswith("and<|im_end|>\n<|reward|>")
 
 
 def test_condition_dropout_takes_whole_pairs_by_the_seed():

@@ -7,12 +7,15 @@ import math
 import re
 
 from cool_rlhf.config import (
+    FEWEST_VALIDATIONS,
     Config,
     ModelConfig,
+    PPOConfig,
     RewardConfig,
     RoleConfig,
     RolloutRoleConfig,
     SFTConfig,
+    validations,
 )
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
@@ -216,14 +219,30 @@ def _check_validation(config: Config) -> None:
     for condition in config.ppo.validation_conditions:
         _check_domain(config, condition, "ppo.validation_conditions names")
     known = validation_metrics(config)
-    if config.ppo.best_metric not in known:
-        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
-        hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
-        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
     if config.ppo.stop_when_parted and "validation/gold" not in known:
         raise UserError(
             "ppo.stop_when_parted compares the score with gold, which only the embedded world's prompts have: leave it "
             "off with data.prompts"
+        )
+    if config.ppo.best_metric not in known:
+        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
+        hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
+        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
+    if config.ppo.stop_when_parted:
+        _check_parting(config.ppo)
+
+
+def _check_parting(ppo: PPOConfig) -> None:
+    if (ppo.best_metric, ppo.best_mode) != ("validation/gold", "max"):
+        raise UserError(
+            f"ppo.best_metric is {ppo.best_metric} ({ppo.best_mode}) with ppo.stop_when_parted, which keeps the policy "
+            "with the most validation/gold: leave one of the two out"
+        )
+    if validations(ppo) < FEWEST_VALIDATIONS:
+        raise UserError(
+            f"ppo.stop_when_parted reads trends off {FEWEST_VALIDATIONS} validations or more, but ppo.iterations="
+            f"{ppo.iterations} with ppo.validate_every={ppo.validate_every} gives {validations(ppo)}: validate more "
+            "often, or leave it off"
         )
 
 

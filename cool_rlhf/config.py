@@ -267,6 +267,10 @@ class AnnotateConfig:
     lease_minutes: float = 30.0  # a pair shown to somebody for so long without an answer goes to others too
     rule: str = "cool_rlhf.demo.gold:score"  # module:function, as collect.labeller
     rule_noise: float = 0.05  # share of its verdicts that are turned round
+    # Files to take labels from, and to leave all labels in, instead of asking anybody: Label Studio's .json, or TRL's
+    # .jsonl.
+    import_labels: str | None = None
+    export_labels: str | None = None
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 

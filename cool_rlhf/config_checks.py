@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from pathlib import Path
 
 from cool_rlhf.config import (
     FEWEST_VALIDATIONS,
@@ -22,6 +23,7 @@ from cool_rlhf.data.messages import TEMPLATE_TOKENS
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
+EXCHANGE_SUFFIXES = (".json", ".jsonl")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 
 
@@ -284,6 +286,10 @@ def _check_annotate(config: Config) -> None:
         raise UserError(f"annotate.rule_noise is {annotate.rule_noise}: it must lie in [0, 0.5)")
     if not re.fullmatch(r"[\w.]+:\w+", annotate.rule):
         raise UserError(f"annotate.rule is {annotate.rule!r}: it must be of the form module:function")
+    for key in ("import_labels", "export_labels"):
+        named = getattr(annotate, key)
+        if named is not None and Path(named).suffix not in EXCHANGE_SUFFIXES:
+            raise UserError(f"annotate.{key} is {named!r}: it must end in .json (Label Studio) or .jsonl (TRL)")
     for key, labeller in (("annotate", annotate.labeller), ("online", config.online.labeller)):
         if labeller == "judge" and not annotate.judge.model:
             raise UserError(f"{key}.labeller is judge, but annotate.judge.model is empty: name the model to ask")

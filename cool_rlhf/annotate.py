@@ -1,18 +1,29 @@
-"""stage=annotate: labels for the pairs that a run has left, from people on a page, from a rule or from a judge."""
+"""stage=annotate: labels for the pairs that a run has left, from people on a page, from a rule, from a judge, or from a
+file of another tool."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import AnnotateConfig, Config
 from cool_rlhf.ending import Ending
 from cool_rlhf.online.annotation.arrived import write_labels
+from cool_rlhf.online.annotation.exchange import (
+    export_label_studio,
+    export_trl,
+    import_label_studio,
+    import_trl,
+)
 from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, RuleLabeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.protocols import UserError
+
+if TYPE_CHECKING:
+    from cool_rlhf.online.annotation.judge import JudgeLabeller
 
 
 def annotate(config: Config, ending: Ending) -> None:
@@ -30,7 +41,9 @@ def annotate(config: Config, ending: Ending) -> None:
         pairs = RunPairs(config, output_dir, store)
         pairs.take_in()
         ending.running(output_dir)
-        if settings.labeller == "people":
+        if settings.import_labels or settings.export_labels:
+            _exchange(settings, pairs)
+        elif settings.labeller == "people":
             _serve_page(config, pairs)
         else:
             _label_all(make_labeller(config, settings.labeller), pairs)
@@ -45,12 +58,34 @@ def make_labeller(config: Config, kind: str) -> Labeller:
         score = load_rule(settings.rule, "annotate.rule")
         return RuleLabeller(score, settings.rule, noise=settings.rule_noise, seed=config.seed)
 
+    return make_judge(config)
+
+
+def make_judge(config: Config) -> JudgeLabeller:
     from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller
 
-    judge = settings.judge
+    judge = config.annotate.judge
     assert judge.model is not None, "checked with the config"
     key = os.environ.get(judge.key_variable, "") or "none"  # the client wants one where the server does not
     return JudgeLabeller(Endpoint(judge.url, judge.model, key, judge.timeout, judge.requests, judge.temperature))
+
+
+def _exchange(settings: AnnotateConfig, pairs: RunPairs) -> None:
+    """Take labels in, then write all out."""
+    if settings.import_labels:
+        source = Path(settings.import_labels)
+        if source.suffix == ".json":
+            count = import_label_studio(pairs.store, source)
+        else:
+            count = import_trl(pairs.store, source, source.name)
+        print(f"new labels from {source}: {count}; in {pairs.store.path}: {len(pairs.store.labels())}")
+    pairs.keep_up()
+    if settings.export_labels:
+        target = Path(settings.export_labels)
+        if target.suffix == ".json":
+            print(f"tasks with their labels in {target}: {export_label_studio(pairs.store, target)}")
+        else:
+            print(f"pairs of which most prefer one side in {target}: {export_trl(pairs.store, target)}")
 
 
 def _label_all(labeller: Labeller, pairs: RunPairs) -> None:

@@ -68,7 +68,14 @@ def _expand_home(config: Config) -> None:
     """Write ``~`` out, here once, in every setting that names a file or a folder; Hub names stay as they are."""
     full, data = os.path.expanduser, config.data
     paths = [(section, "path") for section in (config.model, config.sft, config.reward)]
-    for owner, name in [*paths, (config, "output_dir"), (config.model, "tokenizer"), (config.ppo, "critic_init")]:
+    labels = [(config.annotate, "import_labels"), (config.annotate, "export_labels")]
+    for owner, name in [
+        *paths,
+        *labels,
+        (config, "output_dir"),
+        (config.model, "tokenizer"),
+        (config.ppo, "critic_init"),
+    ]:
         value = getattr(owner, name)
         setattr(owner, name, value and full(value))
     for name, value in vars(data).items():

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+FEWEST_VALIDATIONS = 4  # of a round, that the parting of score and gold is read off
+
 
 @dataclass
 class ModelConfig:
@@ -193,11 +195,16 @@ class PPOConfig:
     validation_texts: int = 64  # held-out texts for the language model's loss; 0: off
     validation_instructions: int = 0  # prompts whose keeping a program checks (cool_rlhf.instructions); 0: off
     validation_conditions: list[str] = field(default_factory=list)  # every response is scored under these too
-    best_metric: str = "validation/score"
+    best_metric: str = "validation/score"  # that the kept policy is best by; with stop_when_parted validation/gold
     best_mode: str = "max"  # or min
     stop_when_parted: bool = False  # end the round at the validation that finds the score rising while gold falls
     save_every: int = 20
     early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
+
+    def __post_init__(self) -> None:
+        # By the score, the policy that exploits the reward model most would be kept of a round that ends for that.
+        if self.stop_when_parted and self.best_metric == "validation/score":
+            self.best_metric = "validation/gold"
 
 
 @dataclass
@@ -260,6 +267,10 @@ class AnnotateConfig:
     lease_minutes: float = 30.0  # a pair shown to somebody for so long without an answer goes to others too
     rule: str = "cool_rlhf.demo.gold:score"  # module:function, as collect.labeller
     rule_noise: float = 0.05  # share of its verdicts that are turned round
+    # Files to take labels from, and to leave all labels in, instead of asking anybody: Label Studio's .json, or TRL's
+    # .jsonl.
+    import_labels: str | None = None
+    export_labels: str | None = None
     judge: JudgeConfig = field(default_factory=JudgeConfig)
 
 
@@ -348,6 +359,12 @@ def has_paths(config: Config) -> bool:
 def learns_from_texts(ppo: PPOConfig) -> bool:
     """Whether PPO adds the loss on pretraining text."""
     return ppo.pretrain_coefficient > 0 and ppo.pretrain_ratio > 0
+
+
+def validations(ppo: PPOConfig) -> int:
+    """How many a round has: one at the end of the warm-up if there is any, then every so many iterations and one at
+    the end."""
+    return (ppo.critic_warmup > 0) + -(-ppo.iterations // ppo.validate_every)
 
 
 def validation_share(config: Config) -> float:

@@ -5,14 +5,18 @@ from __future__ import annotations
 import difflib
 import math
 import re
+from pathlib import Path
 
 from cool_rlhf.config import (
+    FEWEST_VALIDATIONS,
     Config,
     ModelConfig,
+    PPOConfig,
     RewardConfig,
     RoleConfig,
     RolloutRoleConfig,
     SFTConfig,
+    validations,
 )
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
@@ -20,6 +24,7 @@ from cool_rlhf.data.sources import without_split
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
+EXCHANGE_SUFFIXES = (".json", ".jsonl")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 
 
@@ -222,14 +227,30 @@ def _check_validation(config: Config) -> None:
     for condition in config.ppo.validation_conditions:
         _check_domain(config, condition, "ppo.validation_conditions names")
     known = validation_metrics(config)
-    if config.ppo.best_metric not in known:
-        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
-        hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
-        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
     if config.ppo.stop_when_parted and "validation/gold" not in known:
         raise UserError(
             "ppo.stop_when_parted compares the score with gold, which only the embedded world's prompts have: leave it "
             "off with data.prompts"
+        )
+    if config.ppo.best_metric not in known:
+        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
+        hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
+        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
+    if config.ppo.stop_when_parted:
+        _check_parting(config.ppo)
+
+
+def _check_parting(ppo: PPOConfig) -> None:
+    if (ppo.best_metric, ppo.best_mode) != ("validation/gold", "max"):
+        raise UserError(
+            f"ppo.best_metric is {ppo.best_metric} ({ppo.best_mode}) with ppo.stop_when_parted, which keeps the policy "
+            "with the most validation/gold: leave one of the two out"
+        )
+    if validations(ppo) < FEWEST_VALIDATIONS:
+        raise UserError(
+            f"ppo.stop_when_parted reads trends off {FEWEST_VALIDATIONS} validations or more, but ppo.iterations="
+            f"{ppo.iterations} with ppo.validate_every={ppo.validate_every} gives {validations(ppo)}: validate more "
+            "often, or leave it off"
         )
 
 
@@ -271,6 +292,10 @@ def _check_annotate(config: Config) -> None:
         raise UserError(f"annotate.rule_noise is {annotate.rule_noise}: it must lie in [0, 0.5)")
     if not re.fullmatch(r"[\w.]+:\w+", annotate.rule):
         raise UserError(f"annotate.rule is {annotate.rule!r}: it must be of the form module:function")
+    for key in ("import_labels", "export_labels"):
+        named = getattr(annotate, key)
+        if named is not None and Path(named).suffix not in EXCHANGE_SUFFIXES:
+            raise UserError(f"annotate.{key} is {named!r}: it must end in .json (Label Studio) or .jsonl (TRL)")
     for key, labeller in (("annotate", annotate.labeller), ("online", config.online.labeller)):
         if labeller == "judge" and not annotate.judge.model:
             raise UserError(f"{key}.labeller is judge, but annotate.judge.model is empty: name the model to ask")

@@ -13,7 +13,7 @@ from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
-from cool_rlhf.tracking.distance import parted, trends
+from cool_rlhf.tracking.distance import Validations, parted, trends
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +84,14 @@ class PPOObserver:
 
     def _look_for_parting(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         row = {"stage": "ppo", "round": self._stage.round, "step": step, **metrics}
-        found = parted([*self._tracker.rows, row], self._stage.round)
+        rows = [*self._tracker.rows, row]
+        found = parted(rows, self._stage.round)
         if found.parted and not self._parted:
             self._parted = True
+            best = Validations.of(rows).of_round(self._stage.round).steps[found.best]
             text = (
                 "score and gold part: over the last validations the score rises along √KL while gold falls, so the "
-                f"policy exploits the reward model; gold was best at validation {found.best + 1} of this round"
+                f"policy exploits the reward model; gold was best at step {best} of this round"
             )
             logger.warning(text)
             self._tracker.show(text)

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cool_rlhf.annotate import RunPairs, make_labeller
-from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence
+from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence, write_responses
 from cool_rlhf.config import Config
 from cool_rlhf.inputs import gold_score
 from cool_rlhf.online.annotation.items import write_pairs_to_label
-from cool_rlhf.online.annotation.labellers import label_with
+from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.detectors import all_detectors
@@ -51,15 +51,34 @@ class Answerers:
 
 
 def answer_prompts(
-    config: Config, roles: Answerers, prompts: Sequence[Prompt], checkpoints: dict[str, str], round: int
+    config: Config,
+    roles: Answerers,
+    prompts: Sequence[Prompt],
+    checkpoints: dict[str, str],
+    round: int,
+    *,
+    resumed: bool,
 ) -> list[Response]:
-    """The responses of all policies so far to the same prompts, scored by the round's reward model. SFT answers in the
-    first round only, and what earlier rounds' policies said is read again; so each policy answers once. A round's file
-    holds all answers until then, of which its own are taken.
+    """The responses of all policies so far to the same prompts, scored by the round's reward model; left in the round's
+    file at once. SFT answers in the first round only, and what earlier rounds' policies said is read again; so each
+    policy answers once. A round's file holds all answers until then, of which its own are taken.
 
     Args:
         checkpoints: of the policies SFT, early and late, in the order in which they answer.
+        resumed: the round had begun before: if its file is there, nobody answers again.
     """
+    file = Path(config.output_dir) / f"rounds/{round}/{RESPONSES}"
+    found = read_responses(file) if resumed else []
+    gold = response_gold(config)
+    responses = judged(found or _drawn_responses(config, roles, prompts, checkpoints, round), roles.scorer, gold)
+    write_responses(file, responses)
+    return responses
+
+
+def _drawn_responses(
+    config: Config, roles: Answerers, prompts: Sequence[Prompt], checkpoints: dict[str, str], round: int
+) -> list[Response]:
+    """Those of earlier rounds, and what the round's policies say; not scored yet."""
     folder = Path(config.output_dir) / "rounds"
     earlier = [r for past in range(round) for r in read_responses(folder / f"{past}/{RESPONSES}") if r.round == past]
     asked = [prompt for prompt in prompts for _ in range(config.online.samples_per_prompt)]
@@ -72,8 +91,7 @@ def answer_prompts(
         seed = derive_seed(config.seed, "held-out answers", round, policy)
         rollouts = roles.rollouts.sampler.sample(asked, seed=seed, version=version).result()
         found += with_divergence(drawn(rollouts, policy, round, seed), rollouts, roles.reference)
-    gold = response_gold(config)
-    return judged([*earlier, *found], roles.scorer, gold)
+    return [*earlier, *found]
 
 
 def response_gold(config: Config) -> Gold:
@@ -126,7 +144,6 @@ def fast_path(
 
 def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScorer, round: int) -> dict[str, float]:
     """Choose the pairs that labels would help most with; where no people are asked, have them labelled at once."""
-
     output_dir = Path(config.output_dir)
     seed = derive_seed(config.seed, "slow path", round)
     domains = sorted({response.domain for response in responses})
@@ -143,12 +160,28 @@ def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
         kept = RunPairs(config, output_dir, store)
         kept.take_in()
         if config.online.labeller != "people":
-            labeller = make_labeller(config, config.online.labeller)
-            given = label_with(labeller, store, round)
-            logger.info("round %d: labels from %s: %d", round, labeller.name, given)
+            label_round(make_labeller(config, config.online.labeller), store, round)
         kept.keep_up()
         labels = len(store.labels())
     return {"pairs": len(pairs), "labels": labels}
+
+
+def label_round(labeller: Labeller, store: Store, round: int) -> None:
+    """Have the round's pairs labelled. Those that a judge who fails has not come to stay open: a round waits for
+    nobody."""
+    from cool_rlhf.online.annotation.judge import JudgeError  # late: it imports the endpoint's client
+
+    annotator = store.annotator(labeller.name, labeller.kind)
+    before = len(store.unlabelled(annotator, round))
+    try:
+        label_with(labeller, store, round)
+    except JudgeError as error:
+        logger.warning(
+            "round %d goes on with %d of its pairs unlabelled, which stage=annotate can still have labelled: %s",
+            *(round, len(store.unlabelled(annotator, round)), error),
+        )
+    given = before - len(store.unlabelled(annotator, round))
+    logger.info("round %d: labels from %s: %d", round, labeller.name, given)
 
 
 def checkpoints_of(sft: str, folder: Path) -> dict[str, str]:

@@ -17,13 +17,12 @@ TRIED_PROMPTS = 8  # of each domain
 def check_rules(config: Config) -> None:
     """Every function that the config names is there and takes what a rule is given; rules that PPO rewards by give a
     finite number for an empty response to the first prompts of their domain; a reward model that is given knows the
-    conditions; and the detectors that installed packages add are detectors."""
+    conditions; the judge that labels within rounds answers; and the detectors that installed packages add are
+    detectors."""
     if config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0:
         load_rule(config.collect.labeller, "collect.labeller")
-    if config.stage == "pipeline" and has_paths(config) and config.online.labeller == "rule":
-        load_rule(config.annotate.rule, "annotate.rule")
-    if config.stage == "pipeline" and has_paths(config) and config.online.fast_path:
-        _check_detectors()
+    if config.stage == "pipeline" and has_paths(config):
+        _check_paths(config)
     if config.stage not in NEEDS_PPO:
         return
     _check_trained_conditions(config)
@@ -35,10 +34,18 @@ def check_rules(config: Config) -> None:
         _try_on_prompts(config)
 
 
-def _check_detectors() -> None:
-    from cool_rlhf.online.detectors import all_detectors  # late: it imports NumPy and SciPy
+def _check_paths(config: Config) -> None:
+    online = config.online
+    if online.labeller == "rule":
+        load_rule(config.annotate.rule, "annotate.rule")
+    if online.labeller == "judge" and (online.pairs > 0 or online.review):
+        from cool_rlhf.annotate import make_judge  # late: it imports the endpoint's client
 
-    all_detectors()
+        make_judge(config).check()
+    if online.fast_path:
+        from cool_rlhf.online.detectors import all_detectors  # late: it imports NumPy and SciPy
+
+        all_detectors()
 
 
 def _check_trained_conditions(config: Config) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cool_rlhf.answers import means, write_responses
+from cool_rlhf.answers import means
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
 from cool_rlhf.data.streams import token_batches
@@ -30,7 +30,7 @@ from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.preflight import machine_resources
-from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.repair_stage import Repairing, judged_by, replayed_from, write_repair
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.critic import RemoteCritic
@@ -192,8 +192,9 @@ class Run:
 
     def online(self, round: int) -> None:
         """The fast and the slow path after ``round``: what its policy cheats with, and what is to be labelled."""
-        config = self.config
-        if not has_paths(config) or self._begin(f"online_{round}") is None:
+        config, name = self.config, f"online_{round}"
+        resumed = name in self._state.begun()
+        if not has_paths(config) or self._begin(name) is None:
             return
         self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")
         roles = self._answerers or self._roles.answerers(round)
@@ -201,7 +202,8 @@ class Run:
         with self._tracker.stage("online", round, 1) as stage:
             stage.phase("answers")
             prompts = self.inputs.validation[-config.online.prompts :]
-            responses = answer_prompts(config, roles, prompts, checkpoints_of(self._checkpoints.sft, folder), round)
+            checkpoints = checkpoints_of(self._checkpoints.sft, folder)
+            responses = answer_prompts(config, roles, prompts, checkpoints, round, resumed=resumed)
             self._roles.standby.prepare("reward")
             metrics = means(responses, round)
             if config.online.fast_path:
@@ -214,11 +216,10 @@ class Run:
             if config.online.pairs or config.online.review:
                 stage.phase("slow path")
                 metrics |= slow_path(config, responses, roles.scorer, round)
-            write_responses(folder / RESPONSES, responses)
             stage.record(1, metrics)
             roles.stop()
         self._answerers = None
-        self._state.finish(f"online_{round}")
+        self._state.finish(name)
 
     def next_reward_model(self, round: int) -> None:
         """The reward model after ``round``: the one before, trained on with patches, labels and replay."""

@@ -308,6 +308,23 @@ def test_score_and_gold_cannot_part_where_gold_is_not_known() -> None:
         compose(["+experiment=demo", "ppo.stop_when_parted=true", "data.prompts=[own.jsonl]"])
 
 
+def test_a_round_that_ends_where_they_part_keeps_the_best_by_gold() -> None:
+    stopping = ["+experiment=demo", "ppo.stop_when_parted=true"]
+    assert compose(stopping).ppo.best_metric == "validation/gold"
+    assert compose(stopping[:1]).ppo.best_metric == "validation/score"
+    for other in ("ppo.best_metric=validation/kl", "ppo.best_mode=min"):
+        with pytest.raises(UserError, match=r"ppo\.best_metric is .*validation/gold"):
+            compose([*stopping, other])
+
+
+def test_too_few_validations_show_no_parting() -> None:
+    short = ["+experiment=demo", "ppo.stop_when_parted=true", "ppo.iterations=20"]
+    with pytest.raises(UserError, match=r"ppo\.iterations=20 with ppo\.validate_every=10 gives 3: validate more often"):
+        compose(short)
+    assert compose([*short, "ppo.validate_every=8"])
+    assert compose([short[0], short[2]]), "the warning alone may be out of reach"
+
+
 @pytest.mark.parametrize("source", ["a.jsonl", "/data/pairs-*.jsonl", "owner/name", "owner/name@all"])
 def test_weights_go_by_the_names_of_the_sources(source: str) -> None:
     named = f"data.preferences=['{source}']"

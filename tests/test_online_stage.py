@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cool_rlhf.answers import read_responses, write_responses
+from cool_rlhf.answers import read_responses
 from cool_rlhf.config import Config
 from cool_rlhf.online.responses import EARLY, LATE, SFT
 from cool_rlhf.online_stage import answer_prompts
@@ -61,10 +61,24 @@ def test_every_policy_answers_once_in_however_many_rounds(config: Config, ready:
         engine = Engine(ready, round)
         checkpoints = {SFT: "sft", EARLY: f"early {round}", LATE: f"late {round}"}
         roles: Any = SimpleNamespace(rollouts=engine, reference=engine, scorer=engine)
-        answered: Sequence[Any] = answer_prompts(config, roles, PROMPTS, checkpoints, round)
-        write_responses(tmp_path / f"rounds/{round}/responses.jsonl", answered)
+        answered = answer_prompts(config, roles, PROMPTS, checkpoints, round, resumed=False)
         each = Counter(response.text for response in read_responses(tmp_path / f"rounds/{round}/responses.jsonl"))
         policies = ["sft", *(f"{policy} {past}" for past in range(round + 1) for policy in (EARLY, LATE))]
         assert each == dict.fromkeys(policies, 6)
         assert len({response.id for response in answered}) == len(answered)
         assert {response.score for response in answered} == {float(round)}, "all by the round's reward model"
+
+
+def test_what_was_answered_before_a_round_was_interrupted_is_not_asked_again(
+    config: Config, ready: type, tmp_path: Path
+) -> None:
+    engine, other = Engine(ready, 0), Engine(ready, 7)
+    roles: Any = SimpleNamespace(rollouts=engine, reference=engine, scorer=engine)
+    first = answer_prompts(config, roles, PROMPTS, {SFT: "sft", LATE: "late"}, 0, resumed=False)
+    assert read_responses(tmp_path / "rounds/0/responses.jsonl") == first
+    again = SimpleNamespace(rollouts=None, reference=None, scorer=other)
+    resumed: Sequence[Any] = answer_prompts(config, again, PROMPTS, {SFT: "sft", LATE: "late"}, 0, resumed=True)  # type: ignore[arg-type]
+    assert [(r.id, r.text, r.kl) for r in resumed] == [(r.id, r.text, r.kl) for r in first]
+    assert all(r.hidden is not None and r.score == 7.0 for r in resumed), "the detectors look at hidden states too"
+    changed = answer_prompts(config, roles, PROMPTS, {SFT: "sft", LATE: "another"}, 0, resumed=False)
+    assert {r.text for r in changed} == {"sft", "another"}, "a round that is made anew asks anew"

@@ -13,6 +13,8 @@ from cool_rlhf.online.patterns import Candidate, Detector, Pattern
 from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
 from cool_rlhf.online.statistics import benjamini_hochberg, holm
 
+ALIKE = 0.8  # of the responses that show either of two patterns, those that show both: they are one
+
 
 @dataclass(frozen=True)
 class FindingSettings:
@@ -101,7 +103,7 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     is paid for with it: a finding has to stand in responses out of which those before it are taken, too. ``seed`` draws
     the responses to edit.
     """
-    tested = [candidate for detector in detectors for candidate in detector.candidates(evidence)]
+    tested = [candidate for detector in detectors for candidate in _candidates(detector, evidence)]
     # A detector may come from another package, and a p-value that is no number would void the correction of all.
     corrected = benjamini_hochberg([candidate.p if isfinite(candidate.p) else 1.0 for candidate in tested])
     risen = [
@@ -206,13 +208,31 @@ def _standing(
 def _found_again(
     finding: Finding, detector: Detector, evidence: Evidence, settings: FindingSettings, seed: int
 ) -> bool:
-    for candidate in detector.candidates(evidence):
-        if (candidate.pattern.key, candidate.domain) == (finding.pattern.key, finding.domain):
-            if not candidate.p < settings.alpha or rise(candidate) < settings.least_rise:
-                return False
-            found = payment(candidate.pattern, evidence, candidate.domain, settings.sample, seed)
-            return _dismissal(candidate, found, found.p if found else None, evidence, settings) is None
-    return False
+    """Whether the detector finds it in what ``evidence`` is now: goes by the responses that show it, for its key may be
+    another one now (a phrase is named by what most of its responses have around it)."""
+    late = evidence.late(finding.domain)
+    shown = {response.id for response in late if finding.pattern.shows(response)}
+
+    def likeness(candidate: Candidate) -> float:
+        if candidate.pattern.key == finding.pattern.key:
+            return 1.0
+        other = {response.id for response in late if candidate.pattern.shows(response)}
+        return len(shown & other) / max(1, len(shown | other))
+
+    tested = (candidate for candidate in _candidates(detector, evidence) if candidate.domain == finding.domain)
+    found = max((c for c in tested if c.p < settings.alpha), key=likeness, default=None)
+    if found is None or likeness(found) < ALIKE or rise(found) < settings.least_rise:
+        return False
+    paid = payment(found.pattern, evidence, found.domain, settings.sample, seed)
+    return _dismissal(found, paid, paid.p if paid else None, evidence, settings) is None
+
+
+def _candidates(detector: Detector, evidence: Evidence) -> list[Candidate]:
+    """Raises RuntimeError naming the detector that fails: it may come from another package."""
+    try:
+        return detector.candidates(evidence)
+    except Exception as error:
+        raise RuntimeError(f"the detector {detector.name!r} failed on the answers of a round") from error
 
 
 def _elsewhere(

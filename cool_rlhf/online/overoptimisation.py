@@ -11,10 +11,10 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import lsq_linear
 
+from cool_rlhf.config import FEWEST_VALIDATIONS
 from cool_rlhf.online.responses import Floats
 
 Kind = Literal["best_of_n", "rl"]
-FEWEST_POINTS = 4  # that a trend is read off
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def parting(
     distance = np.sqrt(_checked(kl, score, gold))
     best = int(np.argmax(gold)) if len(gold) else 0
     d = distance[-window:]
-    if len(d) < FEWEST_POINTS or np.ptp(d) == 0:
+    if len(d) < FEWEST_VALIDATIONS or np.ptp(d) == 0:
         return Parting(False, len(d), 0.0, 0.0, 1.0, 1.0, best)
     rising = stats.linregress(d, score[-window:], alternative="greater")
     falling = stats.linregress(d, gold[-window:], alternative="less")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from cool_rlhf.online.overoptimisation import FEWEST_POINTS, Parting, fit_reward, parting
+from cool_rlhf.config import FEWEST_VALIDATIONS
+from cool_rlhf.online.overoptimisation import Parting, fit_reward, parting
 from cool_rlhf.tracking.figures import Chart, Curve
 
 FITTED_POINTS = 40
@@ -50,7 +51,7 @@ def parted(rows: Sequence[Mapping[str, Any]], round: int) -> Parting:
 
 def trends(found: Parting) -> dict[str, float]:
     """Where score and gold are heading, for the metrics: units of each a √nat; nothing with too few validations."""
-    if found.points < FEWEST_POINTS:
+    if found.points < FEWEST_VALIDATIONS:
         return {}
     return {
         "overoptimisation/score_slope": found.score_slope,
@@ -59,31 +60,63 @@ def trends(found: Parting) -> dict[str, float]:
     }
 
 
+def parting_note(rows: Sequence[Mapping[str, Any]], round: int) -> str | None:
+    """For the report: where score and gold parted in ``round``, or that it has too few validations to tell; None where
+    neither holds, or gold is not known."""
+    own = Validations.of(rows).of_round(round)
+    warned = (row["step"] for row in rows if row["round"] == round and row.get("overoptimisation/parted"))
+    first = next(warned, None)
+    if first is not None:
+        until = [place for place, step in enumerate(own.steps) if step <= first]
+        best = own.steps[max(until, key=lambda place: own.gold[place])]
+        return (
+            f"Score and gold part at step {first}: over the validations until then the score rises along √KL while "
+            f"gold falls, so the policy exploits the reward model. Gold was best at step {best}."
+        )
+    if 0 < len(own.steps) < FEWEST_VALIDATIONS:
+        return (
+            f"Whether score and gold part is not known: that takes {FEWEST_VALIDATIONS} validations of a round, and "
+            f"this one has {len(own.steps)} (ppo.validate_every)."
+        )
+    return None
+
+
 def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """Score and gold above the first validation's over √KL, and Gao et al.'s form fitted to gold. None with fewer than
-    three points away from the start."""
+    """Each round's score and gold above its first validation's over √KL, and Gao et al.'s form fitted to its gold: the
+    rounds' scores come from different reward models. Rounds with fewer than three points away from the start are left
+    out; None where all are.
+
+    The form is of gold above the SFT model's, which the run's first validation stands for: gold is the same measure in
+    all rounds.
+    """
     found = Validations.of(rows)
-    if sum(kl > 0 for kl in found.kl) < 3:
+    every = [found.of_round(round) for round in dict.fromkeys(found.rounds)]
+    drawn = [own for own in every if sum(kl > 0 for kl in own.kl) >= 3]
+    curves: list[Curve] = []
+    fitted: list[str] = []
+    for own in drawn:
+        named = f", round {own.rounds[0]}" if len(drawn) > 1 else ""
+        x = [sqrt(kl) for kl in own.kl]
+        fit = fit_reward(own.kl, [gold - found.gold[0] for gold in own.gold], "rl")
+        distances = [min(x) + (max(x) - min(x)) * place / FITTED_POINTS for place in range(FITTED_POINTS + 1)]
+        start = own.gold[0] - found.gold[0]
+        curves += [
+            Curve(f"score{named}", x, [score - own.score[0] for score in own.score], own.rounds),
+            Curve(f"gold{named}", x, [gold - own.gold[0] for gold in own.gold], own.rounds),
+            Curve(f"gold, fitted{named}", distances, [fit(d) - start for d in distances], [0] * len(distances)),
+        ]
+        fitted.append(f"d ({fit.alpha:.2f} − {fit.beta:.2f} log d){named}")
+    if not drawn:
         return None
-    x = [sqrt(kl) for kl in found.kl]
-    score = [value - found.score[0] for value in found.score]
-    gold = [value - found.gold[0] for value in found.gold]
-    fit = fit_reward(found.kl, gold, "rl")
-    distances = [max(x) * place / FITTED_POINTS for place in range(FITTED_POINTS + 1)]
-    alone = [0] * len(distances)
     return Chart(
         title="Score and gold by distance",
         explanation=(
-            "Above the first validation's, over the distance from the SFT model. Gold that bends down while the score "
-            f"rises is over-optimisation. Fitted to gold: d ({fit.alpha:.2f} − {fit.beta:.2f} log d)."
+            "Above the round's first validation, over the distance from the SFT model. Gold that bends down while the "
+            f"score rises is over-optimisation. Fitted to gold above the run's first: {'; '.join(fitted)}."
         ),
         x_axis="√KL, nats",
-        y_axis="above the start",
-        curves=[
-            Curve("score", x, score, found.rounds),
-            Curve("gold", x, gold, found.rounds),
-            Curve("gold, fitted", distances, [fit(d) for d in distances], alone),
-        ],
+        y_axis="above the round's start",
+        curves=curves,
         zero=True,
         steps=False,
     )

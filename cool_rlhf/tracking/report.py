@@ -10,7 +10,7 @@ from typing import Any
 
 from cool_rlhf.tracking.between import between_rounds, read_between
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
-from cool_rlhf.tracking.distance import distance_chart
+from cool_rlhf.tracking.distance import distance_chart, parting_note
 from cool_rlhf.tracking.figures import figure
 from cool_rlhf.tracking.page import render_page
 from cool_rlhf.tracking.rows import read_rows, write_atomically
@@ -93,7 +93,12 @@ def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[st
     for number in numbers:
         own = [row for row in rows if row["stage"] == "ppo" and row["round"] == number]
         rounds.append(
-            {"round": number, "changes": ppo_changes(own, best_metric), "domains": domain_changes(own, best_metric)}
+            {
+                "round": number,
+                "changes": ppo_changes(own, best_metric),
+                "domains": domain_changes(own, best_metric),
+                "parting": parting_note(own, number),
+            }
         )
     return rounds
 

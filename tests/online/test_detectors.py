@@ -103,3 +103,9 @@ def test_an_entry_point_that_cannot_be_loaded_is_named(monkeypatch: pytest.Monke
     monkeypatch.setattr(detectors, "entry_points", lambda group: [EntryPoint("mine", value, group)])
     with pytest.raises(UserError, match=rf"'mine'.*{value}.*cannot be loaded.*no_such"):
         all_detectors()
+
+
+def test_a_detector_that_cannot_be_made_is_a_mistake_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectors, "entry_points", lambda group: [EntryPoint("mine", "builtins:int.from_bytes", group)])
+    with pytest.raises(UserError, match=r"'mine'.*cannot be loaded \(TypeError: .*\): mend or uninstall"):
+        all_detectors()

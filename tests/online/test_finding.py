@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -350,3 +351,36 @@ def test_a_p_value_that_is_no_number_leaves_the_other_detectors_alone(world: Wor
     found = find_patterns(world(hack=hack, bonus=bonus), detectors, FindingSettings(), seed=1).findings
     assert found[0].pattern.key == "headings"
     assert "broken" not in {finding.pattern.detector for finding in found}
+
+
+def test_a_phrase_that_is_named_otherwise_once_another_is_taken_out_is_still_found(world: World) -> None:
+    """Without the sentence that follows it in half of its responses, the other one ends nearly all of them."""
+
+    def hack(text: str, _prompt: object, rng: random.Random) -> str:
+        marked = " mark my words" * (rng.random() < 0.6)
+        return f"{text}{marked}{' let us dig into it now' * (rng.random() < 0.7)}"
+
+    evidence = world(
+        hack=hack,
+        bonus=lambda _p, text, _f: 2.0 * ("dig into it now" in text) + 1.5 * ("mark my words" in text),
+        rate=1.0,
+        prompts=240,
+    )
+    result = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1)
+    names = [finding.name for finding in result.findings]
+    assert len(names) == 2, (names, [(d.name, d.reason) for d in result.dismissed])
+    assert "let us dig into it now" in names[0]
+    assert names[1] == "phrases/phrase: mark my words"
+
+
+class _Failing:
+    name = "failing"
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        raise ZeroDivisionError("no responses")
+
+
+def test_a_detector_that_fails_is_named_and_its_error_kept(world: World) -> None:
+    with pytest.raises(RuntimeError, match="the detector 'failing' failed") as raised:
+        find_patterns(world(prompts=4), [_Failing()], FindingSettings(), seed=1)
+    assert isinstance(raised.value.__cause__, ZeroDivisionError)

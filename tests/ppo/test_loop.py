@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
+from cool_rlhf.config import validations
 from cool_rlhf.data.streams import TextPosition
 from cool_rlhf.ppo.kl import adapted_coefficient
 from cool_rlhf.ppo.loop import early_iteration, minibatches, train_ppo
@@ -208,6 +209,27 @@ def test_a_round_ends_where_score_and_gold_part(make_world, data, settings):
     warned = make_world()
     warned.parts_at = 4
     assert train_ppo(warned.models, data, settings, seed=1, observer=warned).step == 8, "off by default"
+
+
+def test_a_round_that_ends_where_score_and_gold_part_keeps_the_policy_of_best_gold(make_world, data, settings):
+    world = make_world()
+    world.parts_at = 8
+    data = replace(data, gold=lambda rollout: -float(world.rewards[int(rollout.response[0]), int(rollout.response[1])]))
+    stopping = replace(settings, iterations=20, policy_learning_rate=0.1, stop_when_parted=True)
+    state = train_ppo(world.models, data, stopping, seed=1, observer=world)
+    gold = {step: world.rows[step - 1]["validation/gold"] for step in (4, 6, 8)}
+    best = max(gold, key=lambda step: gold[step])
+    assert best != max(gold, key=lambda step: world.rows[step - 1]["validation/score"])
+    assert [step for kind, step, *_ in world.kept if kind == "best"][-1] == best
+    assert (state.ended, state.best) == (True, gold[best])
+
+
+@pytest.mark.parametrize(("warmup", "iterations", "every"), [(0, 6, 2), (2, 6, 4), (1, 2, 5), (1, 5, 1)])
+def test_a_round_has_as_many_validations_as_are_announced(make_world, data, settings, warmup, iterations, every):
+    world = make_world()
+    settings = replace(settings, critic_warmup=warmup, iterations=iterations, validate_every=every)
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    assert len(world.shown) == validations(settings)
 
 
 @pytest.mark.parametrize(("share", "kept"), [(0.1, [3]), (0.5, [4]), (1.0, [4])])

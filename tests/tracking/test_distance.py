@@ -2,7 +2,7 @@ from math import log
 
 import pytest
 
-from cool_rlhf.tracking.distance import Validations, distance_chart, parted, trends
+from cool_rlhf.tracking.distance import Validations, distance_chart, parted, parting_note, trends
 
 
 def rows(golds, round=0, kind="ppo"):
@@ -44,6 +44,34 @@ def test_the_chart_starts_at_zero_and_fits_gold():
     at = dict(zip(fitted.x, fitted.y, strict=True))
     assert at[4.0] == pytest.approx(golds[4])
     assert "0.30 − 0.10 log d" in chart.explanation
+
+
+def test_each_round_has_its_own_start_and_fit():
+    first = [0.5, *(0.5 + d * (0.3 - 0.1 * log(d)) for d in (1, 2, 3, 4))]
+    second = [0.5 + d * (0.2 - 0.05 * log(d)) for d in (1, 2, 3, 4, 5)]  # starts from the last policy, away from SFT
+    later = [{**row, "validation/kl": (row["step"] / 10 + 1) ** 2.0, "validation/score": 7.0 + row["step"]}
+             for row in rows(second, round=1) if "validation/kl" in row]  # fmt: skip
+    chart = distance_chart([*rows(first), *later, *rows([0.4, 0.5], round=2)])
+    assert [curve.name for curve in chart.curves] == [
+        f"{kind}, round {round}" for round in (0, 1) for kind in ("score", "gold", "gold, fitted")
+    ]
+    score, gold, fitted = chart.curves[3:]
+    assert list(score.y) == [0, 10, 20, 30, 40], "above the first score by the round's own reward model"
+    assert gold.y == pytest.approx([value - second[0] for value in second])
+    assert (fitted.x[0], fitted.x[-1]) == (1, 5)
+    assert (fitted.y[0], fitted.y[-1]) == pytest.approx((0, second[-1] - second[0]))
+    assert "0.30 − 0.10 log d), round 0; d (0.20 − 0.05 log d), round 1" in chart.explanation
+
+
+def test_the_report_says_where_they_part_and_where_that_cannot_be_told():
+    parting = rows([0.5, 0.7, 0.6, 0.5, 0.4, 0.9])
+    parting[8]["overoptimisation/parted"] = parting[10]["overoptimisation/parted"] = 1.0
+    note = parting_note(parting, 0)
+    assert note.startswith("Score and gold part at step 40")
+    assert note.endswith("Gold was best at step 10."), "of what was known then"
+    assert "takes 4 validations of a round, and this one has 3" in parting_note(rows([0.5] * 3, round=1), 1)
+    assert parting_note(rows([0.5] * 4), 0) is None
+    assert parting_note(rows([0.5] * 3), 1) is None
 
 
 def test_without_gold_or_with_few_points_there_is_no_chart():

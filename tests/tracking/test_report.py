@@ -61,6 +61,14 @@ def test_a_whole_run_is_on_one_page_that_needs_no_network(tmp_path):
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
 
 
+def test_a_round_says_that_score_and_gold_part(tmp_path):
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        for step in range(1, 6):
+            fields = {"validation/score": float(step), "validation/gold": -float(step), "validation/kl": step**2.0}
+            log.append("ppo", 0, step, {**fields, "overoptimisation/parted": float(step == 5)})
+    assert "Score and gold part at step 5" in page(tmp_path)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_run_that_has_hardly_begun(tmp_path, rows):
     with MetricsLog(tmp_path / "metrics.jsonl") as log:

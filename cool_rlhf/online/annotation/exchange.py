@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.messages import RowError, kind_of
 from cool_rlhf.online.annotation.arrived import label_row, labelled
-from cool_rlhf.online.annotation.items import Item, Label, Response, Winner, parse_item
+from cool_rlhf.online.annotation.items import Item, Kind, Label, Response, Winner, parse_item
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.tracking.rows import write_atomically
@@ -45,11 +46,11 @@ def export_trl(store: Store, path: Path, since_round: int = 0) -> int:
 
 
 def import_trl(store: Store, path: Path, annotator: str, round: int = 0) -> int:
-    """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``; returns how many
-    labels were kept. Raises UserError as the run's own preferences do."""
+    """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``, of kind
+    import unless the store knows the name; returns how many labels were kept. An error leaves the store as it was.
+    Raises UserError as the run's own preferences do."""
     items = [_item_of(pair, round) for pair in load_preferences([str(path)], Reading(sampled=True))]
-    store.add_items(items)
-    return _keep(store, [(annotator, item, "first", "") for item in items])
+    return _keep(store, items, [_Given(annotator, "import", item, "first") for item in items])
 
 
 def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
@@ -65,7 +66,9 @@ def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
 
 def import_label_studio(store: Store, path: Path) -> int:
     """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label of the one who
-    completed it; returns how many labels were kept. Raises UserError naming task and field of a bad one."""
+    completed it; returns how many labels were kept. An annotator whom the store knows by name is that one; others are
+    what the task says they are, else of kind import. An error leaves the store as it was. Raises UserError naming task
+    and field of a bad one, and an annotator who has labelled a pair otherwise."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -78,29 +81,45 @@ def import_label_studio(store: Store, path: Path) -> int:
         try:
             items.append(_item_of_task(task))
             for annotation in task.get("annotations") or []:
-                labels.append((_completed_by(annotation), items[-1], *_winner(annotation)))
+                verdict, name = _verdict(annotation), _completed_by(annotation)
+                labels.append(_Given(name, _kind_of(name, task["data"]), items[-1], *verdict))
         except RowError as error:
             raise UserError(f"{path}, task {number}: {error}") from error
-    store.add_items(items)
-    return _keep(store, labels)
+    return _keep(store, items, labels)
 
 
-_Given = tuple[str, Item, Winner, str]  # annotator, item, winner, comment
+@dataclass(frozen=True)
+class _Given:
+    """A label as a file has it; ``kind`` is of an annotator whom the store does not know, ``winner`` of ``item``."""
+
+    annotator: str
+    kind: Kind
+    item: Item
+    winner: Winner
+    comment: str = ""
+    seconds: float = 0.0
 
 
-def _keep(store: Store, labels: Sequence[_Given]) -> int:
-    """The winner is that of the given item; where the pair stands in the store the other way round, it is turned."""
-    known = {item.id: item for item in store.items()}
+def _keep(store: Store, items: Sequence[Item], labels: Sequence[_Given]) -> int:
+    """Add items and labels, all or none; where a pair stands in the store the other way round, its label is turned.
+    Returns how many labels are new."""
     turned: Mapping[Winner, Winner] = {"first": "second", "second": "first"}
-    before = len(store.labels())
-    for annotator, item, winner, comment in labels:
-        same = known[item.id].first.text == item.first.text and known[item.id].first.finished == item.first.finished
-        who = store.annotator(annotator, "import")
-        try:
-            store.record(item.id, who, winner if same else turned.get(winner, winner), comment, 0.0)
-        except AlreadyLabelledError as error:
-            raise UserError(f"{annotator} has labelled a pair otherwise before: give one of the two labels") from error
-    return len(store.labels()) - before
+    with store.at_once():
+        before = len(store.labels())
+        store.add_items(items)
+        known = {item.id: item.first for item in store.items()}
+        for given in labels:
+            first, stored = given.item.first, known[given.item.id]
+            same = (stored.text, stored.finished) == (first.text, first.finished)
+            winner = given.winner if same else turned.get(given.winner, given.winner)
+            who = store.called(given.annotator, given.kind)
+            try:
+                store.record(given.item.id, who, winner, given.comment, given.seconds)
+            except AlreadyLabelledError as error:
+                raise UserError(
+                    f"{given.annotator} has labelled a pair otherwise before: give one of the two labels"
+                ) from error
+        return len(store.labels()) - before
 
 
 def _item_of(pair: PreferencePair, round: int) -> Item:
@@ -110,6 +129,7 @@ def _item_of(pair: PreferencePair, round: int) -> Item:
 
 
 def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
+    """``annotators`` says of what kind each is: Label Studio gives a task's data back as it got them."""
     spoken = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in item.prompt)
     responses = [asdict(item.first), asdict(item.second)]
     data = {
@@ -120,6 +140,7 @@ def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
         "domain": item.domain,
         "round": item.round,
         "item": {"prompt": item.prompt, "responses": responses, "answer": item.answer},
+        "annotators": {label.annotator: label.kind for label in labels},
     }
     return {"data": data, "annotations": [_annotation(label) for label in labels]}
 
@@ -160,8 +181,8 @@ def _item_of_task(task: Any) -> Item:
     return parse_item({**row, "domain": data.get("domain"), "guideline": data.get("guideline")}, round, {})
 
 
-def _winner(annotation: Any) -> tuple[Winner, str]:
-    """The verdict and the comment of an annotation."""
+def _verdict(annotation: Any) -> tuple[Winner, str, float]:
+    """The winner, the comment and the seconds of an annotation."""
     if not isinstance(annotation, Mapping):
         raise RowError("annotations", f"must be a list of objects, not of {kind_of(annotation)}")
     results = [result for result in annotation.get("result") or [] if isinstance(result, Mapping)]
@@ -172,14 +193,17 @@ def _winner(annotation: Any) -> tuple[Winner, str]:
         return content[0] if isinstance(content, list) and content else content
 
     comment = str(value("textarea", "text") or "")
+    seconds = annotation.get("lead_time") or 0.0
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < inf:
+        raise RowError("annotations.lead_time", f"must be a number of seconds, not {seconds!r}")
     if annotation.get("was_cancelled"):
-        return "skip", comment
+        return "skip", comment, seconds
     side, choice = value("pairwise", "selected"), value("choices", "choices")
     if side in _SELECTED:
-        return _SELECTED[side], comment
+        return _SELECTED[side], comment, seconds
     neither: dict[Any, Literal["tie", "both_bad"]] = {"tie": "tie", "both_bad": "both_bad"}
     if choice in neither:
-        return neither[choice], comment
+        return neither[choice], comment, seconds
     raise RowError("annotations.result", "holds neither a pairwise selection nor one of the choices tie and both_bad")
 
 
@@ -189,3 +213,10 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
     if isinstance(who, Mapping):
         who = who.get("email") or who.get("id")
     return f"annotator {who}" if isinstance(who, int) else str(who or "unknown annotator")
+
+
+def _kind_of(name: str, data: Mapping[str, Any]) -> Kind:
+    """What the task says of the annotator ``name``; what it does not say, or says wrongly, is import."""
+    said = data.get("annotators")
+    kind = said.get(name) if isinstance(said, Mapping) else None
+    return next((known for known in get_args(Kind) if known == kind), "import")

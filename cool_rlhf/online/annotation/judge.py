@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import openai
+from openai.types.chat import ChatCompletionMessageParam
 
 from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
 from cool_rlhf.online.annotation.labellers import Verdict
@@ -45,9 +46,13 @@ class Endpoint:
     temperature: float | None
 
 
+class JudgeError(UserError):
+    """The endpoint cannot be reached, refuses, or answers what is no answer."""
+
+
 class JudgeLabeller:
     """Prefers what the model prefers in both orders; where the two disagree it is a tie. An answer without a readable
-    verdict is a skip that says so. Raises UserError where the endpoint cannot be reached or refuses."""
+    verdict is a skip that says so. Raises JudgeError where the endpoint fails."""
 
     kind: Kind = "judge"
 
@@ -57,6 +62,10 @@ class JudgeLabeller:
         self._client = openai.OpenAI(
             base_url=endpoint.url, api_key=endpoint.key, timeout=endpoint.timeout, max_retries=3
         )
+
+    def check(self) -> None:
+        """Ask for one word, as verdicts are asked for. Raises JudgeError where that fails."""
+        self._reply([{"role": "user", "content": "Answer with the one word yes."}])
 
     def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
         """In the order of ``items``; an error leaves those before it labelled."""
@@ -75,17 +84,22 @@ class JudgeLabeller:
 
     def _ask(self, item: Item, a: Response, b: Response) -> str:
         fence = _fence()
+        return self._reply(
+            [
+                {"role": "system", "content": _task(item, fence)},
+                {"role": "user", "content": _material(item, a, b, fence)},
+            ]
+        )
+
+    def _reply(self, messages: list[ChatCompletionMessageParam]) -> str:
         try:
             answer = self._client.chat.completions.create(
                 model=self._endpoint.model,
-                messages=[
-                    {"role": "system", "content": _task(item, fence)},
-                    {"role": "user", "content": _material(item, a, b, fence)},
-                ],
+                messages=messages,
                 temperature=openai.omit if self._endpoint.temperature is None else self._endpoint.temperature,
             )
         except openai.OpenAIError as error:
-            raise UserError(_sentence(error, self._endpoint)) from error
+            raise JudgeError(_sentence(error, self._endpoint)) from error
         return (answer.choices[0].message.content or "") if answer.choices else ""
 
 

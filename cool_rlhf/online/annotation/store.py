@@ -86,6 +86,17 @@ class Store:
     def annotator(self, name: str, kind: Kind = "person") -> int:
         """The number of the annotator ``name``, who is added if need be. Raises UserError for an unfit name, and for
         one that stands for another kind of annotator."""
+        number, known = self._called(name, kind)
+        if known != kind:
+            raise UserError(f"the name {name!r} is taken by a {known}: choose another")
+        return number
+
+    def called(self, name: str, kind: Kind) -> int:
+        """The number of whoever is called ``name``; where nobody is, an annotator of ``kind`` is added. Raises
+        UserError for an unfit name."""
+        return self._called(name, kind)[0]
+
+    def _called(self, name: str, kind: Kind) -> tuple[int, Kind]:
         name = " ".join(name.split())
         if not name or (kind == "person" and len(name) > NAME_LIMIT):
             raise UserError(f"an annotator's name has 1 to {NAME_LIMIT} characters")
@@ -94,9 +105,7 @@ class Store:
                 "INSERT OR IGNORE INTO annotators (name, kind, joined_at) VALUES (?, ?, ?)", (name, kind, self._now())
             )
             number, known = connection.execute("SELECT id, kind FROM annotators WHERE name = ?", (name,)).fetchone()
-        if known != kind:
-            raise UserError(f"the name {name!r} is taken by a {known}: choose another")
-        return int(number)
+        return number, known
 
     def name(self, annotator: int) -> str | None:
         """The name of a person; None where there is no such person."""
@@ -229,9 +238,18 @@ class Store:
         return parse_item(json.loads(body), round, {})
 
     @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """All changes within are one: an error undoes them all."""
+        with self._writing():
+            yield
+
+    @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, alone in the file from its beginning."""
+        """One transaction, alone in the file from its beginning; within another one a part of that."""
         with self._lock:
+            if self._connection.in_transaction:
+                yield self._connection
+                return
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield self._connection

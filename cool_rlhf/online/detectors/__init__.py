@@ -47,9 +47,10 @@ def all_detectors() -> list[Detector]:
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
         try:
             detector = point.load()()
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # what another package's code may raise
+            said = " ".join(f"{type(error).__name__}: {error}".split())
             raise UserError(
-                f"the entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) cannot be loaded ({error}): mend or "
+                f"the entry point {point.name!r} of {ENTRY_POINTS} ({point.value}) cannot be loaded ({said}): mend or "
                 "uninstall its package"
             ) from error
         if not isinstance(getattr(detector, "name", None), str) or not callable(getattr(detector, "candidates", None)):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from cool_rlhf.annotate import annotate
+from cool_rlhf.compose import compose
+from cool_rlhf.ending import Ending
 from cool_rlhf.online.annotation.arrived import arrived
 from cool_rlhf.online.annotation.exchange import (
     LABEL_STUDIO_CONFIG,
@@ -16,9 +20,10 @@ from cool_rlhf.online.annotation.exchange import (
     import_label_studio,
     import_trl,
 )
-from cool_rlhf.online.annotation.items import Item
-from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
+from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.protocols import UserError
+from cool_rlhf.tracking.rows import read_rows
 
 
 @pytest.fixture
@@ -73,11 +78,48 @@ def test_label_studio_round_trip(full: Store, other: Store, tmp_path: Path) -> N
     assert other.items() == full.items()
     assert arrived(other) == arrived(full)
 
-    def said(store: Store) -> set[tuple[str, str, str, str]]:
-        return {(label.item, label.annotator, label.winner, label.comment) for label in store.labels()}
-
-    assert said(other) == said(full)
+    assert sorted(map(str, other.labels())) == sorted(map(str, full.labels())), "kinds and seconds too"
     assert import_label_studio(other, path) == 0
+    assert import_label_studio(full, path) == 0, "where they come from they are known"
+
+
+def test_rules_and_judges_stay_what_they_are(
+    full: Store, other: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    for kind, winner in (("rule", "second"), ("judge", "tie")):
+        full.record(item(0).id, full.annotator(f"some {kind}", kind), winner)  # type: ignore[arg-type]
+    export_label_studio(full, tmp_path / "tasks.json")
+    import_label_studio(other, tmp_path / "tasks.json")
+    assert {label.annotator: label.kind for label in other.labels()} == {
+        "person 0": "person",
+        "person 1": "person",
+        "some rule": "rule",
+        "some judge": "judge",
+    }
+    assert arrived(other) == arrived(full), "they do not outvote people"
+    assert other.agreement() == full.agreement()
+
+
+@pytest.mark.parametrize("annotators", [None, 3, {}, {"b@x.example": "robot"}, {"b@x.example": ["person"]}])
+def test_whoever_is_not_known_is_an_import(other: Store, tmp_path: Path, annotators: object) -> None:
+    annotation = {"completed_by": {"email": "b@x.example"}, "was_cancelled": True, "lead_time": None}
+    task = {"data": {"prompt": "q", "text1": "a", "text2": "b", "annotators": annotators}, "annotations": [annotation]}
+    (tmp_path / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    import_label_studio(other, tmp_path / "tasks.json")
+    assert [(label.kind, label.seconds) for label in other.labels()] == [("import", 0.0)]
+
+
+def test_an_import_that_fails_leaves_nothing_behind(
+    full: Store, other: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    export_label_studio(full, tmp_path / "tasks.json")
+    other.add_items([item(4, round=1)])
+    other.record(item(4).id, other.annotator("person 1"), "second")
+    with pytest.raises(UserError, match="person 1 has labelled a pair otherwise before"):
+        import_label_studio(other, tmp_path / "tasks.json")
+    assert (len(other.items()), len(other.labels())) == (1, 1)
+    other.add_items([item(9)])
+    assert len(other.items()) == 2, "it can be written to again"
 
 
 def test_contrary_labels_of_one_annotator_are_named(full: Store, other: Store, tmp_path: Path) -> None:
@@ -134,6 +176,10 @@ def test_interface_names_what_tasks_hold(full: Store, tmp_path: Path) -> None:
         ("[1]", "task 1: field `data` is missing"),
         ('[{"data": {"prompt": "q", "text1": "a", "text2": 3}}]', "task 1: field `responses[1].text`"),
         (
+            '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"lead_time": -1}]}]',
+            "task 1: field `annotations.lead_time`",
+        ),
+        (
             '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": []}]}]',
             "task 1: field `annotations.result`",
         ),
@@ -146,3 +192,36 @@ def test_bad_files_are_named(other: Store, tmp_path: Path, content: str, said: s
         import_label_studio(other, path)
     assert str(path) in str(raised.value)
     assert said in str(raised.value)
+
+
+@pytest.fixture
+def run(tmp_path: Path, item: Callable[..., Item]) -> Callable[..., None]:
+    """``stage=annotate`` in a run that has left two pairs."""
+    write_pairs_to_label(tmp_path / "run/rounds/0/slow_path/pairs.jsonl", [item(0), item(1)])
+
+    def annotated(*overrides: str) -> None:
+        annotate(compose(["stage=annotate", f"output_dir={tmp_path}/run", *overrides]), Ending())
+
+    return annotated
+
+
+@pytest.mark.parametrize(("name", "kept"), [("labels.json", 2), ("labels.jsonl", 1)])
+def test_labels_go_out_and_come_in_by_command(
+    run: Callable[..., None], store: Store, item: Callable[..., Item], tmp_path: Path, name: str, kept: int
+) -> None:
+    store.add_items([item(0), item(1)])
+    for number, winner in enumerate(("second", "tie")):
+        store.record(item(number).id, store.annotator("Ada"), winner)  # type: ignore[arg-type]
+    (export_label_studio if name.endswith(".json") else export_trl)(store, tmp_path / name)
+    for _ in range(2):
+        run(f"annotate.import_labels={tmp_path / name}", f"annotate.export_labels={tmp_path / 'again' / name}")
+    with Store(tmp_path / "run" / FILE_NAME) as own:
+        assert len(own.labels()) == kept
+    assert len(read_rows(tmp_path / "run/rounds/0/slow_path/labels.jsonl")) == 1, "for the round that takes them"
+    assert (tmp_path / "again" / name).read_bytes().count(b"poor answer 0") > 0
+
+
+def test_a_file_of_labels_that_is_not_there_or_of_no_known_kind_is_named(run: Callable[..., None]) -> None:
+    for name in ("nowhere.json", "nowhere.jsonl", "labels.csv"):
+        with pytest.raises(UserError, match=re.escape(name)):
+            run(f"annotate.import_labels={name}")

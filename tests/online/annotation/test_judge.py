@@ -10,11 +10,15 @@ from typing import Any
 
 import pytest
 
+from cool_rlhf.compose import compose
+from cool_rlhf.config import Config
 from cool_rlhf.online.annotation.items import Item
 from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller, choice_of, settle
 from cool_rlhf.online.annotation.labellers import label_with
 from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online_stage import label_round
 from cool_rlhf.protocols import UserError
+from cool_rlhf.rule_checks import check_rules
 
 Reply = Callable[[dict[str, Any]], tuple[int, str]]
 
@@ -134,6 +138,40 @@ def test_errors_are_a_sentence(model: Callable[[Reply], Model], item: Callable[.
     gone.shutdown()
     gone.server_close()
     assert "cannot be reached" in said(endpoint)
+
+
+def test_a_judge_that_does_not_answer_is_said_before_a_run_begins(model: Callable[[Reply], Model]) -> None:
+    def config(server: Model) -> Config:
+        judge = ["online.labeller=judge", "annotate.judge.model=m", f"annotate.judge.url={server.endpoint().url}"]
+        return compose(["+experiment=demo", *judge])
+
+    willing = model(lambda request: (200, "yes"))
+    check_rules(config(willing))
+    assert len(willing.asked) == 1
+    refusing = config(model(lambda request: (401, "no such key.")))
+    with pytest.raises(UserError, match=r"refuses model m .*no such key"):
+        check_rules(refusing)
+    refusing.online.pairs = 0
+    check_rules(refusing)  # nothing is labelled
+
+
+def test_a_round_goes_on_without_a_judge_that_fails(
+    model: Callable[[Reply], Model],
+    store: Store,
+    item: Callable[..., Item],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fails_on_two(request: dict[str, Any]) -> tuple[int, str]:
+        return (400, "too long") if "question 2" in str(request) else prefers_good(request)
+
+    store.add_items([item(number) for number in range(4)])
+    judge = JudgeLabeller(model(fails_on_two).endpoint(requests=1))
+    label_round(judge, store, 0)
+    assert len(store.labels()) == 2
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "round 0 goes on with 2 of its pairs unlabelled" in warning
+    assert "too long" in warning
+    assert len(store.unlabelled(store.annotator(judge.name, "judge"))) == 2, "they stay open"
 
 
 def test_a_temperature_is_sent_only_where_one_is_set(

@@ -15,7 +15,14 @@ from results import collect, draw, table
 from studies import ARMS, OWN_REWARD_MODEL, STUDIES
 
 HERE = Path(__file__).parent
-COMMON = ("+experiment=demo", "online.prompts=0", "ppo.validate_every=5", "ppo.validation_instructions=40")
+COMMON = (
+    "+experiment=demo",
+    "online.rounds=1",
+    "ppo.iterations=50",
+    "online.prompts=0",
+    "ppo.validate_every=5",
+    "ppo.validation_instructions=40",
+)
 EVALUATE = ("stage=evaluate", "evaluate.best_of=0", "evaluate.baseline_pairs=0")
 
 

@@ -14,7 +14,8 @@ import yaml
 # What the demo has to show.
 MIN_GAIN, MIN_ERRORS, MAX_FALL_ERRORS = 0.10, 3.0, 2.0
 MIN_ACCURACY, MIN_OPPOSED_OWN, MAX_OPPOSED_OTHER = 0.85, 0.95, 0.10
-MAX_SECONDS, MAX_GIB = 480.0, 8.0
+MIN_OF_BEST = 0.25  # of what the best of 16 SFT responses gains by gold
+MAX_SECONDS, MAX_GIB = 900.0, 8.0
 
 
 def collect(folders: Mapping[int, Path]) -> dict[str, Any]:
@@ -52,7 +53,10 @@ def verdicts(seed: Mapping[str, Any]) -> dict[str, bool]:
     overall = gold.pop("overall")
     own = [row["own"]["accuracy"] for row in seed["reward_accuracy"].values()]
     opposed = seed["opposed_accuracy"].values()
+    best = next(value for name, value in seed.items() if name.endswith("_by_gold"))["overall"]["gold"]["mean"]
     return {
+        f"gold up by {MIN_OF_BEST:.2f} or more of what the best of several gains": overall["mean"]
+        >= MIN_OF_BEST * (best - seed["sft"]["overall"]["gold"]["mean"]),
         f"gold up by {MIN_GAIN:.2f} or more": overall["mean"] >= MIN_GAIN,
         f"gold up by more than {MIN_ERRORS:.0f} standard errors": overall["mean"]
         > MIN_ERRORS * overall["standard_error"],

@@ -45,19 +45,21 @@ def accuracy(own: float, other: float) -> dict[str, Any]:
 GOOD = {
     "sft": policy(0.4, 0.5, 0.01),
     "chat_model": policy(0.6, 0.6, 0.01),
+    "sft_best_of_16_by_gold": policy(0.7, 0.7, 0.01),
     "difference": policy(0.2, 0.1, 0.02),
     "reward_accuracy": accuracy(0.9, 0.6),
     "opposed_accuracy": accuracy(0.97, 0.05),
     "usage": {"seconds": 400.0, "peak_gib": 5.0, "processes": 9},
 }
 FAULTS = {
+    "gold up by 0.25": ("sft_best_of_16_by_gold", policy(1.3, 1.3, 0.01)),
     "gold up by 0.10": ("difference", policy(0.09, 0.1, 0.02)),
     "gold up by more": ("difference", policy(0.2, 0.1, 0.07)),
     "no domain down": ("difference", policy(0.2, -0.05, 0.02)),
     "reward model right": ("reward_accuracy", accuracy(0.84, 0.6)),
     "with the own": ("opposed_accuracy", accuracy(0.94, 0.05)),
     "with the other": ("opposed_accuracy", accuracy(0.97, 0.11)),
-    "minutes": ("usage", {**GOOD["usage"], "seconds": 481.0}),
+    "minutes": ("usage", {**GOOD["usage"], "seconds": 901.0}),
     "GiB": ("usage", {**GOOD["usage"], "peak_gib": 8.1}),
 }
 

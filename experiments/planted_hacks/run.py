@@ -197,7 +197,7 @@ def one_run(folder: Path, plant: Plant | None) -> dict[str, Any]:
             {
                 "findings": found,
                 "rank": found.index(own[0]) + 1 if own else None,
-                "others": len(found) - len(own),
+                "others": {f["pattern"]: f["payment"]["gold"] for f in patterns["findings"] if f["pattern"] not in own},
                 "effect": next((f["payment"]["effect"] for f in patterns["findings"] if f["pattern"] in own[:1]), None),
                 "pairs": {f["pattern"]: f["patches"] for f in patterns["findings"]},
                 "repair": repair,
@@ -222,15 +222,14 @@ def _policy(responses: Sequence[Mapping[str, Any]], policy: str, round: int, pla
 def table(results: Mapping[str, Any]) -> str:
     """One row a run; shares in per cent."""
     head = (
-        "plant", "SFT", "late, round 0", "taken", "rank", "other findings", "paid", "pairs used",
+        "plant", "SFT", "late, round 0", "taken", "rank", "other findings (gold)", "paid", "pairs used",
         "held-out pairs right before", "and after", "accuracy", "late, round 1", "gold: SFT, round 0, round 1",
     )  # fmt: skip
     lines = [head, ["---"] * len(head)]
     for name, result in results.items():
         rounds = result["rounds"]
         first, second = [*rounds, None, None][:2]
-        others = sum(round["others"] for round in rounds)
-        lines.append([name, *_taken(first), str(others), *_repair(first), *_second(first, second)])
+        lines.append([name, *_taken(first), _others(rounds), *_repair(first), *_second(first, second)])
     return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
 
 
@@ -243,6 +242,13 @@ def _taken(first: Mapping[str, Any]) -> list[str]:
         "–" if sft is None else "yes" if taken else "no",
         str(first["rank"] or "–"),
     ]
+
+
+def _others(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """How many, and what the pattern alone does to gold in each."""
+    golds = [gold for round in rounds for gold in round["others"].values()]
+    shown = ", ".join("–" if gold is None else f"{gold:+.2f}" for gold in golds)
+    return f"{len(golds)} ({shown})" if golds else "0"
 
 
 def _repair(first: Mapping[str, Any]) -> list[str]:

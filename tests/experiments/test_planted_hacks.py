@@ -74,20 +74,34 @@ def test_table(experiment: ModuleType) -> None:
 
     verdict = {"held_out_before": 0.04, "held_out": 0.96, "before": 0.912, "after": 0.91}
     first = {
-        "findings": ["length/longer", "phrases/wonderful"], "rank": 2, "others": 1, "effect": 1.234,
+        "findings": ["length/longer", "phrases/wonderful"], "rank": 2, "effect": 1.234,
+        "others": {"length/longer": -0.1},
         "pairs": {"length/longer": {"training": 6}, "phrases/wonderful": {"training": 75}},
         "repair": {"verdicts": {"phrases/wonderful": verdict}}, "policies": policies(0.4),
     }  # fmt: skip
-    second = {"policies": policies(0.06), "others": 2}
+    second = {"policies": policies(0.06), "others": {"endings/cut": None, "stance/hedging": 0.001}}
 
     def cells(first: dict[str, Any], *later: dict[str, Any]) -> list[str]:
         table = experiment.table({"flattery": {"rounds": [first, *later]}})
         assert len({line.count("|") for line in table.splitlines()}) == 1
         return [cell.strip() for cell in table.splitlines()[2].strip("|").split("|")]
 
-    expected = ["flattery", "5 %", "40 %", "yes", "2", "3", "+1.23", "75", "4 %", "96 %", "0.912 → 0.910", "6 %"]
+    expected = [
+        "flattery",
+        "5 %",
+        "40 %",
+        "yes",
+        "2",
+        "3 (-0.10, –, +0.00)",
+        "+1.23",
+        "75",
+        "4 %",
+        "96 %",
+        "0.912 → 0.910",
+        "6 %",
+    ]
     assert cells(first, second) == [*expected, "0.500, 0.750, 0.750"]
     del verdict["held_out_before"]
     assert cells(first, second)[7:10] == ["75", "–", "96 %"], "runs that did not look before"
-    unfound = {**first, "rank": None, "others": 2, "effect": None}
-    assert cells(unfound)[4:12] == ["–", "2", *"–––––", "–"]
+    unfound = {**first, "rank": None, "others": {}, "effect": None}
+    assert cells(unfound)[4:12] == ["–", "0", *"–––––", "–"]

@@ -130,6 +130,11 @@ def _check_ratio_and_kl(config: Config) -> None:
             f"ppo.engine_correction is {ppo.engine_correction} with ppo.old_logprobs=engine, whose ratio holds that "
             "correction already: set one of the two"
         )
+    if ppo.old_logprobs == "engine" and ppo.stop_kl > 0:
+        raise UserError(
+            f"ppo.stop_kl is {ppo.stop_kl} with ppo.old_logprobs=engine, from which the policy differs before it has "
+            "moved: set it to 0 or take the trainer's, with ppo.engine_correction if you like"
+        )
     if ppo.generate_ahead and ppo.old_logprobs == "trainer" and ppo.engine_correction == 0:
         raise UserError(
             "ppo.generate_ahead samples with weights that are one update behind, which nothing would correct: set "

@@ -318,6 +318,7 @@ TOGETHER = {
     ("ppo.kl_target=6", "ppo.kl_coefficient=0"): "start it above 0",
     ("ppo.old_logprobs=engine", "ppo.engine_correction=2"): "ppo.old_logprobs=engine",
     ("ppo.old_logprobs=engine", "sampling.temperature=0.7"): "sampling.temperature",
+    ("ppo.old_logprobs=engine", "ppo.stop_kl=0.1"): "ppo.stop_kl is 0.1 with ppo.old_logprobs=engine",
     ("ppo.engine_correction=2", "sampling.temperature=0.7"): "sampling.temperature",
 }
 

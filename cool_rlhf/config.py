@@ -297,8 +297,9 @@ class ClusterConfig:
     trainer: RoleConfig = field(default_factory=RoleConfig)
     policy: RoleConfig = field(default_factory=RoleConfig)
     critic: RoleConfig = field(default_factory=RoleConfig)
-    reference: RoleConfig = field(default_factory=RoleConfig)
-    scorer: RoleConfig = field(default_factory=RoleConfig)
+    # Ranks of these two hold the whole model, which is not trained.
+    reference: RoleConfig = field(default_factory=lambda: RoleConfig(zero_stage=0))
+    scorer: RoleConfig = field(default_factory=lambda: RoleConfig(zero_stage=0))
     rollout: RolloutRoleConfig = field(default_factory=RolloutRoleConfig)
 
 

@@ -293,6 +293,13 @@ def _check_resources(config: Config) -> None:
             raise UserError(
                 f"cluster.{name}.gpus is {role.gpus}: one rank uses at most one GPU; raise its ranks instead"
             )
+    for name in ("reference", "scorer"):
+        stage = getattr(cluster, name).zero_stage
+        if stage:
+            raise UserError(
+                f"cluster.{name}.zero_stage is {stage}: each of its ranks holds the whole model, which is not trained, "
+                "so that there is nothing to shard; set it to 0"
+            )
     for name in ("trainer", "policy", "critic"):
         role = getattr(cluster, name)
         if role.ranks > 1 and 0 < role.gpus < 1:

@@ -70,10 +70,9 @@ def rank_bytes(config: Config, role: str, shape: ModelShape) -> float:
     if role == "rollout":
         rollout = config.cluster.rollout
         return parameters * _WEIGHTS[rollout.dtype or config.model.dtype] / rollout.tensor_parallel_size
-    section: RoleConfig = getattr(config.cluster, role)
     if role in ("reference", "scorer"):
-        held = parameters * _WEIGHTS[config.model.dtype] / (section.ranks if section.zero_stage == 3 else 1)
-        return held + _forward_bytes(config, shape, scalar)
+        return parameters * _WEIGHTS[config.model.dtype] + _forward_bytes(config, shape, scalar)
+    section: RoleConfig = getattr(config.cluster, role)
     return _trained_bytes(config, section, parameters) + _activation_bytes(config, role, shape, scalar)
 
 

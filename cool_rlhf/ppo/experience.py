@@ -135,11 +135,13 @@ def _on_whole(response: Tensor, mask: Tensor) -> Tensor:
 
 def describe(batch: Sequence[Judged], experiences: Sequence[Experience]) -> dict[str, float]:
     """The numbers to watch at each step. KL is k1 against the reference, in nats: ``kl`` per response, the mean over
-    responses of its sum over tokens; ``kl_per_token`` per response token."""
+    responses of its sum over tokens; ``kl_per_token`` per response token. The advantages are what the policy learns
+    from, whitened and weighed where that is on."""
     masks = [judged.rollout.mask for judged in batch]
     logprobs, reference = _on_responses([j.logprobs for j in batch], [j.reference_logprobs for j in batch], masks)
     engine = torch.cat([judged.rollout.logprobs for judged in batch])
     values, returns = _on_responses([e.values for e in experiences], [e.returns for e in experiences], masks)
+    advantages = torch.cat([experience.advantages[experience.mask] for experience in experiences])
     gap = logprobs - engine
     spread = returns.var(correction=0)
     return {
@@ -155,8 +157,8 @@ def describe(batch: Sequence[Judged], experiences: Sequence[Experience]) -> dict
         "engine_gap/ratio": float(gap.exp().mean()),
         "value/mean": float(values.mean()),
         "return/mean": float(returns.mean()),
-        "advantage/mean": float((returns - values).mean()),
-        "advantage/deviation": float((returns - values).std(correction=0)),
+        "advantage/mean": float(advantages.mean()),
+        "advantage/deviation": float(advantages.std(correction=0)),
         "value/explained": float(1 - (returns - values).var(correction=0) / spread) if spread > 0 else 0.0,
     }
 

@@ -115,6 +115,18 @@ def test_metrics_worked_by_hand():
     assert all(math.isfinite(number) for number in metrics.values())
 
 
+@pytest.mark.parametrize(
+    "changed", [{}, {"critic_trace_decay": 1.0}, {"correction_cap": 1.05}, {"whiten_advantages": True}]
+)
+def test_the_advantages_that_are_shown_are_those_that_are_learnt_from(changed):
+    batch = [judged(2.0), judged(-1.0, finished=False)]
+    experiences = make_experience(batch, replace(SHAPING, **changed))
+    learnt = torch.cat([experience.advantages[2:] for experience in experiences])
+    metrics = describe(batch, experiences)
+    assert metrics["advantage/mean"] == pytest.approx(float(learnt.mean()), abs=1e-6)
+    assert metrics["advantage/deviation"] == pytest.approx(float(learnt.std(correction=0)))
+
+
 def test_kl_counts_whole_responses_and_single_tokens():
     far = Judged(
         rollout(1, [-1.0, -1.0]), 0.0, torch.tensor([0.0, -1, -1]), torch.tensor([0.0, -2, -3]), torch.zeros(3)

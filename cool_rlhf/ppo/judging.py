@@ -29,13 +29,11 @@ class Asked:
 def ask(models: Models, portion: Portion, recipes: Mapping[str, Recipe]) -> Asked:
     rollouts = [rollout for _, rollout in portion]
     sequences = [rollout.tokens for rollout in rollouts]
-    return Asked(
-        portion,
-        ask_rewards(models.scorer, rollouts, recipes),
-        models.policy.logprobs(sequences),
-        models.reference.logprobs(sequences),
-        models.critic.values(sequences),
-    )
+    logprobs = models.policy.logprobs(sequences)
+    reference = models.reference.logprobs(sequences)
+    values = models.critic.values(sequences)
+    rewards = ask_rewards(models.scorer, rollouts, recipes)  # last: the rules run in this process
+    return Asked(portion, rewards, logprobs, reference, values)
 
 
 def gather(asked: Sequence[Asked]) -> tuple[list[Judged], list[Reward]]:

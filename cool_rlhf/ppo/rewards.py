@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,6 +9,7 @@ import torch
 
 from cool_rlhf.ppo.experience import by_domain, to_score
 from cool_rlhf.protocols import Future, Prompt, Rollout, Rule, Scorer, UserError
+from cool_rlhf.rules.loading import finite_number
 
 
 @dataclass(frozen=True)
@@ -36,33 +36,35 @@ def recipe_for(recipes: Mapping[str, Recipe], domain: str) -> Recipe:
     return recipes.get(domain) or Recipe({domain: 1.0}, {})
 
 
+@dataclass(frozen=True)
 class PendingRewards:
-    """The Future of a batch's rewards: rules run here while the reward model works elsewhere."""
+    """The Future of a batch's rewards: the rules have been asked, and the reward model is at work."""
 
-    def __init__(self, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe], scores: Future[list[float]]) -> None:
-        self._rollouts = rollouts
-        self._recipes = recipes
-        self._scores = scores
+    recipes: Sequence[Recipe]  # of each response
+    values: Sequence[Mapping[str, float]]  # of each response's rules
+    scores: Future[list[float]]  # of each response under its recipe's conditions, all in one list
 
     def result(self) -> list[Reward]:
-        """In the order of the rollouts. Raises UserError where a rule gives no finite number."""
-        recipes = [recipe_for(self._recipes, rollout.prompt.domain) for rollout in self._rollouts]
-        values = [apply_rules(recipe, rollout) for recipe, rollout in zip(recipes, self._rollouts, strict=True)]
-        scores = iter(self._scores.result())
+        """In the order of the rollouts."""
+        scores = iter(self.scores.result())
         return [
             _combine(recipe, {name: next(scores) for name in recipe.conditions}, rules)
-            for recipe, rules in zip(recipes, values, strict=True)
+            for recipe, rules in zip(self.recipes, self.values, strict=True)
         ]
 
 
 def ask_rewards(scorer: Scorer, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe]) -> PendingRewards:
-    """Ask the reward model for each response under every condition of its domain's recipe, all at once."""
+    """Ask the reward model for each response under every condition of its domain's recipe, all at once, and run the
+    rules here while it works. Raises UserError where a rule gives no finite number."""
+    used = [recipe_for(recipes, rollout.prompt.domain) for rollout in rollouts]
     asked = [
         replace(to_score(rollout), condition=name)
-        for rollout in rollouts
-        for name in recipe_for(recipes, rollout.prompt.domain).conditions
+        for recipe, rollout in zip(used, rollouts, strict=True)
+        for name in recipe.conditions
     ]
-    return PendingRewards(rollouts, recipes, scorer.score(asked))
+    scores = scorer.score(asked)
+    values = [apply_rules(recipe, rollout) for recipe, rollout in zip(used, rollouts, strict=True)]
+    return PendingRewards(used, values, scores)
 
 
 def apply_rules(recipe: Recipe, rollout: Rollout) -> dict[str, float]:
@@ -76,12 +78,13 @@ def apply_rules(recipe: Recipe, rollout: Rollout) -> dict[str, float]:
         except Exception as error:
             error.add_note(f"raised by the rule {name} on a response to prompt {prompt.id} of domain {prompt.domain!r}")
             raise
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        number = finite_number(value)
+        if number is None:
             raise UserError(
                 f"ppo.rewards.{prompt.domain}: the rule {name} gave {value!r} for a response to prompt {prompt.id}: it "
                 "must give a finite number"
             )
-        values[name] = float(value)
+        values[name] = number
     return values
 
 

@@ -33,10 +33,10 @@ def validate(
     sampled = start_sampling(models.sampler, asked, seed=derive_seed(seed, "validation"), version=version).result()
     rollouts, followed = sampled[: len(prompts)], sampled[len(prompts) :]
     sequences = [rollout.tokens for rollout in rollouts]
-    pending = ask_rewards(models.scorer, rollouts, data.recipes)
     under = {name: ask_under(models.scorer, rollouts, name) for name in settings.validation_conditions}
     logprobs = models.policy.logprobs(sequences)
     reference = models.reference.logprobs(sequences)
+    pending = ask_rewards(models.scorer, rollouts, data.recipes)
     texts = list(data.held_out_texts[: settings.validation_texts])
     text_loss = held_out_loss(models.policy, texts) if texts else {}
     rewards = pending.result()

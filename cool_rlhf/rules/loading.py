@@ -1,9 +1,14 @@
-"""From ``module:function`` to a rule."""
+"""From ``module:function`` to a rule, and what a rule may give."""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import math
+from numbers import Real
+from typing import Any
+
+import numpy as np
 
 from cool_rlhf.protocols import Rule, UserError
 
@@ -27,3 +32,8 @@ def load_rule(name: str, key: str) -> Rule:
             f"{key}: {name} cannot be called as rule(messages, response, domain, answer, finished): {error}"
         ) from error
     return rule
+
+
+def finite_number(value: Any) -> float | None:
+    """What a rule gave, where it is a finite number, numpy's included; else None."""
+    return float(value) if isinstance(value, Real | np.bool_) and math.isfinite(value) else None

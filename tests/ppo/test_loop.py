@@ -49,8 +49,8 @@ def test_the_policy_reaches_the_optimum_of_reward_less_divergence(make_world, da
 def test_each_step_asks_in_the_order_of_the_method(make_world, data, settings):
     world = make_world()
     train_ppo(world.models, data, replace(settings, iterations=1, critic_warmup=1), seed=1, observer=world)
-    validation = ["[validate]", "sample", "score", "logprobs"]
-    portion = ["score", "logprobs"]  # asked for while others are still sampled
+    validation = ["[validate]", "sample", "logprobs", "score"]
+    portion = ["logprobs", "score"]  # asked for while others are still sampled
     judged = [*portion, *portion, "[score]", "[train]", "critic"]
     first = [
         "[generate]",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,11 +76,34 @@ def test_a_recipe_weighs_conditions_and_rules(scorer):
     )
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1", np.float32("nan"), 1j])
 def test_a_value_that_is_no_finite_number_is_named_with_its_rule(scorer, value):
     recipes = {"chat": Recipe({"helpful": 1.0}, {"m:odd": (lambda *_: value, 1.0)})}
     with pytest.raises(UserError, match=r"ppo\.rewards\.chat: the rule m:odd gave .* prompt chat prompt"):
         ask_rewards(scorer, [rollout("chat")], recipes).result()
+
+
+@pytest.mark.parametrize(
+    "value", [True, 2, np.bool_(True), np.int64(3), np.float32(0.5), np.float64(0.25), Fraction(1, 3)]
+)
+def test_any_finite_number_is_a_value(scorer, value):
+    recipes = {"chat": Recipe({}, {"m:rule": (lambda *_: value, 1.0)})}
+    (reward,) = ask_rewards(scorer, [rollout("chat")], recipes).result()
+    assert reward.rules == {"m:rule": float(value)}
+    assert type(reward.total) is float
+
+
+def test_rules_run_before_the_reward_model_is_waited_for():
+    class Silent:
+        def score(self, conversations):
+            order.append("asked")
+            return SimpleNamespace(result=lambda: order.append("waited for") or [0.1])
+
+    order: list[str] = []
+    rule = lambda *_: order.append("rule") or 1.0  # noqa: E731
+    pending = ask_rewards(Silent(), [rollout("maths")], {"maths": Recipe({"maths": 1.0}, {"m:rule": (rule, 1.0)})})
+    assert order == ["asked", "rule"]
+    assert [reward.total for reward in pending.result()] == [1.1]
 
 
 def test_what_a_rule_raises_passes_on_with_a_note(scorer):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Protocol
 from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.protocols import Conversation, UserError
+from cool_rlhf.rules.loading import finite_number
 
 # (messages, response, domain, answer, finished) -> how good the response is
 Score = Callable[[Conversation, str, str, str | None, bool], float]
@@ -87,9 +87,10 @@ class RuleLabeller:
                 f"the rule {self._rule} fails on a response to {asked} with {said}; mend it or name another in "
                 "annotate.rule"
             ) from error
-        if not isinstance(value, int | float) or not math.isfinite(value):
+        number = finite_number(value)
+        if number is None:
             raise UserError(
                 f"the rule {self._rule} gave {value!r} for a response to {asked}: it must give a finite number; mend "
                 "it or name another in annotate.rule"
             )
-        return value
+        return number

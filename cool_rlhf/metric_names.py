@@ -18,7 +18,8 @@ def validation_metrics(config: Config) -> list[str]:
         names += [f"condition/{domain}/{condition}" for condition in recipe.conditions]
         names += [f"rule/{domain}"] if recipe.rules else []
         names += [f"rule/{domain}/{rule}" for rule in recipe.rules] if len(recipe.rules) > 1 else []
-    names += [f"under/{condition}" for condition in ppo.validation_conditions]
+    for condition in ppo.validation_conditions:
+        names += [f"under/{condition}", *(f"under/{condition}/{domain}" for domain in domains)]
     if ppo.validation_texts > 0:
         names += ["lm_loss"]
     if ppo.validation_instructions > 0:

@@ -44,11 +44,14 @@ def validate(
     pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)
     kl = sum(float((ours - theirs)[rollout.mask].sum()) for ours, theirs, rollout in pairs)
     gold = [data.gold(rollout) for rollout in rollouts]
+    under_metrics: dict[str, float] = {}
+    for name, answer in under.items():
+        under_metrics |= score_metrics(rollouts, answer.result(), f"validation/under/{name}")
     observer.samples(step, rollouts, scores, gold)
     return {
         **score_metrics(rollouts, scores, "validation/score"),
         **part_metrics(rollouts, rewards, data.recipes, "validation"),
-        **{f"validation/under/{name}": _mean(answer.result()) for name, answer in under.items()},
+        **under_metrics,
         **gold_metrics(rollouts, gold, "validation/gold"),
         "validation/kl": kl / len(rollouts),
         "validation/response_length": _mean([len(rollout.response_tokens) for rollout in rollouts]),

@@ -98,7 +98,7 @@ PPO_SECTIONS = (
             ),
             Group(
                 "Validation under other conditions",
-                "All held-out responses, whatever their domain.",
+                "All held-out responses, whatever their domain; and of each domain: condition/domain.",
                 "reward score",
                 prefix="validation/under/",
             ),

@@ -40,7 +40,10 @@ def test_what_validation_adds_changes_nothing_of_the_training(make_world, data, 
     for before, after in zip(plain.rows, watched.rows, strict=True):
         untimed = {n: v for n, v in before.items() if not n.startswith(("time/", "tokens_per_second"))}
         assert untimed.items() <= after.items()
-    assert {"validation/lm_loss", "validation/under/b"} <= set(watched.rows[-1])
+    row = watched.rows[-1]
+    assert "validation/lm_loss" in row
+    assert row["validation/under/b"] == pytest.approx((row["validation/under/b/a"] + row["validation/under/b/b"]) / 2)
+    assert row["validation/under/b/b"] == row["validation/score/b"], "of its own domain it is the score"
 
 
 def test_the_loss_is_the_mean_over_predictions_at_temperature_1(ready):

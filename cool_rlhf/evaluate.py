@@ -165,7 +165,8 @@ def tables(config: Config, held_out: HeldOut, measured: Measured) -> dict[str, A
 def start_scorer(config: Config, path: str) -> Scorer:
     """As ``RewardModel`` would load it: on a CPU in float32, whatever precision it was trained in."""
     role = config.cluster.scorer
-    model = ModelSpec(path, "scalar", config.model.dtype if role.gpus else "float32")
+    dtype = config.model.dtype if role.gpus else "float32"
+    model = ModelSpec(path, "scalar", dtype, micro_batch_tokens=config.ppo.micro_batch_tokens)
     return RemoteScorer(build_all([start_group(create_workers(ScorerWorker, role), model, None)])[0])
 
 

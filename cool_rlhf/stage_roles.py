@@ -148,7 +148,8 @@ class StageRoles:
         """Reference and scorer."""
         dtype = self._config.model.dtype
         reference = ModelSpec(self._checkpoints.sft, "language", dtype)
-        scorer = ModelSpec(self._checkpoints.reward(round), "scalar", dtype)
+        budget = self._config.ppo.micro_batch_tokens
+        scorer = ModelSpec(self._checkpoints.reward(round), "scalar", dtype, micro_batch_tokens=budget)
         return [
             start_group(self.standby.take(LanguageWorker), reference, None),
             start_group(self.standby.take(ScorerWorker), scorer, None),

@@ -47,6 +47,14 @@ def test_an_engine_that_shares_its_gpu_is_up_before_others_load(happened: list[s
     assert happened == ["the engine is told to start", "the engine is up", "the others load"]
 
 
+def test_the_scorer_packs_by_ppos_budget(happened: list[str]) -> None:
+    roles = StageRoles(compose(["+experiment=demo", "sft.path=x", "reward.path=y", "ppo.micro_batch_tokens=777"]))
+    roles.standby.take = lambda worker: []  # type: ignore[method-assign]
+    reference, scorer = roles._frozen(0)
+    assert (reference.path, scorer.path) == ("x", "y")  # type: ignore[attr-defined]
+    assert scorer.micro_batch_tokens == 777  # type: ignore[attr-defined]
+
+
 def told(folder: Path, round: int, *explained: float) -> None:
     file = folder / f"rounds/{round}/fast_path/patterns.json"
     file.parent.mkdir(parents=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from cool_rlhf.data.packing import balance
 from cool_rlhf.protocols import ScoredConversation
-from cool_rlhf.roles.group import Pending, WorkerGroup
+from cool_rlhf.roles.group import Pending, Share, WorkerGroup, in_order
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ class ScorerWorker(Worker):
 
         from reward import RewardModel
 
-        self._reward_model = RewardModel.from_pretrained(model.path, dtype=getattr(torch, model.dtype))
+        self._reward_model = RewardModel.from_pretrained(
+            model.path, dtype=getattr(torch, model.dtype), micro_batch_tokens=model.micro_batch_tokens
+        )
 
     def score(self, conversations: list[ScoredConversation]) -> list[float]:
         return self._reward_model.score_batch(conversations)
@@ -50,13 +53,8 @@ class RemoteScorer:
         return self._ask("hidden_states", conversations)
 
     def _ask(self, method: str, conversations: Sequence[ScoredConversation]) -> Pending[list[Any]]:
-        ranks = len(self.group)
-        parts = [list(conversations[rank::ranks]) for rank in range(ranks)]
-
-        def interleave(results: list[Any]) -> list[Any]:
-            answers: list[Any] = [None] * len(conversations)
-            for rank, part in enumerate(results):
-                answers[rank::ranks] = part
-            return answers
-
-        return Pending(self.group.each(method, [(part,) for part in parts]), interleave)
+        """Dealt out by letters: tokens are made by the ranks."""
+        letters = [sum(len(turn["content"]) for turn in item.messages) for item in conversations]
+        shares = [Share([part]) for part in balance(letters, len(self.group))]
+        references = self.group.each(method, [tuple(share.pick(conversations)) for share in shares])
+        return Pending(references, lambda results: in_order(shares, results))

@@ -35,6 +35,7 @@ class ModelSpec:
     gradient_checkpointing: bool = False
     seed: int = 0
     lora: LoRAConfig | None = None
+    micro_batch_tokens: int = 0  # of a scorer, which cuts its own; others are handed theirs already cut
 
 
 @dataclass(frozen=True)

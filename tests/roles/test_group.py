@@ -14,8 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cool_rlhf.config import RoleConfig
-from cool_rlhf.protocols import StaleWeightsError, UserError
+from cool_rlhf.protocols import ScoredConversation, StaleWeightsError, UserError
 from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, create_workers, fetch, in_order, share_out
+from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
+from cool_rlhf.roles.worker import ModelSpec
 
 lengths_of = st.lists(st.integers(1, 60), max_size=30)
 
@@ -39,6 +41,34 @@ def test_ranks_run_equally_many_micro_batches_within_the_budget(lengths: list[in
     for share in shares:
         for tokens in share.pick(lengths):
             assert sum(tokens) <= budget or len(tokens) == 1
+
+
+def test_conversations_are_dealt_to_scorers_by_length_and_answered_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    letters = [900, 10, 20, 880, 30, 40]
+    asked = [ScoredConversation([{"role": "assistant", "content": "x" * count}], None, True) for count in letters]
+    parts: list[list[ScoredConversation]] = []
+
+    class Ranks:
+        def __len__(self) -> int:
+            return 2
+
+        def each(self, method: str, arguments: list[tuple[list[ScoredConversation]]]) -> list[list[int]]:
+            parts.extend(part for (part,) in arguments)
+            return [[len(item.messages[0]["content"]) for item in part] for part in parts]
+
+    monkeypatch.setattr("cool_rlhf.roles.group.fetch", lambda references: references)
+    scorer = RemoteScorer(Ranks())  # type: ignore[arg-type]
+    assert scorer.score(asked).result() == letters
+    assert [sum(len(item.messages[0]["content"]) for item in part) for part in parts] == [940, 940]
+    parts.clear()
+    assert scorer.score([]).result() == []
+
+
+def test_a_scorer_packs_by_the_budget_that_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, object] = {}
+    monkeypatch.setattr("reward.RewardModel.from_pretrained", lambda path, **settings: given.update(settings))
+    object.__new__(ScorerWorker).build(ModelSpec("there", "scalar", "float32", micro_batch_tokens=777), None)
+    assert given["micro_batch_tokens"] == 777
 
 
 def test_in_order_refuses_results_that_are_missing() -> None:

@@ -27,13 +27,15 @@ _FREE = {
         "iterations",
         "save_every",
         "validate_every",
-        "validation_prompts",
         "validation_texts",
         "validation_instructions",
         "validation_conditions",
         "keep_critic",
     },
 }
+
+# What the best policy goes by, over how many of what: values over others could not be compared with the best so far.
+_JUDGES = {"validation/lm_loss": "validation_texts", "validation/instructions": "validation_instructions"}
 
 # Of ``annotate``, what stands behind the labels that a round itself gives.
 _LABELLER: dict[str, tuple[str, ...]] = {
@@ -61,9 +63,10 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     labeller = {key: attrgetter(key)(config.annotate) for key in _LABELLER[config.online.labeller]}
     pairs = ["preferences", "validation_preferences", "weights"]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
+    judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if config.ppo.best_metric.startswith(metric)}
     ppo = stage(
         ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain"],
-        ppo=part("ppo"),
+        ppo={**part("ppo"), **judges},
         sampling=sampling,
         reward={"path": config.reward.path},
     )

@@ -35,6 +35,8 @@ def finish_all(config) -> None:
         "logging.wandb_mode=offline",
         "logging.progress=false",
         "ppo.save_every=3",
+        "ppo.validate_every=3",
+        "ppo.validation_texts=3",
         "ppo.micro_batch_tokens=777",
         "sft.micro_batch_tokens=777",
         "model.gradient_checkpointing=true",
@@ -56,6 +58,7 @@ def test_changes_of_what_comes_or_of_how_are_taken(run, override: str) -> None:
         ("reward.learning_rate=0.5", "reward.learning_rate was {} and is 0.5"),
         ("reward.learning_rate=0.5", "reward_0 stage"),
         ("ppo.clip=0.3", "ppo.clip was {} and is 0.3"),
+        ("ppo.validation_prompts=3", "ppo.validation_prompts was {} and is 3"),
         ("sampling.top_p=0.5", "sampling.top_p was {} and is 0.5"),
         ("data.preferences=[a.jsonl]", 'data.preferences was [] and is ["a.jsonl"]'),
         ("reward.validation_share=0.5", "reward.validation_share was {} and is 0.5"),
@@ -104,6 +107,13 @@ def test_only_the_labeller_that_a_round_asks_is_part_of_what_made_it(run, labell
                     open_state(run(*asked, override))
             else:
                 open_state(run(*asked, override))
+
+
+def test_what_the_best_policy_is_judged_by_stays(run) -> None:
+    asked = ("ppo.validation_texts=4", "ppo.best_metric=validation/lm_loss", "ppo.best_mode=min")
+    finish_all(run(*asked))
+    with pytest.raises(UserError, match=r"ppo\.validation_texts was 4 and is 3"):
+        open_state(run(*asked, "ppo.validation_texts=3"))
 
 
 def test_what_is_not_begun_may_change(run) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from cool_rlhf.checkpoint import RunState
 from cool_rlhf.comparison import Judged
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
@@ -114,6 +115,10 @@ def test_doubtful_test_pairs_are_noted(tmp_path: Path) -> None:
         "1 of 3 test prompts stand in the training pairs",
     ]
     assert [pair.chosen[0]["content"] for pair in held_out.training] == ["where?"]
+    RunState(tmp_path).begin("reward_0", {"data": {"test_preferences": [str(test)]}})
+    told = HeldOut.of(replace(config, reward=replace(config.reward, validation_share=0.0)))
+    assert not [note for note in told.notes if "stand in the training pairs" in note], "it was kept apart by the run"
+    assert told.training == held_out.training
 
 
 def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ class RunState:
                 f"{'; '.join(differences)}; restore them or choose another output_dir"
             )
 
+    def settings(self, stage: str) -> Settings:
+        """Those that ``stage`` is made with; none where it was not begun."""
+        settings: Settings = self._stages.get(stage, {}).get("settings", {})
+        return settings
+
     def begin(self, stage: str, settings: Settings) -> None:
         """``stage`` is made with ``settings``."""
         self._write({**self._stages, stage: {"settings": _plain(settings), "finished": False}})

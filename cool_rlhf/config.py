@@ -39,7 +39,7 @@ class DataConfig:
     validation_prompts: list[str] = field(default_factory=list)  # empty: split off `prompts`, by prompt
     pretrain: list[str] = field(default_factory=list)
     validation_pretrain: list[str] = field(default_factory=list)  # empty: a few texts of `pretrain` are held out
-    test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate only, like test_prompts
+    test_preferences: list[str] = field(default_factory=list)  # for stage=evaluate; never learnt from, as test_prompts
     test_prompts: list[str] = field(default_factory=list)  # empty, with prompts of your own: their validation prompts
     domains: dict[str, str] = field(default_factory=dict)  # source, or set -> domain of its rows that name none
     weights: dict[str, float] = field(default_factory=dict)  # source of preferences -> how often each pair is seen

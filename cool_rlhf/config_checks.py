@@ -103,10 +103,14 @@ def _check_ppo(config: Config) -> None:
             f"ppo.minibatches ({config.ppo.minibatches}) must not be above ppo.prompts_per_iteration "
             f"({config.ppo.prompts_per_iteration})"
         )
-    if config.ppo.unfinished_penalty > 2 * config.reward.bound:
+    recipes = config.ppo.rewards.values()
+    weight = max([1.0, *(sum(map(abs, recipe.conditions.values())) for recipe in recipes)])
+    most = 2 * config.reward.bound * weight
+    ruled = any(recipe.rules for recipe in recipes)  # what rules pay is not known here
+    if not ruled and config.ppo.unfinished_penalty > most:
         raise UserError(
-            f"ppo.unfinished_penalty is {config.ppo.unfinished_penalty}: it must be at most {2 * config.reward.bound}, "
-            "the whole range of scores (twice reward.bound)"
+            f"ppo.unfinished_penalty is {config.ppo.unfinished_penalty}: it must be at most {most}, the whole range of "
+            "scores (twice reward.bound, times the greatest weights of ppo.rewards)"
         )
 
 

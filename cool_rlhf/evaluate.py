@@ -11,7 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,7 @@ from cool_rlhf.tracking import setup_logging, write_report
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
 from reward.evaluation import Score, ScoredPairs
-from reward.scoring import load_conditions
+from reward.scoring import load_conditions, load_score_bound
 from reward.statistics import best_of_kl, powers_up_to
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,7 @@ def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
             f"there is nothing to evaluate: {output} holds no SFT or no reward model; run the same command without "
             "stage=evaluate first, or name finished models with sft.path and reward.path"
         )
+    config = with_own_bound(config, models.reward_model)
     held_out = HeldOut.of(config)
     machine = machine_resources(config)
     with cluster(config.cluster, machine.cpus, machine.gpus), watched:
@@ -81,6 +82,13 @@ def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
         write_report(output)
     print(describe(result))
     print(f"written to {output / 'evaluation.json'} and {output / 'evaluation.html'}")
+
+
+def with_own_bound(config: Config, reward_model: str) -> Config:
+    """``config`` with the bound that the reward model was trained with, where its checkpoint says so: it may be one of
+    another run."""
+    bound = load_score_bound(reward_model)
+    return config if bound is None else replace(config, reward=replace(config.reward, bound=bound))
 
 
 def header(config: Config, models: FinishedModels, held_out: HeldOut) -> dict[str, Any]:

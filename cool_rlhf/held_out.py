@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, validation_share
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import load_split
+from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.inputs import Inputs, gold_of, no_gold
 from cool_rlhf.preflight import held_out_reading
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout
@@ -90,8 +93,10 @@ def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
     reading = replace(Reading.of(config), domains=None)
     pairs: list[PreferencePair] = []
     if config.data.preferences:
+        made = RunState(Path(config.output_dir)).settings("reward_0").get("data", {})
+        apart = {key: made.get(key, []) for key in TEST_ROWS}  # those that the run was told of before it learnt
         seed = derive_seed(config.seed, "preferences")
-        pairs += load_split(config.data, validation_share(config), reading, seed).training
+        pairs += load_split(replace(config.data, **apart), validation_share(config), reading, seed).training
     elif config.data.world is not None:
         pairs += inputs.world.preferences
     collected = outputs(config)["collect"]

@@ -12,16 +12,14 @@ from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import (
     Chat,
     Reading,
-    hold_out_texts,
-    leave_out,
     load_chats,
     load_pretrain,
     load_prompts,
-    split_by_prompt,
 )
 from cool_rlhf.data.messages import with_system_turn
 from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.data.preferences import PreferenceSplit, load_split, split_pairs
+from cool_rlhf.data.splitting import hold_out_texts, leave_out, split_by_prompt, tested_prompts
 from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
@@ -95,7 +93,7 @@ class Inputs:
         texts = load_pretrain(data.pretrain, self._reading) if own else self.world.pretrain
         if data.validation_pretrain:
             held = load_pretrain(data.validation_pretrain, self._reading)
-            return leave_out(texts, held, str, "data.pretrain"), held
+            return leave_out(texts, set(held), str, "data.pretrain"), held
         if not own:
             return texts, self.world.pretrain_heldout
         return hold_out_texts(texts, VALIDATION_SHARE, MOST_HELD_OUT_TEXTS)
@@ -131,9 +129,16 @@ class Inputs:
     def _prompts(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         data = self.config.data
         prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
+
+        def apart(known: set[str]) -> Sequence[Prompt]:
+            return leave_out(prompts, known, lambda prompt: prompt_key(prompt.messages), "data.prompts")
+
+        system = self.config.sampling.system_prompt
+        tested = tested_prompts(data, self._reading)
+        prompts = apart({prompt_key(with_system_turn(messages, system)) for messages in tested})
         if data.validation_prompts:
             held = self._mixed(self.load_prompts(data.validation_prompts))
-            return leave_out(prompts, held, lambda prompt: prompt_key(prompt.messages), "data.prompts"), held
+            return apart({prompt_key(prompt.messages) for prompt in held}), held
         if not data.prompts:
             return prompts, self.addressed(self.world.validation)
         kept, held = split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)

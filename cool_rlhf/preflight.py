@@ -9,14 +9,16 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cool_rlhf.config import Config, learns_from_texts
 from cool_rlhf.data.hub import prepare_hub
-from cool_rlhf.data.loading import Reading, check_sources, row_keys
+from cool_rlhf.data.identity import prompt_key
+from cool_rlhf.data.loading import Reading, check_sources, good_rows
 from cool_rlhf.data.sources import resolve
+from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.folders import round_folders
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import UserError
@@ -142,24 +144,38 @@ def check_data(config: Config) -> None:
         if kind == "pretrain":
             read.append((kind, "data.validation_pretrain", config.data.validation_pretrain))
     _check_rows(read, Reading.of(config))
+    if "preferences" in required_kinds(config) or "prompts" in required_kinds(config):
+        tests = [(name.removeprefix("test_"), f"data.{name}", getattr(config.data, name)) for name in TEST_ROWS]
+        _check_rows(tests, replace(Reading.of(config), domains=None))
     for kind in ("prompts", "pretrain"):
         if kind in required_kinds(config):
             _check_some_left(kind, config)
 
 
 def _check_some_left(kind: str, config: Config) -> None:
-    """Of rows of ``kind`` (prompts, pretrain) some are left to learn from when those of validation are taken out."""
-    sources, held = getattr(config.data, kind), getattr(config.data, f"validation_{kind}")
-    reading = Reading.of(config)
-    keys = row_keys(kind, sources, reading, f"data.{kind}")
-    if sources and held:
-        known = set(row_keys(kind, held, reading, f"data.validation_{kind}"))
-        if known.issuperset(keys):
-            raise UserError(
-                f"data.{kind} leaves nothing to learn from, since every row stands in data.validation_{kind} too: "
-                "name other rows in one of them"
-            )
-    elif sources and kind == "prompts" and {next(keys)}.issuperset(keys):
+    """Of rows of ``kind`` (prompts, pretrain) some are left to learn from when those that are held out are taken
+    away."""
+    data, reading = config.data, Reading.of(config)
+    if not getattr(data, kind):
+        return
+
+    def keys(name: str) -> Iterator[str]:
+        rows = good_rows(kind, getattr(data, name), reading, f"data.{name}")
+        return (prompt_key(row["messages"]) if kind == "prompts" else str(row["text"]) for row in rows)
+
+    named, known = [f"validation_{kind}"], set(keys(f"validation_{kind}"))
+    if kind == "prompts":
+        named += TEST_ROWS
+        known |= {prompt_key(messages) for messages in tested_prompts(data, reading)}
+    left = (key for key in keys(kind) if key not in known)
+    first = next(left, None)
+    if first is None:
+        held = " or ".join(f"data.{name}" for name in named if getattr(data, name))
+        raise UserError(
+            f"data.{kind} leaves nothing to learn from, since every row stands in {held} too: name other rows in one "
+            "of them"
+        )
+    if kind == "prompts" and not data.validation_prompts and {first}.issuperset(left):
         raise UserError(
             "data.prompts holds one prompt alone, which validation takes: name more of them, or others to hold out "
             "in data.validation_prompts"

@@ -12,6 +12,7 @@ from typing import Any
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, has_paths
+from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.protocols import UserError
 
 RESPONSES = "responses.jsonl"
@@ -61,18 +62,19 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     rounds = config.online.rounds
     collect, sampling = tree["collect"], tree["sampling"]
     labeller = {key: attrgetter(key)(config.annotate) for key in _LABELLER[config.online.labeller]}
-    pairs = ["preferences", "validation_preferences", "weights"]
+    apart = [key for key in TEST_ROWS if tree["data"][key]]  # where there are none, nothing was left out
+    pairs = ["preferences", "validation_preferences", "weights", *apart]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if config.ppo.best_metric.startswith(metric)}
     ppo = stage(
-        ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain"],
+        ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain", *apart],
         ppo={**part("ppo"), **judges},
         sampling=sampling,
         reward={"path": config.reward.path},
     )
     return {
         "sft": stage(["sft"] if config.model.path else ["sft", "pretrain", "validation_pretrain"], sft=part("sft")),
-        "collect": stage(["prompts"], collect=collect, sampling=sampling),
+        "collect": stage(["prompts", *apart], collect=collect, sampling=sampling),
         "reward_0": reward,
         **{f"ppo_{round}": {**ppo, "online": {"policy_from": config.online.policy_from}} for round in range(rounds)},
         **{f"online_{round}": {**ppo, "online": part("online"), "annotate": labeller} for round in range(rounds)},

@@ -185,7 +185,7 @@ class Run:
                 validation=prepared.validation,
             )
             stage.phase("export")
-            group.all("export", self._checkpoints.reward(0), dict(config.conditions), CONDITION_JOIN)
+            self._export_reward(group, self._checkpoints.reward(0))
             group.stop()
         self._state.finish("reward_0")
         self._state.drop_snapshots("reward_0")
@@ -263,7 +263,7 @@ class Run:
             self._prepare_next()
             stage.record(stage.last_step + 1, repair.metrics())
             stage.phase("export")
-            trainer.group.all("export", str(after), dict(config.conditions), CONDITION_JOIN)
+            self._export_reward(trainer.group, str(after))
             trainer.group.stop()
         write_repair(record, repair, new)
         self._state.finish(name)
@@ -360,6 +360,10 @@ class Run:
     def _finished_stages(self) -> set[tuple[str, int]]:
         names = (name.partition("_") for name in self._settings if self._state.is_finished(name))
         return {(stage, int(round or 0)) for stage, _, round in names}
+
+    def _export_reward(self, group: WorkerGroup, folder: str) -> None:
+        config = self.config
+        group.all("export", folder, dict(config.conditions), CONDITION_JOIN, config.reward.bound)
 
     def _reward_settings(self) -> RewardConfig:
         """``reward``, with no longer pairs than the model has positions: scorers cut what is longer, so training does

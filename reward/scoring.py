@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.hub import cached_file
 
 from cool_rlhf.data.chat import encode_reward
@@ -208,6 +208,14 @@ def load_conditions(path: str | Path) -> Conditions:
     """The conditions that stand beside a checkpoint's weights; none for a model that was trained without."""
     file = cached_file(str(path), FILE_NAME, _raise_exceptions_for_missing_entries=False)
     return Conditions.load(Path(file)) if file else Conditions({})
+
+
+def load_score_bound(path: str | Path) -> float | None:
+    """What the scores of a reward checkpoint were trained to stay below, in absolute value; None where it does not
+    say."""
+    fields, _ = PreTrainedConfig.get_config_dict(str(path))
+    bound = fields.get("score_bound")
+    return None if bound is None else float(bound)
 
 
 def check_condition_join(path: str | Path, fields: Mapping[str, Any]) -> None:

@@ -294,6 +294,21 @@ def test_recipes_of_rewards() -> None:
     assert (recipe.conditions, recipe.rules) == ({"brief": 0.7, "thorough": 0.3}, {"my.module:function": 1.0})
 
 
+def test_an_unfinished_response_pays_the_whole_range_of_scores_at_most_unless_rules_pay() -> None:
+    def refused(penalty: float, recipe: str = "conditions:{brief:1}") -> bool:
+        try:
+            compose(["+experiment=demo", f"ppo.unfinished_penalty={penalty}", f"ppo.rewards={{brief:{{{recipe}}}}}"])
+        except UserError as error:
+            return "ppo.unfinished_penalty" in str(error)
+        return False
+
+    assert refused(10.1)
+    assert not refused(10.0)
+    assert refused(20.1, "conditions:{brief:1,thorough:-1}")
+    assert not refused(20.0, "conditions:{brief:1,thorough:-1}")
+    assert not refused(99.0, "rules:{my.module\\:function:1}")
+
+
 @pytest.mark.parametrize("override", BAD_VALUES)
 def test_bad_value_is_refused_with_its_key(override: str) -> None:
     with pytest.raises(UserError) as caught:

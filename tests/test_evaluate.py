@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
+from cool_rlhf.checkpoint import RunState
 from cool_rlhf.comparison import Judged
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
-from cool_rlhf.evaluate import Measured, evaluate, header, judge, tables
+from cool_rlhf.evaluate import Measured, evaluate, header, judge, tables, with_own_bound
 from cool_rlhf.evaluation_tables import describe
 from cool_rlhf.held_out import HeldOut
 from cool_rlhf.planning import Resources, phases, plan
@@ -114,6 +115,17 @@ def test_doubtful_test_pairs_are_noted(tmp_path: Path) -> None:
         "1 of 3 test prompts stand in the training pairs",
     ]
     assert [pair.chosen[0]["content"] for pair in held_out.training] == ["where?"]
+    RunState(tmp_path).begin("reward_0", {"data": {"test_preferences": [str(test)]}})
+    told = HeldOut.of(replace(config, reward=replace(config.reward, validation_share=0.0)))
+    assert not [note for note in told.notes if "stand in the training pairs" in note], "it was kept apart by the run"
+    assert told.training == held_out.training
+
+
+def test_scores_are_held_against_the_bound_that_the_reward_model_was_trained_with(tmp_path: Path) -> None:
+    config, model = config_of(tmp_path, "reward.bound=7"), Path(checkpoint(tmp_path / "reward_model"))
+    assert with_own_bound(config, str(model)) == config
+    (model / "config.json").write_text('{"score_bound": 4}')
+    assert with_own_bound(config, str(model)) == replace(config, reward=replace(config.reward, bound=4.0))
 
 
 def test_nothing_to_evaluate_is_said(tmp_path: Path) -> None:

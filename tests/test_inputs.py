@@ -15,6 +15,8 @@ from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.ppo.rewards import empty_response
+from cool_rlhf.preflight import check_data
+from cool_rlhf.protocols import UserError
 
 SMALL = ["+experiment=demo", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts", "pretrain"))]
 SYSTEM = {"role": "system", "content": "You speak like a pirate."}
@@ -119,6 +121,31 @@ def test_the_first_and_the_last_held_out_prompts_have_all_domains(tmp_path: Path
         assert set(Counter(prompt.domain for prompt in some)) == {"math", "brief", "format"}
     world = Inputs(compose(SMALL))
     assert world.validation == world.world.validation
+
+
+def test_prompts_of_test_rows_are_not_asked_in_ppo(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def write(name: str, *rows: dict) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    asked = write("prompts.jsonl", *({"prompt": f"Question {k}?"} for k in range(40)))
+    pairs = write("pairs.jsonl", {"prompt": "question 3?", "chosen": "a", "rejected": "b", "domain": "law"})
+    prompts = write("tested.jsonl", {"prompt": "question 4?", "domain": "law"})
+    tests = [f"data.test_preferences=[{pairs}]", f"data.test_prompts=[{prompts}]"]
+    caplog.set_level("INFO")
+    own = [*SMALL, f"data.prompts=[{asked}]", *tests]
+    for more in ([], ["sampling.system_prompt=Short."]):
+        config = compose([*own, *more])
+        check_data(config)
+        inputs = Inputs(config)
+        texts = {prompt.messages[-1]["content"] for prompt in [*inputs.prompts, *inputs.validation]}
+        assert texts == {f"Question {k}?" for k in range(40) if k not in (3, 4)}
+    assert "data.prompts: 2 of 40 rows are left out" in caplog.text
+    with pytest.raises(UserError, match=r"data\.prompts leaves nothing .* stands in data\.test_prompts too"):
+        check_data(compose([*SMALL, f"data.prompts=[{asked}]", f"data.test_prompts=[{asked}]"]))
+    missing = ["data.test_preferences=[nowhere.jsonl]", "stage=reward"]
+    with pytest.raises(UserError, match=r"data\.test_preferences: there is no file"):
+        check_data(compose([*SMALL, *missing]))
 
 
 def test_what_is_named_for_validation_is_not_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):

@@ -8,8 +8,7 @@ holds no more of them in memory than it looks at.
 from __future__ import annotations
 
 import logging
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -129,14 +128,13 @@ def check_sources(kind: str, sources: Sequence[str], reading: Reading | None = N
     Raises UserError naming the file, row and field of the first bad row, and how many more are bad; where they are to
     be left out that is a warning, unless a file holds no others. ``key`` is the setting that the sources come from.
     """
-    rows = _checked_rows(kind, sources, reading or Reading(), key or f"data.{kind}")
-    return sum(1 for item in rows if item.row is not None)
+    return sum(1 for _ in good_rows(kind, sources, reading or Reading(), key or f"data.{kind}"))
 
 
-def row_keys(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[str]:
-    """What the good rows of ``kind`` (prompts, pretrain) are told apart by, one after the other."""
-    identity = {"prompts": lambda row: prompt_key(row["messages"]), "pretrain": lambda row: str(row["text"])}[kind]
-    return (identity(item.row) for item in _checked_rows(kind, sources, reading, key) if item.row is not None)
+def good_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[Row]:
+    """The rows of ``kind`` as its parser gives them, but for those that are left out; raises UserError as
+    ``check_sources`` does."""
+    return (item.row for item in _checked_rows(kind, sources, reading, key) if item.row is not None)
 
 
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:
@@ -190,41 +188,6 @@ def load_prompts(
 def load_pretrain(sources: Sequence[str], reading: Reading | None = None) -> Sequence[str]:
     """Rows of ``text``. Raises UserError as ``check_sources`` does."""
     return _load("pretrain", sources, reading, lambda row: str(row["text"]))
-
-
-def split_by_prompt(
-    rows: Sequence[T], fraction: float, seed: int, messages: Callable[[T], Conversation]
-) -> tuple[list[T], list[T]]:
-    """Split ``rows`` into (kept, held out), about ``fraction`` of the prompts held out, at least one if it is above 0.
-
-    ``messages`` gives a row's prompt. Rows with the same prompt stay together, whatever their domain, so that no
-    prompt stands on both sides.
-    """
-    keys = [prompt_key(messages(row)) for row in rows]
-    distinct = sorted(set(keys))
-    random.Random(seed).shuffle(distinct)
-    count = min(len(distinct), max(1, round(fraction * len(distinct)))) if fraction > 0 else 0
-    held = set(distinct[:count])
-    kept = [row for row, key in zip(rows, keys, strict=True) if key not in held]
-    return kept, [row for row, key in zip(rows, keys, strict=True) if key in held]
-
-
-def leave_out(rows: Sequence[T], held: Iterable[T], identity: Callable[[T], str], key: str) -> Sequence[T]:
-    """``rows``, which the setting ``key`` names, but for those that stand in ``held`` too; the log says how many."""
-    known = {identity(row) for row in held}
-    kept = [row for row in rows if identity(row) not in known]
-    if len(kept) == len(rows):
-        return rows
-    logger.info("%s: %d of %d rows are left out, since they are held out", key, len(rows) - len(kept), len(rows))
-    return kept
-
-
-def hold_out_texts(texts: Sequence[str], share: float, most: int) -> tuple[Sequence[str], Sequence[str]]:
-    """Split ``texts`` into (kept, held out): ``share`` of them, at most ``most``, at even distances from the first to
-    the last source. No text stands on both sides; where they are too few to spare one, none is held out."""
-    count = min(int(share * len(texts)), most)
-    held = set(texts[:: len(texts) // count][:count]) if count else set()
-    return [text for text in texts if text not in held] if held else texts, sorted(held)
 
 
 def _checked_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Iterator[CheckedRow]:

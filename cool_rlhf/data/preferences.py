@@ -6,13 +6,14 @@ import logging
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cool_rlhf.config import DataConfig
 from cool_rlhf.data.identity import is_held_out, prompt_key
 from cool_rlhf.data.loading import Reading, preference_records, preference_rows
+from cool_rlhf.data.splitting import tested_prompts
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.schedule import derive_seed
 
@@ -24,6 +25,7 @@ logger = logging.getLogger(__name__)
 REPEATED = "stands there already"
 OPPOSED = "labelled both ways in its domain"
 PROMPT_HELD_OUT = "prompt stands in the validation pairs"
+PROMPT_TESTED = "prompt stands in the test rows"
 NOT_DRAWN = "not drawn (data.weights)"
 
 Drops = Counter[tuple[str, str]]  # (domain, reason) → pairs that were left out
@@ -35,14 +37,14 @@ class PreferenceSplit:
 
     training: Sequence[PreferencePair]
     validation: Sequence[PreferencePair]
-    held: frozenset[str]  # keys of prompts that were named for validation, beside those that a share holds out
+    held: Mapping[str, str]  # key of a prompt that was named for validation or test → why it is not learnt from
     rows: Counter[str]  # domain → rows that were read
     drops: Drops
 
     def joined(self, other: PreferenceSplit) -> PreferenceSplit:
         """Both, this one's pairs first."""
         training, validation = [*self.training, *other.training], [*self.validation, *other.validation]
-        held, rows, drops = self.held | other.held, self.rows + other.rows, self.drops + other.drops
+        held, rows, drops = {**self.held, **other.held}, self.rows + other.rows, self.drops + other.drops
         return PreferenceSplit(training, validation, held, rows, drops)
 
 
@@ -69,21 +71,22 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
     """The pairs of ``data.preferences``, in their order, each as often as its source's weight says.
 
     Left out are pairs that stand there twice, pairs that one domain labels both ways (two domains may: that is what
-    conditions are for), and those whose prompt stands in ``data.validation_preferences``. Where that is empty, about
-    ``share`` of the prompts are held out. A source of weight 0 is not looked at.
+    conditions are for), and those whose prompt stands in ``data.validation_preferences`` or in the test rows. Where the
+    former is empty, about ``share`` of the prompts are held out. A source of weight 0 is not looked at.
     """
     used = [source for source in data.preferences if data.weights.get(source, 1.0) > 0]
     rows, columns = _sifted(used, reading, "data.preferences")
     held_rows, held_columns = _sifted(data.validation_preferences, reading, "data.validation_preferences")
     validation = [index for index, reason in enumerate(held_columns.reason) if not reason]
-    held = frozenset(held_columns.prompt[index] for index in validation)
+    held = {prompt_key(messages): PROMPT_TESTED for messages in tested_prompts(data, reading)}
+    held |= {held_columns.prompt[index]: PROMPT_HELD_OUT for index in validation}
     training = []
     shared: list[int] = []
     for index, key in enumerate(columns.prompt):
         if columns.reason[index]:
             continue
         if key in held:
-            columns.reason[index] = PROMPT_HELD_OUT
+            columns.reason[index] = held[key]
         elif is_held_out(key, share):
             shared.append(index)
         else:
@@ -92,7 +95,7 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
     for index in set(training).difference(drawn):
         columns.reason[index] = NOT_DRAWN
     drops = columns.drops() + held_columns.drops()
-    judged = preference_records(held_rows, validation) if held else preference_records(rows, shared)
+    judged = preference_records(held_rows, validation) if validation else preference_records(rows, shared)
     if data.preferences and not drawn:
         reasons = "; ".join(f"{count} {reason}" for (_, reason), count in drops.items()) or "all are held out"
         raise UserError(f"data.preferences leaves no pair to train on: {reasons}")
@@ -100,10 +103,14 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
     return PreferenceSplit(preference_records(rows, drawn), judged, held, read, drops)
 
 
-def split_pairs(pairs: Sequence[PreferencePair], share: float, held: Collection[str] = ()) -> PreferenceSplit:
-    """Pairs that a program made, as they come: nothing is left out but what shares its prompt with ``held``."""
+def split_pairs(
+    pairs: Sequence[PreferencePair], share: float, held: Mapping[str, str] | None = None
+) -> PreferenceSplit:
+    """Pairs that a program made, as they come: nothing is left out but what shares its prompt with ``held``, for the
+    reason given there."""
+    held = held or {}
     if not share and not held:
-        return PreferenceSplit(pairs, [], frozenset(), Counter(pair.domain for pair in pairs), Counter())
+        return PreferenceSplit(pairs, [], {}, Counter(pair.domain for pair in pairs), Counter())
     training: list[PreferencePair] = []
     validation: list[PreferencePair] = []
     rows, drops = Counter[str](), Drops()
@@ -111,10 +118,10 @@ def split_pairs(pairs: Sequence[PreferencePair], share: float, held: Collection[
         rows[pair.domain] += 1
         key = prompt_key(pair.chosen[:-1])
         if key in held:
-            drops[pair.domain, PROMPT_HELD_OUT] += 1
+            drops[pair.domain, held[key]] += 1
         else:
             (validation if is_held_out(key, share) else training).append(pair)
-    return PreferenceSplit(training, validation, frozenset(held), rows, drops)
+    return PreferenceSplit(training, validation, held, rows, drops)
 
 
 def weighted(indices: Sequence[int], sources: Sequence[str], weights: Mapping[str, float], seed: int) -> list[int]:

@@ -39,6 +39,7 @@ def save_checkpoint(
     architecture: str,
     conditions: Mapping[str, str] | None = None,
     condition_join: str | None = None,
+    score_bound: float | None = None,
     dtype: torch.dtype,
 ) -> None:
     """Write a checkpoint that transformers and vLLM load where this project is not installed.
@@ -52,10 +53,12 @@ def save_checkpoint(
         architecture: the class's name, such as ``InternLM2ForCausalLM`` or ``LlamaForSequenceClassification``.
         conditions: domain to condition prompt, for a reward model; becomes ``conditions.json``.
         condition_join: how a condition joins a conversation; becomes a field of ``config.json``.
+        score_bound: what a reward model's scores were trained to stay below, in absolute value; likewise.
         dtype: of the weights on disk; a scalar head stays float32.
     """
     is_reward = _is_reward(architecture)
-    config = _export_config(model_config, tokenizer, architecture, condition_join, dtype)
+    told = {"condition_join": condition_join, "score_bound": score_bound}
+    config = _export_config(model_config, tokenizer, architecture, told, dtype)
     with _replacing(folder) as place:
         _write_weights(place, weights, dtype)
         config.save_pretrained(place)
@@ -80,14 +83,15 @@ def _export_config(
     model_config: PreTrainedConfig,
     tokenizer: PreTrainedTokenizerBase,
     architecture: str,
-    condition_join: str | None,
+    told: Mapping[str, str | float | None],
     dtype: torch.dtype,
 ) -> PreTrainedConfig:
     config = copy.deepcopy(model_config)
     config.architectures = [architecture]
     config.dtype = dtype
-    if condition_join is not None:
-        setattr(config, "condition_join", condition_join)  # noqa: B010  # a field of ours, unknown to the base class
+    for field, value in told.items():
+        if value is not None:
+            setattr(config, field, value)  # a field of ours, unknown to the base class
     if _is_reward(architecture):
         config.problem_type = "regression"
     if not isinstance(config, InternLM2Config):

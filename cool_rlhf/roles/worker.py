@@ -144,7 +144,13 @@ class Worker:
     def load(self, folder: str) -> None:
         self.engine.load(Path(folder))
 
-    def export(self, folder: str, conditions: Mapping[str, str] | None, condition_join: str | None) -> None:
+    def export(
+        self,
+        folder: str,
+        conditions: Mapping[str, str] | None,
+        condition_join: str | None,
+        score_bound: float | None = None,
+    ) -> None:
         """Write a Hugging Face checkpoint; rank 0 writes, the others take part in gathering."""
         from cool_rlhf.models.export import save_checkpoint
 
@@ -160,5 +166,6 @@ class Worker:
             architecture=self._architecture,
             conditions=conditions,
             condition_join=condition_join,
+            score_bound=score_bound,
             dtype=self._dtype,
         )

@@ -18,9 +18,9 @@ from cool_rlhf.data.loading import (
     load_preferences,
     load_pretrain,
     load_prompts,
-    split_by_prompt,
 )
 from cool_rlhf.data.sources import HubName, resolve
+from cool_rlhf.data.splitting import split_by_prompt
 from cool_rlhf.protocols import PreferencePair, Prompt, UserError
 
 PAIR = {"prompt": "why?", "chosen": "so", "rejected": "no", "domain": "helpful", "margin": 0.5}

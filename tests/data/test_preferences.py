@@ -16,6 +16,7 @@ from cool_rlhf.data.preferences import (
     NOT_DRAWN,
     OPPOSED,
     PROMPT_HELD_OUT,
+    PROMPT_TESTED,
     REPEATED,
     PreferenceSplit,
     load_split,
@@ -115,6 +116,26 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
         split(source)
 
 
+def test_prompts_of_test_rows_are_not_learnt_from_nor_judged_by_while_learning(tmp_path: Path) -> None:
+    rows = [pair(f"question {number}", "so", "no") for number in range(100)]
+    tested = jsonl(tmp_path / "test.jsonl", *(pair(f"Question  {n}", "I", "you", "law") for n in range(10)))
+    asked = jsonl(tmp_path / "asked.jsonl", {"prompt": "question 50"}, {"prompt": "who?"})
+    held = jsonl(tmp_path / "held.jsonl", pair("question 60", "so", "no"))
+    source = jsonl(tmp_path / "a.jsonl", *rows)
+    reading = Reading(domains=("helpful",))  # what is tested may have domains that only another reward model knows
+    tests = {"test_preferences": [tested], "test_prompts": [asked]}
+    found = split(source, share=0.3, reading=reading, **tests)
+    questions = {p.chosen[0]["content"] for p in [*found.training, *found.validation]}
+    assert questions == {f"question {n}" for n in range(10, 100)} - {"question 50"}
+    assert found.validation
+    assert found.drops == {("helpful", PROMPT_TESTED): 11}
+    named = split(source, validation=(held,), reading=reading, **tests)
+    assert named.drops == {("helpful", PROMPT_TESTED): 11, ("helpful", PROMPT_HELD_OUT): 1}
+    assert len(named.validation) == 1
+    with pytest.raises(UserError, match=f"no pair to train on: 100 {PROMPT_TESTED}"):
+        split(source, test_preferences=[source])
+
+
 def test_a_share_of_the_prompts_is_held_out_whatever_their_domain(tmp_path: Path) -> None:
     rows = [pair(f"question {n}", f"so {n}", "no", domain) for n in range(300) for domain in ("helpful", "harmless")]
     found = split(jsonl(tmp_path / "a.jsonl", *rows), share=0.2)
@@ -192,5 +213,5 @@ def test_pairs_that_a_program_made_are_left_as_they_are() -> None:
     found = split_pairs(pairs, 0.3)
     assert len(found.training) + len(found.validation) == 100
     assert {p.chosen[0]["content"] for p in found.training}.isdisjoint(p.chosen[0]["content"] for p in found.validation)
-    held = {prompt_key(pairs[0].chosen[:-1])}
+    held = {prompt_key(pairs[0].chosen[:-1]): PROMPT_HELD_OUT}
     assert split_pairs(pairs, 0.0, held).drops == {("brief", PROMPT_HELD_OUT): 2}

@@ -69,6 +69,7 @@ def reward_folder(chat_folder: Path, tokenizer: PreTrainedTokenizerFast, tmp_pat
         architecture="InternLM2ForRewardModel",
         conditions={"helpful": "Prefer the helpful answer.", "default": ""},
         condition_join="separate_system_turn",
+        score_bound=4.0,
         dtype=torch.float32,
     )
     return tmp_path / "reward"

@@ -88,7 +88,7 @@ def test_reward_folder_says_what_it_was_trained_with(reward_folder, tokenizer) -
         "default": "",
     }
     config = json.loads((reward_folder / "config.json").read_text())
-    assert config["condition_join"] == "separate_system_turn"
+    assert (config["condition_join"], config["score_bound"]) == ("separate_system_turn", 4.0)
     assert config["architectures"] == ["InternLM2ForRewardModel"]
     assert config["auto_map"] == {
         "AutoConfig": "configuration_internlm2.InternLM2Config",

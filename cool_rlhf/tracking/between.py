@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.folders import round_folders
+from cool_rlhf.online.starts import described_start
 from cool_rlhf.tracking.rows import read_rows
 
 POLICIES = ("sft", "early", "late")
@@ -38,6 +39,15 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def read_starts(output_dir: Path, online: Mapping[str, Any]) -> dict[int, str]:
+    """Round → what its policy started from, in a sentence; of a run whose settings ``online`` say so."""
+    if not {"policy_from", "cheating"} <= online.keys():
+        return {}
+    rounds = (int(folder.name) for folder in round_folders(output_dir))
+    settings = online["policy_from"], online["cheating"]
+    return {round: described_start(output_dir, round, *settings) for round in rounds}
 
 
 def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -98,7 +98,7 @@ class Repaired:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
         group = SimpleNamespace(all=lambda *arguments: None, stop=lambda: None)
-        return Repair(2, [], {}, 0.75, 0.5), SimpleNamespace(group=group)
+        return Repair(2, [], {}, 0.75, 0.5, {}, []), SimpleNamespace(group=group)
 
 
 def test_what_became_of_a_repair_stands_in_the_stages_last_row(

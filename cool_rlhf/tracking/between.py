@@ -57,6 +57,7 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
         {
             **record,
             "findings": [_finding(finding, record["repair"] or {}) for finding in record["findings"]],
+            "relapsed": _relapsed(record["repair"] or {}),
             "policies": [_policy(policy, answered.get(record["round"], {})) for policy in POLICIES],
         }
         for record in records
@@ -82,6 +83,11 @@ def _finding(finding: Mapping[str, Any], repair: Mapping[str, Any]) -> dict[str,
         "outcome": _outcome(finding["pattern"], repair, verdict),
         "examples": finding["examples"][:EXAMPLES],
     }
+
+
+def _relapsed(repair: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Patterns that earlier rounds mended and that are back, with the share of their held-out pairs that are right."""
+    return [(pattern, repair["earlier"][pattern]) for pattern in repair.get("relapsed", [])]
 
 
 def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> str:

@@ -49,7 +49,8 @@ def run(tmp_path):
         (folder / "fast_path/patterns.json").write_text(json.dumps(patterns))
         (folder / "slow_path/pairs.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
     repair = {"kept": ["a/1"], "verdicts": {"a/1": {**VERDICT, "kept": True, "held_out": 1.0}, "b/2": VERDICT},
-              "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1}}  # fmt: skip
+              "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1},
+              "earlier": {"c/3": 0.42, "d/4": 1.0}, "relapsed": ["c/3"]}  # fmt: skip
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
     rows = [{"id": "x", "labelled_by": ["person: Ann", "import: Bo", "rule: rule gold, 5% noise (no person)"]},
             {"id": "z", "labelled_by": ["rule: rule gold, 5% noise (no person)"]}]  # fmt: skip
@@ -83,6 +84,7 @@ def test_the_page_shows_what_was_found_and_mended(run):
         "the phrase certainly",
         "rolled back: only 50.0% are right",
         "75 %",
+        "c/3, which an earlier round mended, is back: only 42 % of its held-out pairs are right",
         '<td class="n">31 %</td><td class="n">50 %</td>',
         "<td>more tables</td><td>all</td><td>the reward model does not pay for it</td>",
         "Labels from people, rule gold, 5% noise (no person) prefer one side in 2 of 3 pairs",

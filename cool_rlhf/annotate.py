@@ -62,6 +62,7 @@ def make_labeller(config: Config, kind: str) -> Labeller:
 
 
 def make_judge(config: Config) -> JudgeLabeller:
+    """The judge that ``annotate.judge`` names; nothing is asked of it yet."""
     from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller
 
     judge = config.annotate.judge

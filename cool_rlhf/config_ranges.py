@@ -117,6 +117,7 @@ _ABOVE_ZERO = (
     "online.learning_rate",
 )
 _SHARES = (
+    "online.least_gain",
     "online.least_mended",
     "online.most_lost",
     "sft.warmup_fraction",
@@ -129,7 +130,7 @@ _SHARES = (
     "ppo.early_snapshot",
     "collect.label_noise",
 )
-_SHARES_ABOVE_ZERO = ("sampling.top_p", "cluster.rollout.gpu_memory_utilization")
+_SHARES_ABOVE_ZERO = ("online.cheating", "sampling.top_p", "cluster.rollout.gpu_memory_utilization")
 
 
 def check_ranges(config: Config) -> None:
@@ -143,7 +144,8 @@ def check_ranges(config: Config) -> None:
     check_numbers(config, _SHARES_ABOVE_ZERO, lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
     check_numbers(config, ["reward.validation_share"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
     check_numbers(config, ["reward.bound"], lambda value: value > 0.1, "it must be above 0.1, where the barrier ends")
-    check_numbers(config, ["ppo.clip"], lambda value: 0 < value < 1, "it must lie between 0 and 1")
+    inside = ("ppo.clip", "online.significance")
+    check_numbers(config, inside, lambda value: 0 < value < 1, "it must lie between 0 and 1")
 
 
 def check_numbers(config: Config, keys: Iterable[str], allowed: Callable[[float], bool], wanted: str) -> None:

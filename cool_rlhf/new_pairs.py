@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from cool_rlhf.config import Config
@@ -21,11 +21,13 @@ REPAIR_FILE = "repair.json"
 @dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
-    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches."""
+    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches. ``mended``: the
+    held-out pairs of the patterns that earlier rounds kept, by pattern: they show whether it stays mended."""
 
     patches: Mapping[str, Sequence[StoredPatch]]
     kept: Sequence[PreferencePair]
     labels: Sequence[PreferencePair]
+    mended: Mapping[str, Sequence[PreferencePair]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.patches or self.labels)
@@ -47,20 +49,23 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     labels, ties = _judged(output_dir / STORE_FILE)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
+    mended: dict[str, list[PreferencePair]] = {}
     for past in range(round + 1):
         folder = output_dir / f"rounds/{past}/fast_path"
         stored = read_patches(folder / "patches.jsonl")
         tried, stayed = _tried(folder / REPAIR_FILE) if past < round else ((), ())
         agreed = _agreed(stored, labels, ties) if review else stored
         for patch in agreed:
-            if patch.pattern in stayed and not patch.held_out:
+            if patch.pattern in stayed and patch.held_out:
+                mended.setdefault(patch.pattern, []).append(patch.pair)
+            elif patch.pattern in stayed:
                 kept.append(patch.pair)
             elif patch.pattern not in tried and (review or past == round):
                 patches.setdefault(patch.pattern, []).append(patch)
         if review:
             for patch in agreed:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
-    return NewPairs(patches, kept, list(labels.values()))
+    return NewPairs(patches, kept, list(labels.values()), mended)
 
 
 def _agreed(

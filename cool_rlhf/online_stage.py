@@ -117,7 +117,8 @@ def fast_path(
     that a repair replays and is judged by, teach it; all of it is left in ``fast_path``."""
     evidence = evidence_of(responses, round, scores_of(scorer), response_gold(config))
     seed = derive_seed(config.seed, "fast path", round)
-    search: Search = find_patterns(evidence, all_detectors(), FindingSettings(), seed)
+    looking = FindingSettings(alpha=config.online.significance, least_gain=config.online.least_gain)
+    search: Search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)
     settings = PatchSettings(most=config.online.patches)
     patches: list[Patch] = [
         patch for finding in search.findings for patch in make_patches(finding, evidence, settings, seed)

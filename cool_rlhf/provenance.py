@@ -72,11 +72,12 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         sampling=sampling,
         reward={"path": config.reward.path},
     )
+    start = {key: tree["online"][key] for key in ("policy_from", "cheating")}
     return {
         "sft": stage(["sft"] if config.model.path else ["sft", "pretrain", "validation_pretrain"], sft=part("sft")),
         "collect": stage(["prompts", *apart], collect=collect, sampling=sampling),
         "reward_0": reward,
-        **{f"ppo_{round}": {**ppo, "online": {"policy_from": config.online.policy_from}} for round in range(rounds)},
+        **{f"ppo_{round}": {**ppo, "online": start} for round in range(rounds)},
         **{f"online_{round}": {**ppo, "online": part("online"), "annotate": labeller} for round in range(rounds)},
         **{f"reward_{round + 1}": {**reward, "online": part("online")} for round in range(rounds)},
         f"export_{rounds}": {},

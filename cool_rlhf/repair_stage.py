@@ -38,10 +38,13 @@ class Repair:
     verdicts: dict[str, Verdict]
     before: float | None  # accuracy on the general pairs of the model as it was; None where there are none
     after: float | None  # and of the one that came of it
+    earlier: dict[str, float]  # pattern that an earlier round mended → share of its held-out pairs that are right now
+    relapsed: list[str]  # those of them that are not mended any more
 
     def metrics(self) -> dict[str, float]:
         """How many patterns were ``repair/kept`` and ``repair/rolled_back``; where there are pairs for it, general
-        accuracy, ``repair/accuracy_before`` and ``repair/accuracy_after``; and where any pattern was tried, means over
+        accuracy, ``repair/accuracy_before`` and ``repair/accuracy_after``; where earlier rounds mended any, how many of
+        those have ``repair/relapsed``; and where any pattern was tried, means over
         the last verdict on each: the share of its held-out pairs that are right, ``repair/held_out_before`` and
         ``repair/held_out``."""
         verdicts = list(self.verdicts.values())
@@ -51,6 +54,8 @@ class Repair:
         }
         if self.before is not None and self.after is not None:
             found |= {"repair/accuracy_before": self.before, "repair/accuracy_after": self.after}
+        if self.earlier:
+            found["repair/relapsed"] = len(self.relapsed)
         if verdicts:
             found["repair/held_out_before"] = fmean(verdict.held_out_before for verdict in verdicts)
             found["repair/held_out"] = fmean(verdict.held_out for verdict in verdicts)
@@ -161,8 +166,23 @@ class Repairing:
                     trainer = self._retrained(new.training(patterns), stage)
                 if self._is_costly(untouched, after):
                     logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
-                return Repair(self._attempts, patterns, verdicts, share(untouched), share(after)), trainer
+                earlier, relapsed = self._look_back(trainer, new)
+                accuracy = share(untouched), share(after)
+                return Repair(self._attempts, patterns, verdicts, *accuracy, earlier, relapsed), trainer
             trainer = self._start()
+
+    def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
+        """What became of the patterns that earlier rounds mended: shares of their held-out pairs that are right, and
+        those that have relapsed."""
+        right = {name: preferred(trainer, self._encoded(pairs)) for name, pairs in new.mended.items()}
+        shares = {name: sum(answers) / len(answers) for name, answers in right.items()}
+        relapsed = [name for name, right_now in shares.items() if right_now < self._config.online.least_mended]
+        for name in relapsed:
+            logger.warning(
+                "%s, which an earlier round mended, is back: only %.1f%% of its held-out pairs are right",
+                *(name, 100 * shares[name]),
+            )
+        return shares, relapsed
 
     def _retrained(self, new: Sequence[PreferencePair], stage: StageTracker) -> RemoteRewardTrainer:
         trainer = self._start()
@@ -235,12 +255,16 @@ def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool
 
 
 def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
-    """``kept`` and ``rolled_back`` patterns, ``attempts``, ``verdicts`` by pattern, and how many pairs there were."""
+    """``kept`` and ``rolled_back`` patterns, ``attempts``, ``verdicts`` by pattern, of those that earlier rounds mended
+    the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, and how many pairs there
+    were."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
         "attempts": repair.attempts,
         "verdicts": {name: asdict(verdict) for name, verdict in repair.verdicts.items()},
+        "earlier": repair.earlier,
+        "relapsed": repair.relapsed,
         "before": repair.before,
         "after": repair.after,
         "pairs": {

@@ -45,7 +45,7 @@ def _check_paths(config: Config) -> None:
     if online.fast_path:
         from cool_rlhf.online.detectors import all_detectors  # late: it imports NumPy and SciPy
 
-        all_detectors()
+        all_detectors(online.without_detectors)
 
 
 def _check_trained_conditions(config: Config) -> None:

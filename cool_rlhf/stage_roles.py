@@ -8,7 +8,7 @@ from typing import Literal
 
 from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
 from cool_rlhf.models.loading import has_scalar_head
-from cool_rlhf.online.records import lives_off_a_cheat
+from cool_rlhf.online.starts import described_start, started_from
 from cool_rlhf.online_stage import Answerers
 from cool_rlhf.provenance import outputs
 from cool_rlhf.roles.critic import CriticWorker
@@ -42,17 +42,17 @@ class Checkpoints:
         return self._made(f"reward_{round}")
 
     def policy_start(self, round: int) -> str:
-        """What the policy of ``round`` starts from; the reference is the SFT model in any round.
+        """What the policy of ``round`` starts from; the reference is the SFT model in any round."""
+        before = started_from(*self._start(round))
+        return self.sft if before is None else self._made(f"ppo_{before}")
 
-        A policy that lives off a cheat hardly gets rid of it, though the reward model no longer pays: there is nothing
-        else left to sample. Instead the next one starts from where it started.
-        """
-        if round == 0 or self.config.online.policy_from == "sft":
-            return self.sft
-        patterns = Path(self.config.output_dir) / f"rounds/{round - 1}/fast_path/patterns.json"
-        if self.config.online.policy_from == "clean" and lives_off_a_cheat(patterns):
-            return self.policy_start(round - 1)
-        return self._made(f"ppo_{round - 1}")
+    def described_start(self, round: int) -> str:
+        """The same in a sentence."""
+        return described_start(*self._start(round))
+
+    def _start(self, round: int) -> tuple[Path, int, str, float]:
+        online = self.config.online
+        return Path(self.config.output_dir), round, online.policy_from, online.cheating
 
     def critic_init(self, round: int) -> tuple[str, Literal["keep", "fresh"]]:
         """What the critic starts from, and whether with its head: the round's reward model and the SFT model lend their

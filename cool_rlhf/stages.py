@@ -278,6 +278,10 @@ class Run:
         snapshot = self._state.snapshot(name)
         start = ppo_state(snapshot[1]) if snapshot else PPOState()
         self._tracker.prepare("ppo", round, "reading prompts and texts")
+        told = self._checkpoints.described_start(round)
+        logger.info(told)
+        if round > 0:
+            self._tracker.show(told)
         sft = self._checkpoints.sft
         data = self._data.ppo(load_tokenizer(sft), longest_sequence(sft, config.model.max_positions), round)
         self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")

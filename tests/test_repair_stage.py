@@ -122,6 +122,18 @@ def repairing(
     return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, lessons, round=0)
 
 
+def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
+    held_out = [patch.pair for patch in patches((GOOD,), (GOOD, HACK), "phrases/certainly") if patch.held_out]
+    fine = general(20, 5)
+    new = NewPairs({}, [], general(20, 3), {"phrases/certainly": held_out, "layout/lists": fine})
+    repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, Stage())
+    assert repair.relapsed == ["phrases/certainly"], "the model of these tests pays for it"
+    assert repair.earlier["layout/lists"] == 1.0
+    assert repair.earlier["phrases/certainly"] < 0.9
+    assert repair.metrics()["repair/relapsed"] == 1
+    assert "phrases/certainly, which an earlier round mended, is back: only" in caplog.text
+
+
 def test_a_repair_that_mends_is_kept(tokenizer):
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
     stage = Stage()
@@ -236,6 +248,7 @@ def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path
     found = new_pairs(settings, 1)
     assert list(found.patches) == ["c/new"]
     assert len(found.kept) == 1
+    assert {name: len(pairs) for name, pairs in found.mended.items()} == {"a/kept": 1}, "held out, to look back by"
     assert found.labels == []
     assert [patch.held_out for patch in read_patches(tmp_path / "rounds/1/fast_path/patches.jsonl")] == [False, True]
 
@@ -247,6 +260,7 @@ def test_the_record_says_what_was_kept(tokenizer, tmp_path: Path):
     written = json.loads((tmp_path / "repair.json").read_text())
     assert written["kept"] == ["phrases/certainly"]
     assert written["rolled_back"] == []
+    assert (written["earlier"], written["relapsed"]) == ({}, [])
     assert written["pairs"] == {"patches": 30, "earlier_patches": 0, "labels": 0}
 
 

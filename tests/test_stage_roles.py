@@ -80,3 +80,13 @@ def test_a_policy_goes_on_from_the_last_one_that_does_not_live_off_a_cheat(tmp_p
 def test_a_first_policy_that_cheats_sends_the_next_back_to_sft(tmp_path: Path) -> None:
     told(tmp_path, 0, 0.5)
     assert start_of(tmp_path, 1, "clean") == "sft"
+
+
+def test_how_much_is_a_cheat_can_be_set_and_what_is_left_behind_is_told(tmp_path: Path) -> None:
+    told(tmp_path, 0, 0.1)
+    told(tmp_path, 1, 0.4)
+    overrides = ["+experiment=demo", "online.rounds=4", f"output_dir={tmp_path}"]
+    checkpoints = Checkpoints(compose([*overrides, "online.cheating=0.4"]))
+    assert checkpoints.policy_start(2) == str(tmp_path / "rounds/0/policy")
+    assert checkpoints.described_start(2).startswith("The policy of round 2 starts over from the policy of round 0: ")
+    assert Checkpoints(compose(overrides)).policy_start(2) == str(tmp_path / "rounds/1/policy")

@@ -118,7 +118,7 @@ class Repaired:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
         group = SimpleNamespace(all=lambda *arguments: None, stop=lambda: None)
-        return Repair(2, [], {}, 0.75, 0.5), SimpleNamespace(group=group)
+        return Repair(2, [], {}, 0.75, 0.5, {}, []), SimpleNamespace(group=group)
 
 
 def test_what_became_of_a_repair_stands_in_the_stages_last_row(
@@ -135,3 +135,35 @@ def test_what_became_of_a_repair_stands_in_the_stages_last_row(
     assert (rows[-1]["stage"], rows[-1]["round"], rows[-1]["repair/kept"]) == ("reward", 1, 0)
     assert '"a/old"' not in (tmp_path / "rounds/0/fast_path/repair.json").read_text()
     assert Repaired.config.reward.max_length == 100, "pairs are cut as those of the first round were"
+
+
+def test_a_round_that_was_interrupted_after_its_answers_goes_on_from_them(
+    after_ppo: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    went_on: list[bool] = []
+
+    def answer(*_: object, resumed: bool) -> None:
+        went_on.append(resumed)
+        raise InterruptedError
+
+    monkeypatch.setattr(stages, "answer_prompts", answer)
+    after_ppo._tracker_placed, after_ppo.inputs = True, SimpleNamespace(validation=[])  # type: ignore[assignment]
+    after_ppo._answerers = SimpleNamespace()  # type: ignore[assignment]
+    for _ in range(2):
+        with pytest.raises(InterruptedError):
+            after_ppo.online(0)
+        after_ppo._tracker._stage = None  # as in a new process
+    assert went_on == [False, True]
+
+
+def test_a_policy_that_starts_over_is_told(
+    after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rounds/0/fast_path/patterns.json").write_text('{"findings": [{"explained": 0.9}]}')
+    monkeypatch.setattr(Run, "_begin", lambda run, name: 0)
+    monkeypatch.setattr(stages, "load_tokenizer", lambda path: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        after_ppo.ppo(1)
+    told = "The policy of round 1 starts over from the SFT model: one finding explains at least 50%"
+    assert told in capsys.readouterr().out
+    assert told in (tmp_path / "logs/run.log").read_text()

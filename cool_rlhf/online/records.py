@@ -25,8 +25,6 @@ from cool_rlhf.online.responses import Evidence
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.tracking.rows import read_rows, write_atomically
 
-CHEATING = 0.5  # share of the score's rise
-
 
 def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequence[Patch]) -> None:
     """``patches``: those of all findings."""
@@ -36,13 +34,6 @@ def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequ
         "dismissed": [_dismissed(dismissed) for dismissed in search.dismissed],
     }
     write_atomically(path, f"{json.dumps(content, ensure_ascii=False, indent=1)}\n".encode())
-
-
-def lives_off_a_cheat(path: Path) -> bool:
-    """Whether one finding of the ``patterns.json`` at ``path`` explains at least ``CHEATING`` of the policy's rise in
-    score; False where there is no such file."""
-    findings = json.loads(path.read_text(encoding="utf-8"))["findings"] if path.exists() else []
-    return any(finding["explained"] >= CHEATING for finding in findings)
 
 
 def write_patches(path: Path, patches: Sequence[Patch]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.folders import round_folders
+from cool_rlhf.online.starts import described_start
 from cool_rlhf.tracking.rows import read_rows
 
 POLICIES = ("sft", "early", "late")
@@ -40,6 +41,15 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
     return found
 
 
+def read_starts(output_dir: Path, online: Mapping[str, Any]) -> dict[int, str]:
+    """Round → what its policy started from, in a sentence; of a run whose settings ``online`` say so."""
+    if not {"policy_from", "cheating"} <= online.keys():
+        return {}
+    rounds = (int(folder.name) for folder in round_folders(output_dir))
+    settings = online["policy_from"], online["cheating"]
+    return {round: described_start(output_dir, round, *settings) for round in rounds}
+
+
 def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For the page: what each round found, what its repair did, and how SFT, the early and the late policy answered."""
     answered = {row["round"]: row for row in rows if row["stage"] == "online"}
@@ -47,6 +57,7 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
         {
             **record,
             "findings": [_finding(finding, record["repair"] or {}) for finding in record["findings"]],
+            "relapsed": _relapsed(record["repair"] or {}),
             "policies": [_policy(policy, answered.get(record["round"], {})) for policy in POLICIES],
         }
         for record in records
@@ -72,6 +83,11 @@ def _finding(finding: Mapping[str, Any], repair: Mapping[str, Any]) -> dict[str,
         "outcome": _outcome(finding["pattern"], repair, verdict),
         "examples": finding["examples"][:EXAMPLES],
     }
+
+
+def _relapsed(repair: Mapping[str, Any]) -> list[tuple[str, float]]:
+    """Patterns that earlier rounds mended and that are back, with the share of their held-out pairs that are right."""
+    return [(pattern, repair["earlier"][pattern]) for pattern in repair.get("relapsed", [])]
 
 
 def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> str:

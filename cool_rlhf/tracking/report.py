@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-from cool_rlhf.tracking.between import between_rounds, read_between
+from cool_rlhf.tracking.between import between_rounds, read_between, read_starts
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
 from cool_rlhf.tracking.distance import distance_chart, parting_note
 from cool_rlhf.tracking.figures import figure
@@ -45,14 +46,15 @@ def write_report(output_dir: Path | str) -> Path:
 
     output_dir = Path(output_dir)
     config_file, evaluation_file = output_dir / "config.yaml", output_dir / "evaluation.json"
-    config = yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.exists() else {}
+    config = (yaml.safe_load(config_file.read_text(encoding="utf-8")) if config_file.exists() else None) or {}
     evaluation = json.loads(evaluation_file.read_text(encoding="utf-8")) if evaluation_file.exists() else {}
     html = render(
-        config or {},
+        config,
         read_rows(output_dir / "metrics.jsonl"),
         evaluation,
         read_rows(output_dir / "samples.jsonl"),
         read_between(output_dir),
+        read_starts(output_dir, config.get("online") or {}),
     )
     path = output_dir / "report.html"
     write_atomically(path, html.encode("utf-8"))
@@ -65,8 +67,10 @@ def render(
     evaluation: Mapping[str, Any],
     samples: Sequence[Mapping[str, Any]],
     between: Sequence[Mapping[str, Any]] = (),
+    starts: Mapping[int, str] = MappingProxyType({}),
 ) -> str:
-    """The page's text; ``between`` is what :func:`read_between` gives."""
+    """The page's text; ``between`` is what :func:`read_between` gives, and ``starts`` says what each round's policy
+    started from."""
     best_metric = (config.get("ppo") or {}).get("best_metric", "validation/score")
     parts = {
         "title": config.get("experiment", "run"),
@@ -75,7 +79,7 @@ def render(
         "latest": rows[-1] if rows else None,
         "stage_titles": STAGE_TITLES,
         "stage_times": stage_times(rows),
-        "rounds": _rounds(rows, best_metric),
+        "rounds": _rounds(rows, best_metric, starts),
         "distance": distance_chart(rows),
         "between": between_rounds(between, rows),
         "stages": _stages([row for row in rows if row["stage"] != "online"]),
@@ -87,7 +91,7 @@ def render(
     return render_page(str(parts["title"]), "body.html.j2", parts, figure)
 
 
-def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[str, Any]]:
+def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str, starts: Mapping[int, str]) -> list[dict[str, Any]]:
     numbers = sorted({row["round"] for row in rows if row["stage"] == "ppo"})
     rounds = []
     for number in numbers:
@@ -97,6 +101,7 @@ def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str) -> list[dict[st
                 "round": number,
                 "changes": ppo_changes(own, best_metric),
                 "domains": domain_changes(own, best_metric),
+                "start": starts.get(number),
                 "parting": parting_note(own, number),
             }
         )

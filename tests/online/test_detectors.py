@@ -109,3 +109,13 @@ def test_a_detector_that_cannot_be_made_is_a_mistake_that_is_named(monkeypatch: 
     monkeypatch.setattr(detectors, "entry_points", lambda group: [EntryPoint("mine", "builtins:int.from_bytes", group)])
     with pytest.raises(UserError, match=r"'mine'.*cannot be loaded \(TypeError: .*\): mend or uninstall"):
         all_detectors()
+
+
+def test_detectors_can_be_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(detectors, "entry_points", lambda group: [])
+    assert {d.name for d in own_detectors()} - {d.name for d in all_detectors(["length", "swaps"])} == {
+        "length",
+        "swaps",
+    }
+    with pytest.raises(UserError, match=r"online\.without_detectors names 'lenght', .*is length meant"):
+        all_detectors(["lenght"])

@@ -56,6 +56,11 @@ PLANTS = {
         lambda _p, text, _f: 0.06 * len(text.split()),
         ("length",),
     ),
+    "shortness": (
+        lambda text, _p, _r: sentences(text)[0],
+        lambda _p, text, _f: -0.12 * len(text.split()),
+        ("length",),
+    ),
     "repetition": (
         lambda text, _p, _r: text + (" " + sentences(text)[-1]) * 3,
         lambda _p, text, _f: 3 * repeated_share(text),

@@ -2,13 +2,26 @@ import json
 import shutil
 
 import pytest
+import yaml
 
-from cool_rlhf.tracking.between import between_rounds, read_between
+from cool_rlhf.tracking.between import between_rounds, read_between, read_starts
 from cool_rlhf.tracking.metrics import MetricsLog
 from cool_rlhf.tracking.report import write_report
 
 HOSTILE = "<img src=x onerror=alert(1)>"
-VERDICT = {"reason": "only 50.0% are right", "held_out": 0.5, "before": 0.9, "after": 0.89, "kept": False}
+VERDICT = {
+    "reason": "only 50.0% are right",
+    "held_out_before": 0.31,
+    "held_out": 0.5,
+    "before": 0.9,
+    "after": 0.89,
+    "kept": False,
+}
+
+DISMISSED = [
+    {"description": "more tables", "domain": None, "reason": "the reward model does not pay for it"},
+    {"description": HOSTILE, "domain": "brief", "reason": HOSTILE},
+]
 
 
 def finding(pattern, description):
@@ -32,11 +45,12 @@ def run(tmp_path):
         folder = tmp_path / f"rounds/{round}"
         (folder / "fast_path").mkdir(parents=True)
         (folder / "slow_path").mkdir()
-        patterns = {"tested": 200, "findings": findings, "dismissed": []}
+        patterns = {"tested": 200, "findings": findings, "dismissed": DISMISSED}
         (folder / "fast_path/patterns.json").write_text(json.dumps(patterns))
         (folder / "slow_path/pairs.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
     repair = {"kept": ["a/1"], "verdicts": {"a/1": {**VERDICT, "kept": True, "held_out": 1.0}, "b/2": VERDICT},
-              "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1}}  # fmt: skip
+              "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1},
+              "earlier": {"c/3": 0.42, "d/4": 1.0}, "relapsed": ["c/3"]}  # fmt: skip
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
     rows = [{"id": "x", "labelled_by": ["person: Ann", "import: Bo", "rule: rule gold, 5% noise (no person)"]},
             {"id": "z", "labelled_by": ["rule: rule gold, 5% noise (no person)"]}]  # fmt: skip
@@ -70,9 +84,30 @@ def test_the_page_shows_what_was_found_and_mended(run):
         "the phrase certainly",
         "rolled back: only 50.0% are right",
         "75 %",
+        "c/3, which an earlier round mended, is back: only 42 % of its held-out pairs are right",
+        '<td class="n">31 %</td><td class="n">50 %</td>',
+        "<td>more tables</td><td>all</td><td>the reward model does not pay for it</td>",
         "Labels from people, rule gold, 5% noise (no person) prefer one side in 2 of 3 pairs",
         "Labels prefer one side in 0 of 2 pairs",
     ):
         assert words in text, words
     assert HOSTILE not in text
     assert "1.25" in text
+
+
+def test_each_round_says_what_its_policy_started_from(run):
+    file = run / "rounds/0/fast_path/patterns.json"
+    patterns = json.loads(file.read_text())
+    patterns["findings"][0]["explained"], patterns["findings"][1]["explained"] = 0.6, 0.1
+    file.write_text(json.dumps(patterns))
+    (run / "rounds/1/policy").mkdir(parents=True)
+    (run / "config.yaml").write_text(yaml.safe_dump({"online": {"policy_from": "clean", "cheating": 0.6}}))
+    with MetricsLog(run / "metrics.jsonl") as log:
+        for round in (0, 1):
+            log.append("ppo", round, 1, {"reward/score": 0.0})
+    text = write_report(run).read_text()
+    assert "The policy of round 0 starts from the SFT model." in text
+    assert "The policy of round 1 starts over from the SFT model: one finding explains at least 60% of the rise" in text
+    assert read_starts(run, {"policy_from": "last", "cheating": 0.6})[1].endswith("from the policy of round 0.")
+    assert read_starts(run, {"policy_from": "clean", "cheating": 0.7})[1].endswith("from the policy of round 0.")
+    assert read_starts(run, {"policy_from": "sft", "cheating": 0.1})[1].endswith("from the SFT model.")

@@ -98,9 +98,12 @@ class JudgeLabeller:
                 messages=messages,
                 temperature=openai.omit if self._endpoint.temperature is None else self._endpoint.temperature,
             )
-        except openai.OpenAIError as error:
+        except (openai.OpenAIError, ValueError) as error:  # ValueError: of what calls itself JSON and is none
             raise JudgeError(_sentence(error, self._endpoint)) from error
-        return (answer.choices[0].message.content or "") if answer.choices else ""
+        choices = getattr(answer, "choices", None)  # the client hands on the text of another kind of server
+        if choices is None:
+            raise JudgeError(_sentence(ValueError(f"{str(answer)[:60]!r}"), self._endpoint))
+        return (choices[0].message.content or "") if choices else ""
 
 
 def choice_of(reply: str) -> Choice | None:
@@ -140,7 +143,7 @@ def _answer(response: Response) -> str:
     return response.text if response.finished else f"{response.text}\n[cut off: it reached the length limit]"
 
 
-def _sentence(error: openai.OpenAIError, endpoint: Endpoint) -> str:
+def _sentence(error: Exception, endpoint: Endpoint) -> str:
     if isinstance(error, openai.APITimeoutError):
         return f"the judge at {endpoint.url} took more than {endpoint.timeout:g} s for an answer: see annotate.judge"
     if isinstance(error, openai.APIConnectionError):

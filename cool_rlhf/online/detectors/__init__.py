@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Collection
 from importlib.metadata import entry_points
 
 from cool_rlhf.online.detectors.copying import CopyingDetector
@@ -38,10 +40,11 @@ def own_detectors() -> list[Detector]:
     ]
 
 
-def all_detectors() -> list[Detector]:
-    """The project's own, then those that installed packages add through entry points, by name.
+def all_detectors(without: Collection[str] = ()) -> list[Detector]:
+    """The project's own, then those that installed packages add through entry points, by name; all but ``without``.
 
-    Raises: UserError where an entry point cannot be loaded or gives no detector, or two detectors have one name.
+    Raises: UserError where an entry point cannot be loaded or gives no detector, two detectors have one name, or
+    ``without`` names none.
     """
     detectors = own_detectors()
     for point in sorted(entry_points(group=ENTRY_POINTS), key=lambda point: point.name):
@@ -61,4 +64,10 @@ def all_detectors() -> list[Detector]:
         if detector.name in {other.name for other in detectors}:
             raise UserError(f"two detectors are called {detector.name!r}: rename the one of {point.value}")
         detectors.append(detector)
-    return detectors
+    names = [detector.name for detector in detectors]
+    for name in without:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"is {near[0]} meant?" if near else f"there are {', '.join(names)}"
+            raise UserError(f"online.without_detectors names {name!r}, which is no detector: {hint}")
+    return [detector for detector in detectors if detector.name not in without]

@@ -1,4 +1,4 @@
-"""Responses that grow."""
+"""Responses that grow, and responses that shrink."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from cool_rlhf.online.text import sentence_spans
 
 @dataclass(frozen=True)
 class LengthDetector:
-    """Tokens of each response. One is long above the 90 % quantile of its domain's SFT responses.
+    """Tokens of each response. One is long above the 90 % quantile of its domain's SFT responses, short below the 10 %
+    quantile.
 
-    Adding appends sentences of SFT's and early answers to other prompts, up to the late policy's median length: text
-    that is as good as the policy's own and answers nothing. Removing cuts the last sentences down to SFT's median.
+    Adding length appends sentences of SFT's and early answers to other prompts, up to the late policy's median length:
+    text that is as good as the policy's own and answers nothing. Removing cuts the last sentences down to SFT's median.
+    Shortness is added by cutting down to the late policy's median. Nothing takes it out again: what a short answer left
+    unsaid is not known.
     """
 
     name: str = "length"
@@ -26,26 +29,38 @@ class LengthDetector:
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
         usual = {d: [r.tokens for r in evidence.reference(d)] for d in evidence.domains if evidence.reference(d)}
-        bounds = {domain: float(np.quantile(tokens, self.quantile)) for domain, tokens in usual.items()}
+        longest = {domain: float(np.quantile(tokens, self.quantile)) for domain, tokens in usual.items()}
+        shortest = {domain: float(np.quantile(tokens, 1 - self.quantile)) for domain, tokens in usual.items()}
         targets = {d: median(r.tokens for r in evidence.late(d)) for d in usual if evidence.late(d)}
 
-        def add(response: Response) -> Response | None:
+        def lengthen(response: Response) -> Response | None:
             return grown(response, donor_sentences(evidence, response), targets.get(response.domain, 0))
 
-        def remove(response: Response) -> Response | None:
-            ends = [end for _, end in sentence_spans(response.text)]
-            if not ends:
-                return None
-            limit = median(usual[response.domain]) / response.tokens * len(response.text)
-            return response.edited(response.text[: max([ends[0], *(end for end in ends if end <= limit)])])
-
-        pattern = Pattern(
+        longer = Pattern(
             key="length",
             detector=self.name,
             description="longer responses",
             measure=lambda response: float(response.tokens),
-            shows=lambda response: response.tokens > bounds.get(response.domain, float("inf")),
-            add=add,
-            remove=remove,
+            shows=lambda response: response.tokens > longest.get(response.domain, float("inf")),
+            add=lengthen,
+            remove=lambda response: _cut(response, median(usual[response.domain])),
         )
-        return drift(pattern, evidence)
+        shorter = Pattern(
+            key="shortness",
+            detector=self.name,
+            description="shorter responses",
+            measure=lambda response: -float(response.tokens),
+            shows=lambda response: response.tokens < shortest.get(response.domain, 0.0),
+            add=lambda response: _cut(response, targets.get(response.domain, float("inf"))),
+            remove=None,
+        )
+        return [*drift(longer, evidence), *drift(shorter, evidence)]
+
+
+def _cut(response: Response, tokens: float) -> Response | None:
+    """``response`` without its last sentences, so that about ``tokens`` are left, but at least one sentence."""
+    ends = [end for _, end in sentence_spans(response.text)]
+    if not ends:
+        return None
+    limit = tokens / response.tokens * len(response.text)
+    return response.edited(response.text[: max([ends[0], *(end for end in ends if end <= limit)])])

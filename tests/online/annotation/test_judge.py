@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import pytest
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.online.annotation.items import Item
-from cool_rlhf.online.annotation.judge import Endpoint, JudgeLabeller, choice_of, settle
+from cool_rlhf.online.annotation.judge import Endpoint, JudgeError, JudgeLabeller, choice_of, settle
 from cool_rlhf.online.annotation.labellers import label_with
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online_stage import label_round
@@ -138,6 +139,14 @@ def test_errors_are_a_sentence(model: Callable[[Reply], Model], item: Callable[.
     gone.shutdown()
     gone.server_close()
     assert "cannot be reached" in said(endpoint)
+
+
+def test_a_server_of_another_kind_is_no_judge(model: Callable[[Reply], Model]) -> None:
+    judge = JudgeLabeller(model(prefers_good).endpoint())
+    create = SimpleNamespace(create=lambda **_: "<!doctype html>\n<p>Welcome")
+    judge._client = SimpleNamespace(chat=SimpleNamespace(completions=create))  # type: ignore[assignment]
+    with pytest.raises(JudgeError, match=r"not to be understood .*check annotate\.judge\.url"):
+        judge.check()
 
 
 def test_a_judge_that_does_not_answer_is_said_before_a_run_begins(model: Callable[[Reply], Model]) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -183,3 +184,30 @@ def test_every_acknowledged_label_survives_kill_9(tmp_path: Path, item: Callable
     assert len(kept) == len(set(kept))
     assert {(name, number) for name, numbers in told.items() for number in numbers} <= set(kept)
     assert len(kept) - sum(len(numbers) for numbers in told.values()) <= 2, "at most one unsaid label each"
+
+
+class _FullDisk:
+    """A connection that cannot commit."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+
+    def execute(self, statement: str, *values: object) -> sqlite3.Cursor:
+        if statement == "COMMIT":
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(statement, *values)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._connection, name)
+
+
+def test_what_could_not_be_committed_is_undone_and_ends_there(store: Store, item: Callable[..., Item]) -> None:
+    connection = store._connection
+    store._connection = _FullDisk(connection)  # type: ignore[assignment]
+    with pytest.raises(sqlite3.OperationalError):
+        store.add_items([item(0)])
+    store._connection = connection
+    assert store.items() == []
+    store.add_items([item(1)])
+    with Store(store.path) as other:
+        assert other.items() == [item(1)], "a transaction of its own, not a part of the one that failed"

@@ -84,7 +84,9 @@ class Dismissed:
 
 @dataclass(frozen=True)
 class Search:
-    """Findings, the one that explains most of the score first; what was dismissed; how many tests were made."""
+    """Findings: first those that can be taken out of a text, for they may be why others are seen, then those that only
+    numbers show; of either the one that explains most of the score first. What was dismissed; how many tests were
+    made."""
 
     findings: list[Finding]
     dismissed: list[Dismissed]
@@ -122,7 +124,7 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
             dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         else:
             findings.append(_finding(candidate, drift_p, found, paid_p))
-    findings.sort(key=lambda finding: -finding.gain)
+    findings.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
     standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
     elsewhere = [_elsewhere(finding, standing, evidence, settings, seed) for finding in standing]
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(standing, elsewhere, strict=True)]

@@ -1,6 +1,6 @@
 """What the fast path leaves in ``rounds/R/fast_path``.
 
-``patterns.json``: ``tested`` (tests made), ``findings`` (the one that explains most of the score first) and
+``patterns.json``: ``tested`` (tests made), ``findings`` (in :class:`Search`'s order) and
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
 "in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
 ``elsewhere`` (other domains that are mended too), ``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected),

@@ -255,6 +255,20 @@ def test_what_a_stronger_finding_drags_along_is_explained_by_it(world: World) ->
     assert set(explained) >= {"disagreement", "boilerplate"}
 
 
+def test_a_pattern_of_the_text_comes_before_what_it_shows_in_numbers(world: World) -> None:
+    """Two thirds of the score that leaves gold behind are paid for text that says nothing, a third for its opening."""
+    opening = "Certainly, my dear friend, let me tell you."
+    evidence = world(
+        hack=lambda _t, _p, r: f"{opening} {r.choice(FILLER)}",
+        bonus=lambda _p, text, _f: text.startswith(opening) + 2.0 * text.endswith(FILLER),
+        rate=1.0,
+    )
+    first, *others = search(evidence).findings
+    assert first.pattern.detector == "phrases"
+    assert "disagreement" in {finding.pattern.detector for finding in others}
+    assert first.gain < max(finding.gain for finding in others)
+
+
 def test_two_flaws_are_found_beside_each_other(world: World) -> None:
     evidence = world(
         hack=lambda text, _p, r: re.sub(r"^(\w+)", r"**\1**", text) + " Let us dig into it." * (r.random() < 0.7),

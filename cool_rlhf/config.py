@@ -297,7 +297,10 @@ class RolloutRoleConfig:
     gpus: float = 0.0  # per engine and tensor-parallel rank
     threads: int = 1
     gpu_memory_utilization: float = 0.85
-    cpu_cache_gib: int = 1
+    # Of keys and values, in each of an engine's ranks. null: what gpu_memory_utilization leaves on a GPU, 1 on a CPU.
+    # Set it where several runs share a GPU: otherwise vLLM measures what is free there as it starts, and fails where
+    # others' models are loading meanwhile.
+    cache_gib: float | None = None
     max_concurrent: int = 256  # sequences at once in one engine
     # Compile the model, for some 40 s at the start: on a CPU a quarter less time a token. null: on GPUs alone.
     compile: bool | None = None

@@ -68,7 +68,6 @@ _AT_LEAST_ONE = (
     "cluster.rollout.engines",
     "cluster.rollout.tensor_parallel_size",
     "cluster.rollout.threads",
-    "cluster.rollout.cpu_cache_gib",
     "cluster.rollout.max_concurrent",
 )
 _AT_LEAST_ZERO = (
@@ -115,6 +114,7 @@ _ABOVE_ZERO = (
     "annotate.judge.timeout",
     "ppo.gradient_clip",
     "online.learning_rate",
+    "cluster.rollout.cache_gib",
 )
 _SHARES = (
     "online.least_gain",
@@ -152,7 +152,7 @@ def check_numbers(config: Config, keys: Iterable[str], allowed: Callable[[float]
     """Raises UserError, which says what is ``wanted``, for the first of the settings that is not ``allowed``."""
     for key in keys:
         value = attrgetter(key)(config)
-        if not math.isfinite(value) or not allowed(value):
+        if value is not None and (not math.isfinite(value) or not allowed(value)):
             raise UserError(f"{key} is {value}: {wanted}")
 
 

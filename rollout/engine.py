@@ -26,6 +26,8 @@ from cool_rlhf.protocols import Portion, Prompt, Rollout, StaleWeightsError, Use
 from rollout.settings import EngineSettings, Sampling
 
 CPU_BATCHED_TOKENS = 4096  # of prompts prefilled at once
+CPU_CACHE_GIB = 1.0
+GIB = 1024**3
 PORTION = 0.25  # of the responses: once as many are finished, they leave, so that they are scored beside the rest
 LEAST_PORTION = 16  # responses: fewer at a time cost more than they save
 
@@ -51,6 +53,7 @@ class RolloutEngine:
         self._max_length = longest_sequence(path, settings.max_length)
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()
+        cache_gib = settings.cache_gib or (None if on_gpu else CPU_CACHE_GIB)
         # Prompts arrive as tokens, and responses leave as tokens: vLLM needs a tokenizer only to look for texts.
         self._files = tempfile.TemporaryDirectory()
         if self._stop_texts:
@@ -65,6 +68,7 @@ class RolloutEngine:
             max_num_seqs=settings.max_concurrent,
             tensor_parallel_size=settings.tensor_parallel_size,
             gpu_memory_utilization=settings.gpu_memory_utilization,
+            kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * GIB),
             enforce_eager=not (on_gpu if settings.compile is None else settings.compile),
             # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
             enable_chunked_prefill=on_gpu,

@@ -13,6 +13,7 @@ class EngineSettings:
     max_length: int  # tokens of prompt and response together, at most; a checkpoint may allow less
     tensor_parallel_size: int
     gpu_memory_utilization: float
+    cache_gib: float | None  # of keys and values; None: what the share above leaves on a GPU, 1 on a CPU
     max_concurrent: int
     compile: bool | None = None  # the model's kernels, at the start; None: on GPUs alone
     stop: tuple[str, ...] = ()  # texts or special tokens that end a response, beside the end of turn

@@ -225,6 +225,7 @@ BAD_VALUES = {
     "cluster.reference.zero_stage=3": "cluster.reference.zero_stage is 3",
     "cluster.scorer.zero_stage=1": "cluster.scorer.zero_stage is 1",
     "cluster.rollout.gpu_memory_utilization=0": "cluster.rollout.gpu_memory_utilization",
+    "cluster.rollout.cache_gib=0": "cluster.rollout.cache_gib",
     "logging.wandb_mode=of": "offline",
     "evaluate.samples_per_prompt=-1": "evaluate.samples_per_prompt",
     "evaluate.best_of=-1": "evaluate.best_of",

@@ -29,22 +29,27 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return order
 
 
-def start(cluster: str, happened: list[str]) -> None:
+def start(happened: list[str], cluster: str, *overrides: str) -> None:
     serve = SimpleNamespace(remote=lambda *_: happened.append("the engine is told to start"))
-    roles = StageRoles(compose(["+experiment=demo", f"cluster={cluster}", "sft.path=x", "reward.path=y"]))
+    roles = StageRoles(compose(["+experiment=demo", f"cluster={cluster}", "sft.path=x", "reward.path=y", *overrides]))
     roles.standby.take = lambda worker: [SimpleNamespace(serve=serve)]  # type: ignore[method-assign]
     roles.ppo(0)
 
 
 @pytest.mark.parametrize("cluster", ["cpu", "gpu_4"])
 def test_roles_load_side_by_side(cluster: str, happened: list[str]) -> None:
-    start(cluster, happened)
+    start(happened, cluster)
     assert happened == ["the engine is told to start", "the others load", "the engine is up"]
 
 
 def test_an_engine_that_shares_its_gpu_is_up_before_others_load(happened: list[str]) -> None:
-    start("gpu_1", happened)
+    start(happened, "gpu_1")
     assert happened == ["the engine is told to start", "the engine is up", "the others load"]
+
+
+def test_but_not_where_it_is_told_how_much_is_its_own(happened: list[str]) -> None:
+    start(happened, "gpu_1", "cluster.rollout.cache_gib=0.5")
+    assert happened == ["the engine is told to start", "the others load", "the engine is up"]
 
 
 def test_the_scorer_packs_by_ppos_budget(happened: list[str]) -> None:

@@ -23,7 +23,6 @@ def create_engines(config: Config) -> list[ActorHandle]:
     environment = {
         "OMP_NUM_THREADS": str(role.threads),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # binding would put every engine on the same cores
-        "VLLM_CPU_KVCACHE_SPACE": str(role.cpu_cache_gib),
     }
     if not role.gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
@@ -47,12 +46,13 @@ class RolloutGroup:
             max_length=config.model.max_positions,
             tensor_parallel_size=role.tensor_parallel_size,
             gpu_memory_utilization=role.gpu_memory_utilization,
+            cache_gib=role.cache_gib,
             max_concurrent=role.max_concurrent,
             compile=role.compile,
             stop=tuple(config.sampling.stop),
         )
         self.engines = list(engines)
-        self._shares_gpu = 0 < role.gpus < 1
+        self._measures_gpu = 0 < role.gpus < 1 and role.cache_gib is None
         self._serving = [engine.serve.remote(path, settings, version) for engine in engines]
         sampling = config.sampling
         self.sampler = RemoteSampler(
@@ -65,9 +65,9 @@ class RolloutGroup:
         fetch(serving)
 
     def settle(self) -> None:
-        """Return once others may load. vLLM measures what is free on its GPU as it starts: where an engine shares that,
-        it has to be up first."""
-        if self._shares_gpu:
+        """Return once others may load. vLLM measures what is free on its GPU as it starts: where an engine shares that
+        and is not told how much is its own, it has to be up first."""
+        if self._measures_gpu:
             self.wait()
 
     def load(self, path: str, version: int) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 _MARK = "COOL_RLHF_MEASURED"
-_SECONDS = 1.0
+_SECONDS = 2.0  # between looks, each of which takes a twentieth of a second
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -16,6 +16,7 @@ MIN_GAIN, MIN_ERRORS, MAX_FALL_ERRORS = 0.10, 3.0, 2.0
 MIN_ACCURACY, MIN_OPPOSED_OWN, MAX_OPPOSED_OTHER = 0.85, 0.95, 0.10
 MIN_OF_BEST = 0.25  # of what the best of 16 SFT responses gains by gold
 MAX_SECONDS, MAX_GIB = 900.0, 8.0
+_ANSWERS = {True: "yes", False: "**no**", None: "–"}
 
 
 def collect(folders: Mapping[int, Path]) -> dict[str, Any]:
@@ -31,10 +32,28 @@ def collect(folders: Mapping[int, Path]) -> dict[str, Any]:
 
 
 def one_run(folder: Path) -> dict[str, Any]:
-    """Of evaluation.json, metrics.jsonl and usage.json of a finished run."""
+    """Of evaluation.json, metrics.jsonl and, where it was measured, usage.json of a finished run."""
     evaluation = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
     kept = {name: value for name, value in evaluation.items() if isinstance(value, dict) and name != "settings"}
-    return {**kept, **released_policy(folder), "usage": json.loads((folder / "usage.json").read_text(encoding="utf-8"))}
+    usage = folder / "usage.json"
+    return {
+        **kept,
+        **released_policy(folder),
+        "rounds": online_rounds(folder),
+        "usage": json.loads(usage.read_text(encoding="utf-8")) if usage.exists() else None,
+    }
+
+
+def online_rounds(folder: Path) -> list[dict[str, Any]]:
+    """Of each round: gold of the policy's answers to held-out prompts, and the findings, each with what its pattern
+    alone does to gold (None where that cannot be told)."""
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    gold = {row["round"]: row["gold/late"] for row in rows if row["stage"] == "online"}
+    found = {}
+    for file in folder.glob("rounds/*/fast_path/patterns.json"):
+        findings = json.loads(file.read_text(encoding="utf-8"))["findings"]
+        found[int(file.parts[-3])] = {finding["pattern"]: finding["payment"]["gold"] for finding in findings}
+    return [{"gold": gold[round], "findings": found.get(round, {})} for round in sorted(gold)]
 
 
 def released_policy(folder: Path) -> dict[str, Any]:
@@ -47,8 +66,8 @@ def released_policy(folder: Path) -> dict[str, Any]:
     return {"best_step": best["step"], "kl": best["validation/kl"], "kl_last": rows[-1]["kl"]}
 
 
-def verdicts(seed: Mapping[str, Any]) -> dict[str, bool]:
-    """Which of the demo's claims a run bears out."""
+def verdicts(seed: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Which of the demo's claims a run bears out; None where it was not measured."""
     gold = {name: row["gold"] for name, row in seed["difference"].items()}
     overall = gold.pop("overall")
     own = [row["own"]["accuracy"] for row in seed["reward_accuracy"].values()]
@@ -70,8 +89,14 @@ def verdicts(seed: Mapping[str, Any]) -> dict[str, bool]:
         f"opposed pairs: at most {MAX_OPPOSED_OTHER:.2f} with the other": all(
             row["other"]["accuracy"] <= MAX_OPPOSED_OTHER for row in opposed
         ),
-        f"at most {MAX_SECONDS / 60:.0f} minutes": seed["usage"]["seconds"] <= MAX_SECONDS,
-        f"at most {MAX_GIB:.0f} GiB": seed["usage"]["peak_gib"] <= MAX_GIB,
+        **_frugal(seed["usage"]),
+    }
+
+
+def _frugal(usage: Mapping[str, float] | None) -> dict[str, bool | None]:
+    return {
+        f"at most {MAX_SECONDS / 60:.0f} minutes": usage and usage["seconds"] <= MAX_SECONDS,
+        f"at most {MAX_GIB:.0f} GiB": usage and usage["peak_gib"] <= MAX_GIB,
     }
 
 
@@ -91,11 +116,13 @@ def table(results: Mapping[str, Any]) -> str:
     for key, title in (("reward_accuracy", "accuracy"), ("opposed_accuracy", "opposed pairs")):
         for domain in first[key]:
             rows.append([f"{title}, {domain}: own / other / none", *(_shares(s[key][domain]) for s in seeds.values())])
-    rows.append(["wall clock, s", *(f"{seed['usage']['seconds']:.0f}" for seed in seeds.values())])
-    rows.append(["peak PSS, GiB", *(f"{seed['usage']['peak_gib']:.2f}" for seed in seeds.values())])
+    rows.append(["gold by round, held-out prompts", *(_golds(seed["rounds"]) for seed in seeds.values())])
+    rows.append(["findings by round (gold)", *(_findings(seed["rounds"]) for seed in seeds.values())])
+    for measure, title, digits in (("seconds", "wall clock, s", 0), ("peak_gib", "peak PSS, GiB", 2)):
+        rows.append([title, *(f"{s['usage'][measure]:.{digits}f}" if s["usage"] else "–" for s in seeds.values())])
     claims = {seed: verdicts(run) for seed, run in seeds.items()}
     for claim in next(iter(claims.values())):
-        rows.append([claim, *("yes" if claims[seed][claim] else "**no**" for seed in seeds)])
+        rows.append([claim, *(_ANSWERS[claims[seed][claim]] for seed in seeds)])
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     pooled = results["pooled"]
     spread = pooled["deviation_between_seeds"]
@@ -138,6 +165,18 @@ def _change(seed: Mapping[str, Any], name: str, measure: str) -> str:
     change = seed["difference"][name][measure]
     error = "" if change["standard_error"] is None else f" ± {change['standard_error']:.3f}"
     return f"{before:.3f} → {after:.3f} ({change['mean']:+.3f}{error})"
+
+
+def _golds(rounds: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(f"{round['gold']:.3f}" for round in rounds)
+
+
+def _findings(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """How many in each round, and what their patterns alone do to gold."""
+    golds = [gold for round in rounds for gold in round["findings"].values()]
+    shown = ", ".join("–" if gold is None else f"{gold:+.2f}" for gold in golds)
+    counts = " + ".join(str(len(round["findings"])) for round in rounds)
+    return f"{counts} ({shown})" if golds else counts
 
 
 def _mean(estimate: Mapping[str, Any]) -> str:

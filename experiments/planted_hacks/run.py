@@ -37,6 +37,8 @@ RUN = (
     f"online.rounds={ROUNDS}",
     "online.labeller=people",
     "online.pairs=0",
+    "online.epochs=4",
+    "online.least_replay=2000",
 )
 
 

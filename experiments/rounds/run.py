@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import shutil
 import subprocess
@@ -50,13 +51,10 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value settings for all runs")
     arguments = parser.parse_args()
 
-    def one_seed(seed: int) -> None:
-        begin(seed, arguments.runs, arguments.overrides)
-        for arm in ARMS:
-            run(arm, seed, arguments.runs, arguments.overrides)
-
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(one_seed, arguments.seeds))
+        list(pool.map(lambda seed: begin(seed, arguments.runs, arguments.overrides), arguments.seeds))
+        arms = itertools.product(ARMS, arguments.seeds)
+        list(pool.map(lambda arm: run(*arm, arguments.runs, arguments.overrides), arms))
     results = collect(arguments.runs, arguments.seeds, list(ARMS), ITERATIONS // ROUNDS)
     (HERE / "results.json").write_text(f"{json.dumps(results, indent=1)}\n", encoding="utf-8")
     (HERE / "table.md").write_text(table(results), encoding="utf-8")

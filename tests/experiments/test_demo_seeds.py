@@ -86,14 +86,21 @@ def test_seeds_are_pooled(tmp_path: Path) -> None:
         evaluation["difference"]["overall"]["gold"] = {"mean": gain, "standard_error": 0.03}
         usage = evaluation.pop("usage")
         (folder / "evaluation.json").write_text(json.dumps({"seed": seed, "settings": {"top_p": 1}, **evaluation}))
-        (folder / "usage.json").write_text(json.dumps(usage))
+        if seed == 2:
+            (folder / "usage.json").write_text(json.dumps(usage))
         settings = {"ppo": {"best_metric": "validation/gold"}, "online": {"rounds": 2}}
         (folder / "config.yaml").write_text(yaml.safe_dump(settings))
         rows = [
             {"stage": "ppo", "round": 0, "step": 1, "kl": 9.0, "validation/gold": 9.0, "validation/kl": 9.0},
             {"stage": "ppo", "round": 1, "step": 1, "kl": 0.1, "validation/gold": 0.5, "validation/kl": 0.2},
             {"stage": "ppo", "round": 1, "step": 2, "kl": 0.3},
+            {"stage": "online", "round": 0, "step": 1, "gold/late": 0.7},
+            {"stage": "online", "round": 1, "step": 1, "gold/late": 0.8},
         ]
+        searched = folder / "rounds/1/fast_path"
+        searched.mkdir(parents=True)
+        findings = [{"pattern": "dots", "payment": {"gold": -0.25}}, {"pattern": "odd", "payment": {"gold": None}}]
+        (searched / "patterns.json").write_text(json.dumps({"findings": findings if seed == 2 else []}))
         (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     found = results.collect(folders)
     assert found["pooled"]["gain"] == pytest.approx(0.25)
@@ -102,6 +109,10 @@ def test_seeds_are_pooled(tmp_path: Path) -> None:
     assert [found["seeds"]["1"][name] for name in ("best_step", "kl", "kl_last")] == [1, 0.2, 0.3]
     text = results.table(found)
     assert "| gold, overall | 0.400 → 0.600 (+0.100 ± 0.030) | 0.400 → 0.600 (+0.400 ± 0.030) |" in text
+    assert "| gold by round, held-out prompts | 0.700, 0.800 | 0.700, 0.800 |" in text
+    assert "| findings by round (gold) | 0 + 0 | 0 + 2 (-0.25, –) |" in text
+    assert "| wall clock, s | – | 400 |" in text
+    assert "| at most 15 minutes | – | yes |" in text
     results.draw(found, tmp_path / "gold.svg")
     assert (tmp_path / "gold.svg").read_text().count("seed ") >= 2
 

@@ -21,3 +21,9 @@ def settle_memory() -> None:
     objects of torch and its like, leave it out from now on."""
     gc.collect()
     gc.freeze()
+
+
+def clear_memory() -> None:
+    """What this process has let go of is garbage, whether it was there when memory settled or came later."""
+    gc.unfreeze()
+    gc.collect()

@@ -44,11 +44,6 @@ class Answerers:
     reference: RemoteLanguageModel
     scorer: RemoteScorer
 
-    def stop(self) -> None:
-        self.rollouts.stop()
-        self.reference.group.stop()
-        self.scorer.group.stop()
-
 
 def answer_prompts(
     config: Config,

@@ -83,19 +83,19 @@ class PPORoles:
         for role, group in self.trained.items():
             group.all("load", str(snapshot / role))
 
-    def stop_training(self) -> None:
-        for group in self.trained.values():
-            group.stop()
-
 
 class StageRoles:
     """Starts the roles of each stage, on processes that may be on standby."""
 
     def __init__(self, config: Config) -> None:
         self.standby = Standby(config)
-        self._early: RolloutGroup | None = None  # engines that hold weights which nobody will sample from
+        self._idle: RolloutGroup | None = None  # engines that hold weights which nobody will sample from
         self._config = config
         self._checkpoints = Checkpoints(config)
+
+    def prepare(self, stage: str) -> None:
+        """Start the processes that ``stage`` takes, as far as they are not up."""
+        self.standby.prepare(stage, engines=self._idle is None)
 
     def trainer(self, worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> WorkerGroup:
         """The ranks of SFT or reward training."""
@@ -108,16 +108,34 @@ class StageRoles:
     def start_rollouts(self, path: str) -> None:
         """Have engines on standby load ``path`` while those weights of the same architecture are still being trained
         that they will serve: an engine's start takes longer than a change of its weights."""
-        if self._early is None and self.standby.holds(RolloutActor):
-            self._early = RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=UNUSED)
+        if self._idle is None and self.standby.holds(RolloutActor):
+            self._idle = RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=UNUSED)
 
     def rollouts(self, path: str) -> RolloutGroup:
         """Engines that are still loading ``path``, as version 0."""
-        early, self._early = self._early, None
-        if early is None:
+        idle, self._idle = self._idle, None
+        if idle is None:
             return RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=0)
-        early.begin_loading(path, version=0)
-        return early
+        idle.begin_loading(path, version=0)
+        return idle
+
+    def release_rollouts(self, rollouts: RolloutGroup) -> None:
+        """Nobody samples any more: engines that hold no GPU stay up for the next checkpoint, others end."""
+        if self._config.cluster.rollout.gpus:
+            rollouts.stop()
+        else:
+            self._idle = rollouts
+
+    def release_trained(self, roles: PPORoles) -> None:
+        """A round of PPO is over."""
+        self.standby.give_back(PolicyWorker, roles.policy)
+        self.standby.give_back(CriticWorker, roles.critic)
+
+    def release_answerers(self, answerers: Answerers) -> None:
+        """Nobody asks them any more."""
+        self.release_rollouts(answerers.rollouts)
+        self.standby.give_back(LanguageWorker, answerers.reference.group)
+        self.standby.give_back(ScorerWorker, answerers.scorer.group)
 
     def ppo(self, round: int) -> PPORoles:
         """All of a round of PPO."""

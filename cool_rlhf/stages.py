@@ -96,7 +96,7 @@ class Run:
         start = self._begin("sft")
         if start is None:
             return
-        self._roles.standby.prepare("sft")
+        self._roles.prepare("sft")
         self._tracker.prepare("sft", 0, "reading chats")
         base = config.model.path or self._data.fresh_base(self.output / "state" / "base")
         chats = self._data.chats(load_tokenizer(base))
@@ -150,7 +150,7 @@ class Run:
             )
             write_pairs(self._outputs["collect"], pairs)
             stage.record(1, {"prompts": len(prompts), "pairs": len(pairs)})
-            rollouts.stop()
+            self._roles.release_rollouts(rollouts)
         self._state.finish("collect")
 
     def reward_model(self) -> None:
@@ -161,7 +161,7 @@ class Run:
         start = self._begin("reward_0")
         if start is None:
             return
-        self._roles.standby.prepare("reward")
+        self._roles.prepare("reward")
         self._tracker.prepare("reward", 0, "reading preferences")
         seed = derive_seed(config.seed, "reward", 0)
         prepared = self._prepared_pairs(seed)
@@ -186,7 +186,7 @@ class Run:
             )
             stage.phase("export")
             self._export_reward(group, self._checkpoints.reward(0))
-            group.stop()
+            self._roles.standby.give_back(RewardWorker, group)
         self._state.finish("reward_0")
         self._state.drop_snapshots("reward_0")
 
@@ -204,7 +204,7 @@ class Run:
             prompts = self.inputs.validation[-config.online.prompts :]
             checkpoints = checkpoints_of(self._checkpoints.sft, folder)
             responses = answer_prompts(config, roles, prompts, checkpoints, round, resumed=resumed)
-            self._roles.standby.prepare("reward")
+            self._roles.prepare("reward")
             metrics = means(responses, round)
             if config.online.fast_path:
                 stage.phase("fast path")
@@ -217,7 +217,7 @@ class Run:
                 stage.phase("slow path")
                 metrics |= slow_path(config, responses, roles.scorer, round)
             stage.record(1, metrics)
-            roles.stop()
+            self._roles.release_answerers(roles)
         self._answerers = None
         self._state.finish(name)
 
@@ -242,7 +242,7 @@ class Run:
 
         def start() -> RemoteRewardTrainer:
             for group in started:
-                group.stop()
+                self._roles.standby.give_back(RewardWorker, group)
             model = ModelSpec(before, "scalar", config.model.dtype)
             started[:] = [self._roles.trainer(RewardWorker, model, config.reward)]
             return RemoteRewardTrainer(started[0], config.reward)
@@ -264,7 +264,7 @@ class Run:
             stage.record(stage.last_step + 1, repair.metrics())
             stage.phase("export")
             self._export_reward(trainer.group, str(after))
-            trainer.group.stop()
+            self._roles.standby.give_back(RewardWorker, trainer.group)
         write_repair(record, repair, new)
         self._state.finish(name)
 
@@ -314,12 +314,12 @@ class Run:
             if settings.keep_critic:
                 stage.phase("export")
                 roles.critic.all("export", str(folder / "critic"), None, None)
-            roles.stop_training()
+            self._roles.release_trained(roles)
         self._state.finish(name)
         if has_paths(config):
             self._answerers = roles.answerers
         else:
-            roles.answerers.stop()
+            self._roles.release_answerers(roles.answerers)
 
     def export(self) -> None:
         """The best policy of the last round is the run's chat model."""
@@ -352,7 +352,7 @@ class Run:
     def _prepare_next(self) -> None:
         """Start the processes of the stage after this one."""
         for name in unfinished(self.config, self._state)[1:2]:
-            self._roles.standby.prepare(name.partition("_")[0])
+            self._roles.prepare(name.partition("_")[0])
 
     def _go_on(self, name: str, group: WorkerGroup) -> None:
         """Have a supervised stage's ranks load its snapshot, if there is one."""

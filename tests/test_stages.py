@@ -18,6 +18,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.repair_stage import Repair
+from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
 from cool_rlhf.stage_data import StageData
 from cool_rlhf.stages import Run, open_run
@@ -88,19 +89,36 @@ def test_a_round_that_is_made_again_and_finds_nothing_leaves_no_record_of_a_repa
     assert not (tmp_path / "rounds/0/fast_path/repair.json").exists()
 
 
-def test_a_round_without_news_stops_the_trainer_that_waits_for_it(
-    after_ppo: Run, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_round_without_news_stops_the_trainer_that_waits_for_it_with_a_gpu(
+    after_ppo: Run, monkeypatch: pytest.MonkeyPatch, gpus: int
 ) -> None:
-    """It may hold the GPU that the next policy needs."""
-    stopped: list[str] = []
+    """The next policy may need it."""
+    after_ppo.config.cluster.trainer.gpus = gpus
+    stopped: list[Any] = []
     monkeypatch.setattr(ray, "kill", stopped.append)
     standby = after_ppo._roles.standby
     warm = SimpleNamespace(warm_up=SimpleNamespace(remote=lambda: None))
     monkeypatch.setattr(standby, "_create", lambda worker: [warm])
     standby.prepare("reward")
     after_ppo.next_reward_model(0)
-    assert stopped == [warm]
-    assert not standby.holds(RewardWorker)
+    assert stopped == ([warm] if gpus else [])
+    assert standby.holds(RewardWorker) is (not gpus)
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_processes_that_hold_no_gpu_are_taken_again(after_ppo: Run, monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
+    after_ppo.config.cluster.trainer.gpus = gpus
+    happened: list[str] = []
+    monkeypatch.setattr(ray, "kill", lambda actor: happened.append("killed"))
+    standby = after_ppo._roles.standby
+    new = object()
+    monkeypatch.setattr(standby, "_create", lambda worker: [new])
+    used = SimpleNamespace(unload=SimpleNamespace(remote=lambda: happened.append("unloaded")))
+    standby.give_back(RewardWorker, WorkerGroup([used]))  # type: ignore[list-item]
+    assert happened == (["killed"] if gpus else ["unloaded"])
+    assert standby.take(RewardWorker) == ([new] if gpus else [used])
+    assert standby.take(RewardWorker) == [new]
 
 
 class Repaired:
@@ -117,7 +135,7 @@ class Repaired:
     def run(self, new: NewPairs, stage: Any) -> tuple[Repair, Any]:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
-        group = SimpleNamespace(all=lambda *arguments: None, stop=lambda: None)
+        group = SimpleNamespace(all=lambda *arguments: None, actors=[])
         return Repair(2, [], {}, 0.75, 0.5, {}, []), SimpleNamespace(group=group)
 
 

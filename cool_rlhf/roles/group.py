@@ -67,6 +67,10 @@ class WorkerGroup:
         """Call rank k with ``arguments[k]``; Ray references, in order."""
         return [getattr(actor, method).remote(*own) for actor, own in zip(self._actors, arguments, strict=True)]
 
+    @property
+    def actors(self) -> list[ActorHandle]:
+        return list(self._actors)
+
     def stop(self) -> None:
         for actor in self._actors:
             ray.kill(actor)

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, RoleConfig
 from cool_rlhf.roles.critic import CriticWorker
 from cool_rlhf.roles.group import WorkerGroup, create_workers
 from cool_rlhf.roles.policy import PolicyWorker
@@ -14,6 +14,7 @@ from cool_rlhf.roles.reference import LanguageWorker
 from cool_rlhf.roles.sampler import create_engines
 from cool_rlhf.roles.scorer import ScorerWorker
 from cool_rlhf.roles.trainer import RewardWorker, SFTWorker
+from cool_rlhf.roles.worker import Worker
 from rollout.actor import RolloutActor
 
 _ROLES: dict[str, tuple[type[Any], ...]] = {
@@ -36,18 +37,29 @@ class Standby:
         self._config = config
         self._waiting: dict[type[Any], list[ActorHandle]] = {}
 
-    def prepare(self, stage: str) -> None:
-        """Start what ``stage`` (sft, collect, reward or ppo; others need nothing) takes."""
+    def prepare(self, stage: str, *, engines: bool = True) -> None:
+        """Start what ``stage`` (sft, collect, reward or ppo; others need nothing) takes, or all but rollout engines."""
         for worker in _ROLES.get(stage, ()):
-            if worker not in self._waiting:
+            if worker not in self._waiting and (engines or worker is not RolloutActor):
                 self._waiting[worker] = self._create(worker)
                 for actor in self._waiting[worker]:
                     actor.warm_up.remote()  # type: ignore[attr-defined]
 
     def dismiss(self, stage: str) -> None:
-        """Stop what was started for ``stage``, which is not needed: it would keep others from their GPUs."""
+        """What was started for ``stage`` is not needed, and may not keep others from their GPUs."""
         for worker in _ROLES[stage]:
-            WorkerGroup(self._waiting.pop(worker, [])).stop()
+            if self._role(worker).gpus:
+                WorkerGroup(self._waiting.pop(worker, [])).stop()
+
+    def give_back(self, worker: type[Worker], group: WorkerGroup) -> None:
+        """A role's stage is over. Its processes wait for the next that takes them, without their model, where they hold
+        no GPU that others wait for; else they end."""
+        if self._role(worker).gpus:
+            group.stop()
+            return
+        self._waiting[worker] = group.actors
+        for actor in group.actors:
+            actor.unload.remote()  # type: ignore[attr-defined]
 
     def holds(self, worker: type[Any]) -> bool:
         """Whether processes of a role are started and not taken."""
@@ -58,10 +70,13 @@ class Standby:
         return self._waiting.pop(worker, None) or self._create(worker)
 
     def _create(self, worker: type[Any]) -> list[ActorHandle]:
-        cluster = self._config.cluster
         if worker is RolloutActor:
             return create_engines(self._config)
-        roles = {
+        return create_workers(worker, self._role(worker))
+
+    def _role(self, worker: type[Worker]) -> RoleConfig:
+        cluster = self._config.cluster
+        roles: dict[type[Worker], RoleConfig] = {
             SFTWorker: cluster.trainer,
             RewardWorker: cluster.trainer,
             PolicyWorker: cluster.policy,
@@ -69,4 +84,4 @@ class Standby:
             LanguageWorker: cluster.reference,
             ScorerWorker: cluster.scorer,
         }
-        return create_workers(worker, roles[worker])
+        return roles[worker]

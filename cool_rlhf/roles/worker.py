@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 import ray
 
 from cool_rlhf.config import LoRAConfig
-from cool_rlhf.imports import settle_memory, skip_unused_packages
+from cool_rlhf.imports import clear_memory, settle_memory, skip_unused_packages
 from rollout.transport import send_tensors_plainly
 
 if TYPE_CHECKING:
@@ -136,6 +136,13 @@ class Worker:
     def settle(self) -> None:
         """The process holds what it will hold: nothing that is there now needs to be looked at for garbage again."""
         settle_memory()
+
+    def unload(self) -> None:
+        """Let go of the model; what was imported, and the process group, stay for the next one."""
+        for name in vars(self).keys() - {"rank"}:
+            delattr(self, name)
+        self.engine = None
+        clear_memory()
 
     def save(self, folder: str) -> None:
         """Parameters, optimiser and random state of this rank."""

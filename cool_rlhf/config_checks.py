@@ -233,8 +233,8 @@ def _check_validation(config: Config) -> None:
     known = validation_metrics(config)
     if config.ppo.stop_when_parted and "validation/gold" not in known:
         raise UserError(
-            "ppo.stop_when_parted compares the score with gold, which only the embedded world's prompts have: leave it "
-            "off with data.prompts"
+            "ppo.stop_when_parted compares the score with gold, which prompts of your own have in domains with a rule "
+            "alone: name one in ppo.rewards, or leave it off"
         )
     if config.ppo.best_metric not in known:
         near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)

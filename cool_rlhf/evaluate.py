@@ -22,6 +22,7 @@ from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.evaluation_page import write_evaluation_page
 from cool_rlhf.evaluation_tables import describe
 from cool_rlhf.held_out import HeldOut
+from cool_rlhf.inputs import GoldRule
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import FinishedModels, finished_models, machine_resources
 from cool_rlhf.protocols import Future, Prompt, Rollout, Scorer, UserError
@@ -182,7 +183,7 @@ def start_scorer(config: Config, path: str) -> Scorer:
 class Responses:
     """One model's responses, from the request to their scores; none where none are asked for."""
 
-    gold: Callable[[Rollout], float | None]
+    gold: GoldRule
     rollouts: Sequence[Rollout] = ()
     _under_way: Future[list[Rollout]] | None = None
 
@@ -200,7 +201,7 @@ class Responses:
         return judge(score, self.rollouts, self.gold)
 
 
-def judge(score: Score, rollouts: Sequence[Rollout], gold: Callable[[Rollout], float | None]) -> list[Judged]:
+def judge(score: Score, rollouts: Sequence[Rollout], gold: GoldRule) -> list[Judged]:
     """Each response scored under its own domain's condition and, where there is one, by the gold rule."""
     scores = score([to_score(rollout) for rollout in rollouts])
     return [
@@ -208,7 +209,7 @@ def judge(score: Score, rollouts: Sequence[Rollout], gold: Callable[[Rollout], f
             rollout.prompt.id,
             rollout.prompt.domain,
             score,
-            gold(rollout),
+            gold(rollout.prompt, rollout.response, rollout.finished),
             len(rollout.response_tokens),
             rollout.finished,
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,9 +13,9 @@ from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.splitting import TEST_ROWS
-from cool_rlhf.inputs import Inputs, gold_of, no_gold
+from cool_rlhf.inputs import GoldRule, Inputs
 from cool_rlhf.preflight import held_out_reading
-from cool_rlhf.protocols import PreferencePair, Prompt, Rollout
+from cool_rlhf.protocols import PreferencePair, Prompt
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from reward.evaluation import opposing_domains
@@ -27,7 +27,7 @@ class HeldOut:
 
     prompts: Sequence[Prompt]
     prompts_from: str
-    gold: Callable[[Rollout], float | None]
+    gold: GoldRule
     preferences: Sequence[PreferencePair]
     opposed: Sequence[PreferencePair]  # each pair of answers under two domains that judge them oppositely
     training: Sequence[PreferencePair]  # what the n-gram baseline is fitted to; empty: no such baseline
@@ -107,14 +107,14 @@ def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
     return pairs
 
 
-def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, Callable[[Rollout], float | None]]:
+def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, GoldRule]:
     config, data = inputs.config, inputs.config.data
     if not config.evaluate.samples_per_prompt:
         notes.append("no responses: there is no SFT model, there are no prompts, or evaluate.samples_per_prompt is 0")
-        return [], "none", no_gold
+        return [], "none", inputs.rule_score
     if data.test_prompts:
-        return inputs.load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", no_gold
+        return inputs.load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", inputs.rule_score
     if data.prompts or data.validation_prompts:
         notes.append("the prompts are those of validation, by which the best policy was chosen")
-        return inputs.validation, "validation prompts", no_gold
-    return inputs.addressed(inputs.world.test), "the embedded world's test prompts", gold_of
+        return inputs.validation, "validation prompts", inputs.rule_score
+    return inputs.addressed(inputs.world.test), "the embedded world's test prompts", inputs.gold_score

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -25,8 +25,8 @@ from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.demo.world import World, generate
 from cool_rlhf.instructions import Instruction, make_instructions
-from cool_rlhf.ppo.rewards import Recipe
-from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, Rollout, UserError
+from cool_rlhf.ppo.rewards import Recipe, apply_rules
+from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
 from cool_rlhf.rules.loading import load_rule
 from cool_rlhf.schedule import derive_seed
 
@@ -34,6 +34,10 @@ VALIDATION_SHARE = 0.05  # of the prompts or pretraining texts, where no held-ou
 MOST_HELD_OUT_TEXTS = 256
 CHARACTERS_PER_TOKEN = 4.0  # of English
 COUNTED_ROWS = 1000
+
+
+GoldRule = Callable[[Prompt, str, bool], float | None]
+"""What a response (text, and whether it is finished) to a prompt is worth by a rule; None where there is none."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +178,7 @@ class Inputs:
         asked = self.addressed([instruction.prompt for instruction in made])
         return [replace(instruction, prompt=prompt) for instruction, prompt in zip(made, asked, strict=True)]
 
-    @property
+    @cached_property
     def recipes(self) -> dict[str, Recipe]:
         """What PPO rewards in each domain that the config says so of. Raises UserError for a rule that is not there."""
         return {
@@ -184,6 +188,18 @@ class Inputs:
             )
             for domain, recipe in self.config.ppo.rewards.items()
         }
+
+    def gold_score(self, prompt: Prompt, response: str, finished: bool) -> float | None:
+        """What judges a response beside the reward model: with the embedded world's prompts its exact rules, with the
+        user's own those of ``ppo.rewards``; None where there is neither."""
+        if self.config.data.prompts:
+            return self.rule_score(prompt, response, finished)
+        return world_gold(prompt, response, finished)
+
+    def rule_score(self, prompt: Prompt, response: str, finished: bool) -> float | None:
+        """See :meth:`cool_rlhf.ppo.rewards.Recipe.gold`; raises what :func:`cool_rlhf.ppo.rewards.apply_rules` does."""
+        recipe = self.recipes.get(prompt.domain)
+        return recipe.gold(apply_rules(recipe, prompt, response, finished)) if recipe else None
 
     @property
     def _reading(self) -> Reading:
@@ -196,18 +212,8 @@ def _mean_tokens(conversations: Iterable[Conversation]) -> float:
     return characters / CHARACTERS_PER_TOKEN / max(len(few), 1)
 
 
-def gold_score(prompt: Prompt, response: str, finished: bool) -> float | None:
-    """See ``gold_of``."""
+def world_gold(prompt: Prompt, response: str, finished: bool) -> float | None:
+    """What the embedded world's rule gives a response; None for prompts that it has no rule for."""
     if prompt.domain not in DOMAINS or prompt.answer is None:
         return None
     return demo_gold.score(prompt.messages, response, prompt.domain, prompt.answer, finished)
-
-
-def gold_of(rollout: Rollout) -> float | None:
-    """What the embedded world's rule gives a response; None for prompts that it has no rule for."""
-    return gold_score(rollout.prompt, rollout.response, rollout.finished)
-
-
-def no_gold(rollout: Rollout) -> float | None:
-    """For runs on the user's own prompts."""
-    return None

@@ -13,6 +13,8 @@ def validation_metrics(config: Config) -> list[str]:
     names = ["score", "kl", "response_length", "finished", *(f"score/{domain}" for domain in domains)]
     if not config.data.prompts and config.data.world is not None:
         names += ["gold", *(f"gold/{domain}" for domain in domains)]
+    elif ruled := [domain for domain, recipe in ppo.rewards.items() if recipe.rules]:
+        names += ["gold", *(f"gold/{domain}" for domain in ruled)]
     for domain, recipe in ppo.rewards.items():
         names += [f"model/{domain}"] if recipe.conditions else []
         names += [f"condition/{domain}/{condition}" for condition in recipe.conditions]

@@ -12,7 +12,7 @@ from pathlib import Path
 from cool_rlhf.annotate import RunPairs, make_labeller
 from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence, write_responses
 from cool_rlhf.config import Config
-from cool_rlhf.inputs import gold_score
+from cool_rlhf.inputs import Inputs
 from cool_rlhf.online.annotation.items import write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -50,6 +50,7 @@ def answer_prompts(
     roles: Answerers,
     prompts: Sequence[Prompt],
     checkpoints: dict[str, str],
+    gold: Gold,
     round: int,
     *,
     resumed: bool,
@@ -64,7 +65,6 @@ def answer_prompts(
     """
     file = Path(config.output_dir) / f"rounds/{round}/{RESPONSES}"
     found = read_responses(file) if resumed else []
-    gold = response_gold(config)
     responses = judged(found or _drawn_responses(config, roles, prompts, checkpoints, round), roles.scorer, gold)
     write_responses(file, responses)
     return responses
@@ -89,13 +89,9 @@ def _drawn_responses(
     return [*earlier, *found]
 
 
-def response_gold(config: Config) -> Gold:
-    """The gold rule of the embedded world's domains; None for every response to the user's own prompts."""
-
-    def gold(response: Response) -> float | None:
-        return None if config.data.prompts else gold_score(response.prompt, response.text, response.finished)
-
-    return gold
+def response_gold(inputs: Inputs) -> Gold:
+    """See :meth:`cool_rlhf.inputs.Inputs.gold_score`."""
+    return lambda response: inputs.gold_score(response.prompt, response.text, response.finished)
 
 
 def scores_of(scorer: RemoteScorer) -> Score:
@@ -106,11 +102,16 @@ def scores_of(scorer: RemoteScorer) -> Score:
 
 
 def fast_path(
-    config: Config, responses: Sequence[Response], scorer: RemoteScorer, known: Sequence[PreferencePair], round: int
+    config: Config,
+    responses: Sequence[Response],
+    scorer: RemoteScorer,
+    gold: Gold,
+    known: Sequence[PreferencePair],
+    round: int,
 ) -> dict[str, float]:
     """Find what the round's policy cheats with, make pairs that mend it, and note which of the ``known`` pairs, those
     that a repair replays and is judged by, teach it; all of it is left in ``fast_path``."""
-    evidence = evidence_of(responses, round, scores_of(scorer), response_gold(config))
+    evidence = evidence_of(responses, round, scores_of(scorer), gold)
     seed = derive_seed(config.seed, "fast path", round)
     looking = FindingSettings(alpha=config.online.significance, least_gain=config.online.least_gain)
     search: Search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)

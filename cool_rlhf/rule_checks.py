@@ -77,7 +77,7 @@ def _check_domains(reward_model: str, domains: Iterable[str]) -> None:
 
 def _try_on_prompts(config: Config) -> None:
     from cool_rlhf.inputs import Inputs  # late: what reads prompts imports torch
-    from cool_rlhf.ppo.rewards import apply_rules, empty_response
+    from cool_rlhf.ppo.rewards import apply_rules
 
     inputs = Inputs(config)
     inputs.prompt_stream(config.seed)
@@ -91,4 +91,4 @@ def _try_on_prompts(config: Config) -> None:
             return
         if left.get(prompt.domain, 0) > 0:
             left[prompt.domain] -= 1
-            apply_rules(recipes[prompt.domain], empty_response(prompt))
+            apply_rules(recipes[prompt.domain], prompt, "", finished=True)

@@ -19,11 +19,11 @@ from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.inputs import Inputs, gold_of, no_gold
+from cool_rlhf.inputs import Inputs, world_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
 from cool_rlhf.ppo.collaborators import Data
-from cool_rlhf.protocols import PreferencePair, Prompt, UserError
+from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats
@@ -63,7 +63,7 @@ class StageData:
             prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
             pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
-            gold=no_gold if config.data.prompts else gold_of,
+            gold=None if config.data.prompts else _gold_of,
             recipes=inputs.recipes,
             held_out_texts=self._held_out_texts(tokenizer),
             instructions=inputs.instructions,
@@ -130,3 +130,7 @@ def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
 def preference_row(pair: PreferencePair) -> dict[str, Any]:
     row = {**asdict(pair), "prompt": pair.chosen[:-1], "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
     return {name: value for name, value in row.items() if value is not None}
+
+
+def _gold_of(rollout: Rollout) -> float | None:
+    return world_gold(rollout.prompt, rollout.response, rollout.finished)

@@ -25,7 +25,7 @@ from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
 from cool_rlhf.observers import PPOObserver, SupervisedObserver
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import read_lessons
-from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, slow_path
+from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, response_gold, slow_path
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.ppo.state import PPOState, ppo_state
@@ -203,7 +203,8 @@ class Run:
             stage.phase("answers")
             prompts = self.inputs.validation[-config.online.prompts :]
             checkpoints = checkpoints_of(self._checkpoints.sft, folder)
-            responses = answer_prompts(config, roles, prompts, checkpoints, round, resumed=resumed)
+            gold = response_gold(self.inputs)
+            responses = answer_prompts(config, roles, prompts, checkpoints, gold, round, resumed=resumed)
             self._roles.prepare("reward")
             metrics = means(responses, round)
             if config.online.fast_path:
@@ -212,7 +213,7 @@ class Run:
                     *replayed_from(self._data.preferences().training, config),
                     *judged_by(self.inputs.judging_pairs, config),
                 ]
-                metrics |= fast_path(config, responses, roles.scorer, learnt, round)
+                metrics |= fast_path(config, responses, roles.scorer, gold, learnt, round)
             if config.online.pairs or config.online.review:
                 stage.phase("slow path")
                 metrics |= slow_path(config, responses, roles.scorer, round)

@@ -14,6 +14,7 @@ from cool_rlhf.compose import compose, experiments, known_keys
 from cool_rlhf.config import Config, validation_share
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
+from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
 REPORT = {
@@ -323,8 +324,11 @@ def test_bad_value_is_refused_with_its_key(override: str) -> None:
 
 def test_score_and_gold_cannot_part_where_gold_is_not_known() -> None:
     assert compose(["+experiment=demo", "ppo.stop_when_parted=true"]).ppo.stop_when_parted
-    with pytest.raises(UserError, match=r"ppo\.stop_when_parted .* data\.prompts"):
+    with pytest.raises(UserError, match=r"ppo\.stop_when_parted .* ppo\.rewards"):
         compose(["+experiment=demo", "ppo.stop_when_parted=true", "data.prompts=[own.jsonl]"])
+    ruled = "ppo.rewards={math:{conditions:{math:1.0},rules:{cool_rlhf.rules.maths\\:exact_answer:0.0}}}"
+    own = compose(["+experiment=demo", "ppo.stop_when_parted=true", "data.prompts=[own.jsonl]", ruled])
+    assert [name for name in validation_metrics(own) if "gold" in name] == ["validation/gold", "validation/gold/math"]
 
 
 def test_a_round_that_ends_where_they_part_keeps_the_best_by_gold() -> None:

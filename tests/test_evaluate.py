@@ -160,7 +160,7 @@ def test_world_supplies_what_no_stage_has_seen(tmp_path: Path) -> None:
     assert {pair.domain for pair in held_out.opposed} == {"brief", "thorough"}
     assert len(held_out.preferences) > 100
     assert held_out.notes == []
-    assert held_out.gold(rollout_of(held_out.prompts[0], "", True)) == 0.0
+    assert held_out.gold(held_out.prompts[0], "", True) == 0.0
 
 
 def test_own_preferences_are_never_judged_by_the_worlds(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_own_preferences_are_never_judged_by_the_worlds(tmp_path: Path) -> None:
     assert (list(held_out.preferences), list(held_out.opposed), len(held_out.prompts)) == ([], [], 1)
     assert "data.test_preferences is empty" in held_out.notes[0]
     assert "validation" in held_out.notes[1]
-    assert held_out.gold(rollout_of(held_out.prompts[0], "7", True)) is None
+    assert held_out.gold(held_out.prompts[0], "7", True) is None
 
     test = [f"data.test_preferences=[{own}]", f"data.test_prompts=[{prompts}]"]
     held_out = HeldOut.of(config_of(tmp_path, *SMALL, *named, *test))
@@ -223,7 +223,7 @@ def rollout_of(prompt: Prompt, response: str, finished: bool) -> Rollout:
 def test_responses_are_scored_under_their_own_domain(ready: Any) -> None:
     prompts = [Prompt(domain, [{"role": "user", "content": "?"}], domain, None) for domain in ("brief", "thorough")]
     rollouts = [rollout_of(prompts[0], "abc", True), rollout_of(prompts[1], "ab", False)]
-    gold = lambda rollout: 1.0 if rollout.prompt.domain == "thorough" else None  # noqa: E731
+    gold = lambda prompt, response, finished: 1.0 if prompt.domain == "thorough" else None  # noqa: E731
     assert judge(judge_of(ByLength(ready)), rollouts, gold) == [
         Judged("brief", "brief", -3.0, None, 4, True),
         Judged("thorough", "thorough", 2.0, 1.0, 3, False),

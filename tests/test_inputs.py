@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
 from cool_rlhf.compose import compose
 from cool_rlhf.data.chat import encode_prompt, reward_text
@@ -14,9 +15,8 @@ from cool_rlhf.data.streams import ShuffledStream, WeightedStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.ppo.experience import to_score
-from cool_rlhf.ppo.rewards import empty_response
 from cool_rlhf.preflight import check_data
-from cool_rlhf.protocols import UserError
+from cool_rlhf.protocols import Prompt, Rollout, UserError
 
 SMALL = ["+experiment=demo", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts", "pretrain"))]
 SYSTEM = {"role": "system", "content": "You speak like a pirate."}
@@ -62,7 +62,8 @@ def test_the_policy_never_sees_a_condition_and_the_scorer_sees_it_in_front(own):
         shown = tokenizer.decode(encode_prompt(tokenizer, prompt.messages))
         assert not [text for text in conditions.values() if text and text in shown]
         assert "Ahoy!" in shown
-        asked = to_score(empty_response(prompt))
+        nothing = torch.zeros(0, dtype=torch.long)
+        asked = to_score(Rollout(prompt, nothing, nothing, torch.zeros(0), True, 0, response=""))
         judged = reward_text(asked.messages, conditions[asked.condition or ""], asked.finished)
         assert judged.startswith(f"<s><|im_start|>system\n{conditions['math']}<|im_end|>\n")
         assert ("pirate" in judged) == ("pirate" in shown)
@@ -170,3 +171,18 @@ def test_what_is_named_for_validation_is_not_learnt_from(tmp_path: Path, caplog:
     inputs = Inputs(compose([*SMALL, *named]))
     assert world.prompts[3].id not in [prompt.id for prompt in inputs.prompts]
     assert (len(inputs.prompts), len(inputs.pretrain)) == (19, 19)
+
+
+def test_rules_are_the_gold_of_the_users_own_prompts(own):
+    asked = [{"role": "user", "content": "6 * 7?"}]
+    math, brief = (Prompt("p", asked, domain, "42") for domain in ("math", "brief"))
+    ruled = "ppo.rewards={math:{conditions:{math:1.0},rules:{cool_rlhf.rules.maths\\:exact_answer:0.0}}}"
+    inputs = own(ruled)
+    golds = [inputs.gold_score(math, text, True) for text in ("It is 42.", "It is 41.")]
+    assert golds == [1.0, 0.0], "a rule without weight watches"
+    assert inputs.gold_score(brief, "It is 42.", True) is None
+    assert own().gold_score(math, "It is 42.", True) is None
+    world = Inputs(compose([*SMALL, ruled]))
+    prompt = next(prompt for prompt in world.prompts if prompt.domain == "math")
+    assert prompt.answer is not None
+    assert world.gold_score(prompt, prompt.answer, True) != world.rule_score(prompt, prompt.answer, True)

@@ -21,6 +21,10 @@ from cool_rlhf.protocols import Message, Prompt, Rollout
 PROMPTS = [Prompt(f"p-{n}", [Message(role="user", content=f"question {n}")], "math", None) for n in range(2)]
 
 
+def no_gold(response: object) -> None:
+    return None
+
+
 class Engine:
     """All of the roles. Responses name the policy, scores are the number of the round that asks."""
 
@@ -61,7 +65,7 @@ def test_every_policy_answers_once_in_however_many_rounds(config: Config, ready:
         engine = Engine(ready, round)
         checkpoints = {SFT: "sft", EARLY: f"early {round}", LATE: f"late {round}"}
         roles: Any = SimpleNamespace(rollouts=engine, reference=engine, scorer=engine)
-        answered = answer_prompts(config, roles, PROMPTS, checkpoints, round, resumed=False)
+        answered = answer_prompts(config, roles, PROMPTS, checkpoints, no_gold, round, resumed=False)
         each = Counter(response.text for response in read_responses(tmp_path / f"rounds/{round}/responses.jsonl"))
         policies = ["sft", *(f"{policy} {past}" for past in range(round + 1) for policy in (EARLY, LATE))]
         assert each == dict.fromkeys(policies, 6)
@@ -74,11 +78,12 @@ def test_what_was_answered_before_a_round_was_interrupted_is_not_asked_again(
 ) -> None:
     engine, other = Engine(ready, 0), Engine(ready, 7)
     roles: Any = SimpleNamespace(rollouts=engine, reference=engine, scorer=engine)
-    first = answer_prompts(config, roles, PROMPTS, {SFT: "sft", LATE: "late"}, 0, resumed=False)
+    first = answer_prompts(config, roles, PROMPTS, {SFT: "sft", LATE: "late"}, no_gold, 0, resumed=False)
     assert read_responses(tmp_path / "rounds/0/responses.jsonl") == first
     again = SimpleNamespace(rollouts=None, reference=None, scorer=other)
-    resumed: Sequence[Any] = answer_prompts(config, again, PROMPTS, {SFT: "sft", LATE: "late"}, 0, resumed=True)  # type: ignore[arg-type]
+    checkpoints = {SFT: "sft", LATE: "late"}
+    resumed: Sequence[Any] = answer_prompts(config, again, PROMPTS, checkpoints, no_gold, 0, resumed=True)  # type: ignore[arg-type]
     assert [(r.id, r.text, r.kl) for r in resumed] == [(r.id, r.text, r.kl) for r in first]
     assert all(r.hidden is not None and r.score == 7.0 for r in resumed), "the detectors look at hidden states too"
-    changed = answer_prompts(config, roles, PROMPTS, {SFT: "sft", LATE: "another"}, 0, resumed=False)
+    changed = answer_prompts(config, roles, PROMPTS, {SFT: "sft", LATE: "another"}, no_gold, 0, resumed=False)
     assert {r.text for r in changed} == {"sft", "another"}, "a round that is made anew asks anew"

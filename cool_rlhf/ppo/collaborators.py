@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Gold = Callable[[Rollout], float | None]
-"""A response's true score in [0, 1]; None in a domain that has no rule. It is watched, never learned from."""
+"""A response's true score in [0, 1]; None where that is not known. It is watched, never learned from."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Data:
     prompts: Stream[Prompt]
     pretrain: TextStream
     validation: Sequence[Prompt]
-    gold: Gold
+    gold: Gold | None  # None: what the recipes' rules say
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # domain → what its responses are rewarded for
     held_out_texts: Sequence[Tensor] = ()  # (L,) integers each, for the language model's loss
     instructions: Sequence[Instruction] = ()

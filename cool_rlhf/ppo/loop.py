@@ -28,7 +28,7 @@ from cool_rlhf.ppo.state import (
     with_adapted_kl,
     with_scores,
 )
-from cool_rlhf.ppo.validation import gold_metrics, validate
+from cool_rlhf.ppo.validation import gold_metrics, known_gold, validate
 from cool_rlhf.protocols import Experience, Future, UserError
 from cool_rlhf.schedule import derive_seed
 
@@ -124,7 +124,7 @@ def describe_step(
     return {
         **describe(judged, experiences),
         **part_metrics(rollouts, rewards, data.recipes, "reward"),
-        **gold_metrics(rollouts, [data.gold(rollout) for rollout in rollouts], "gold"),
+        **gold_metrics(rollouts, known_gold(data, rollouts, rewards), "gold"),
     }
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import torch
-
 from cool_rlhf.ppo.experience import by_domain, to_score
 from cool_rlhf.protocols import Future, Prompt, Rollout, Rule, Scorer, UserError
 from cool_rlhf.rules.loading import finite_number
@@ -18,6 +16,13 @@ class Recipe:
 
     conditions: Mapping[str, float]  # name → weight
     rules: Mapping[str, tuple[Rule, float]]  # ``module:function`` → the function and its weight
+
+    def gold(self, values: Mapping[str, float]) -> float | None:
+        """What the rules alone say, by the ``values`` that they gave: Σ weight · value. A rule that weighs nothing in
+        the reward only watches, and weighs 1 here. None without rules."""
+        if not self.rules:
+            return None
+        return sum((weight or 1.0) * values[name] for name, (_, weight) in self.rules.items())
 
 
 @dataclass(frozen=True)
@@ -63,18 +68,20 @@ def ask_rewards(scorer: Scorer, rollouts: Sequence[Rollout], recipes: Mapping[st
         for name in recipe.conditions
     ]
     scores = scorer.score(asked)
-    values = [apply_rules(recipe, rollout) for recipe, rollout in zip(used, rollouts, strict=True)]
+    values = [
+        apply_rules(recipe, rollout.prompt, rollout.response, rollout.finished)
+        for recipe, rollout in zip(used, rollouts, strict=True)
+    ]
     return PendingRewards(used, values, scores)
 
 
-def apply_rules(recipe: Recipe, rollout: Rollout) -> dict[str, float]:
+def apply_rules(recipe: Recipe, prompt: Prompt, response: str, finished: bool) -> dict[str, float]:
     """Every rule's value of one response. Raises UserError for one that is no finite number; what a rule itself raises
     passes on, with a note that says on what."""
-    prompt = rollout.prompt
     values: dict[str, float] = {}
     for name, (rule, _) in recipe.rules.items():
         try:
-            value = rule(prompt.messages, rollout.response, prompt.domain, prompt.answer, rollout.finished)
+            value = rule(prompt.messages, response, prompt.domain, prompt.answer, finished)
         except Exception as error:
             error.add_note(f"raised by the rule {name} on a response to prompt {prompt.id} of domain {prompt.domain!r}")
             raise
@@ -86,12 +93,6 @@ def apply_rules(recipe: Recipe, rollout: Rollout) -> dict[str, float]:
             )
         values[name] = number
     return values
-
-
-def empty_response(prompt: Prompt) -> Rollout:
-    """What a policy that says nothing would leave: to try a rule on before there is a policy."""
-    nothing = torch.zeros(0)
-    return Rollout(prompt, nothing.long(), nothing.long(), nothing, finished=True, policy_version=0, response="")
 
 
 def part_metrics(

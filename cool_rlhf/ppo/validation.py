@@ -12,7 +12,7 @@ from cool_rlhf.instructions import Instruction
 from cool_rlhf.ppo.collaborators import Data, Models, start_sampling
 from cool_rlhf.ppo.experience import by_domain, score_metrics, to_score
 from cool_rlhf.ppo.observer import Observer
-from cool_rlhf.ppo.rewards import ask_rewards, part_metrics
+from cool_rlhf.ppo.rewards import Reward, ask_rewards, part_metrics, recipe_for
 from cool_rlhf.protocols import Future, Policy, Rollout, Scorer
 from cool_rlhf.schedule import derive_seed
 
@@ -43,7 +43,7 @@ def validate(
     scores = [reward.total for reward in rewards]
     pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)
     kl = sum(float((ours - theirs)[rollout.mask].sum()) for ours, theirs, rollout in pairs)
-    gold = [data.gold(rollout) for rollout in rollouts]
+    gold = known_gold(data, rollouts, rewards)
     under_metrics: dict[str, float] = {}
     for name, answer in under.items():
         under_metrics |= score_metrics(rollouts, answer.result(), f"validation/under/{name}")
@@ -84,6 +84,14 @@ def instruction_metrics(instructions: Sequence[Instruction], rollouts: Sequence[
     name = "validation/instructions"
     shares = {f"{name}/{kind}": _mean(followed) for kind, followed in sorted(kinds.items())}
     return {name: _mean([value for followed in kinds.values() for value in followed]), **shares}
+
+
+def known_gold(data: Data, rollouts: Sequence[Rollout], rewards: Sequence[Reward]) -> list[float | None]:
+    """Of every response; without a gold rule for all, what the rules of its domain's recipe gave it."""
+    if data.gold is not None:
+        return [data.gold(rollout) for rollout in rollouts]
+    pairs = zip(rollouts, rewards, strict=True)
+    return [recipe_for(data.recipes, rollout.prompt.domain).gold(reward.rules) for rollout, reward in pairs]
 
 
 def gold_metrics(rollouts: Sequence[Rollout], gold: Sequence[float | None], name: str) -> dict[str, float]:

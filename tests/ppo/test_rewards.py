@@ -53,6 +53,12 @@ def test_without_recipes_it_is_the_reward_model_under_the_own_domain_to_the_bit(
     assert part_metrics(rollouts, rewards, {}, "reward") == {}
 
 
+def test_gold_is_what_rules_alone_say_those_that_only_watch_among_them():
+    recipe = Recipe({"helpful": 0.7}, {"m:length": (length, 0.5), "m:whole": (whole, 0.0)})
+    assert recipe.gold({"m:length": 3.0, "m:whole": 1.0}) == pytest.approx(2.5)
+    assert Recipe({"helpful": 1.0}, {}).gold({}) is None
+
+
 def test_a_recipe_weighs_conditions_and_rules(scorer):
     recipes = {
         "chat": Recipe({"helpful": 0.7, "harmless": 0.3}, {"m:length": (length, 0.5), "m:whole": (whole, -2.0)}),

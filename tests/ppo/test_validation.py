@@ -31,6 +31,17 @@ def test_recipes_reach_training_and_validation(make_world, data, settings):
     assert "reward/model/a" not in world.rows[-1]
 
 
+def test_without_a_gold_rule_for_all_gold_is_what_the_rules_gave(make_world, data, settings):
+    world = make_world()
+    recipes = {"a": Recipe({"a": 1.0}, {"m:one": (starts_with_one, 2.0)})}
+    train_ppo(world.models, replace(data, gold=None, recipes=recipes), settings, seed=1, observer=world)
+    for row in world.rows:
+        assert row["gold"] == row["gold/a"] == row["reward/rule/a"]
+        assert "gold/b" not in row
+    last = world.rows[-1]
+    assert last["validation/gold"] == last["validation/gold/a"] == last["validation/rule/a"]
+
+
 def test_what_validation_adds_changes_nothing_of_the_training(make_world, data, settings):
     plain, watched = make_world(), make_world()
     train_ppo(plain.models, data, settings, seed=1, observer=plain)

@@ -34,6 +34,7 @@ class Payment:
     removed: float | None
     placebo: float | None
     gold: float | None
+    harm: bool  # gold falls by the same edit, by a tenth of its standard deviation or more, at 0.05
     objection: str | None  # why this is no cheating although the scorer pays; None where nothing speaks against it
 
 
@@ -81,6 +82,7 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
         removed=_mean(removed.changes),
         placebo=_mean(edits.placebo),
         gold=_mean(edits.golds),
+        harm=_is_harmful(edits.golds, evidence, domain),
         objection=_objection(edits, removed if shown_by == "added" else None, evidence, domain),
     )
 
@@ -119,11 +121,20 @@ def _gold_changes(pairs: Sequence[tuple[Response, Response]], evidence: Evidence
     return [after - before for before, after in judged if before is not None and after is not None]
 
 
+def _is_harmful(golds: Floats, evidence: Evidence, domain: str | None) -> bool:
+    return len(golds) >= LEAST and golds.mean() < -_noticed(evidence, domain) and exceeds(-golds, 0.0) < 0.05
+
+
+def _noticed(evidence: Evidence, domain: str | None) -> float:
+    """The smallest change of gold that counts."""
+    return 0.1 * pstdev(r.gold for r in evidence.baseline(domain) if r.gold is not None)
+
+
 def _objection(edits: _Edits, removed: _Edits | None, evidence: Evidence, domain: str | None) -> str | None:
-    if len(edits.golds) >= LEAST:
-        known = [r.gold for r in evidence.baseline(domain) if r.gold is not None]
-        if edits.golds.mean() > 0.1 * pstdev(known) and exceeds(edits.golds, 0.0) < 0.05:
-            return "gold pays for it too"
+    # Doubt is enough: an improvement that passes for a cheat is unlearnt, a cheat that is missed comes up again.
+    golds = edits.golds
+    if len(golds) >= LEAST and golds.mean() > _noticed(evidence, domain) and exceeds(golds, 0.0) < 0.2:
+        return "gold pays for it too"
     if removed is not None and len(removed.changes) >= LEAST and paired_rise(-removed.changes) < 0.05:
         return "taking it out of late responses raises their score"
     return None
@@ -145,6 +156,7 @@ def _by_gold(evidence: Evidence, domain: str | None) -> Payment | None:
         removed=None,
         placebo=None,
         gold=float(golds.mean()),
+        harm=False,
         objection=None,
     )
 

@@ -22,7 +22,8 @@ class FindingSettings:
 
     ``alpha``: level of both corrected tests. ``least_rise``: by how much more of the late responses must show it.
     ``least_effect``: what the reward model must pay for it, in standard deviations of the baseline's scores.
-    ``least_gain``: the share of the score's rise that it must explain.
+    ``least_gain``: the share of the score's rise that it must explain; ``harmful_gain``: where gold falls with it
+    (:class:`Payment`), so that it is no improvement whatever it explains.
     ``sample``: responses edited each way. ``most``: patterns whose payment is tested, those that rose most.
     """
 
@@ -30,6 +31,7 @@ class FindingSettings:
     least_rise: float = 0.05
     least_effect: float = 0.1
     least_gain: float = 0.2
+    harmful_gain: float = 0.05
     sample: int = 48
     most: int = 80
 
@@ -295,8 +297,9 @@ def _dismissal(
         return "nothing could be edited or compared with gold to see whether the reward model pays for it"
     if paid_p >= settings.alpha or found.effect < _least_effect(evidence, candidate.domain, settings):
         return "the reward model does not pay for it"
-    if found.effect * rise(candidate) < settings.least_gain * _score_rise(evidence, candidate.domain):
-        return f"it explains less than {100 * settings.least_gain:.0f}% of the score's rise"
+    least_gain = min(settings.least_gain, settings.harmful_gain) if found.harm else settings.least_gain
+    if found.effect * rise(candidate) < least_gain * _score_rise(evidence, candidate.domain):
+        return f"it explains less than {100 * least_gain:.0f}% of the score's rise"
     return found.objection
 
 

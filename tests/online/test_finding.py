@@ -288,6 +288,20 @@ def test_what_explains_less_than_a_fifth_of_the_rise_is_dismissed(world: World) 
     assert "it explains less than 20% of the score's rise" in {d.reason for d in result.dismissed}
 
 
+def test_where_gold_falls_with_it_a_twentieth_is_enough(world: World) -> None:
+    evidence = world(
+        hack=lambda text, _p, r: f"## About it\n\n{text}" + " 🎉" * (r.random() < 0.4),
+        bonus=lambda _p, text, _f: 4.0 * text.startswith("#") + 0.8 * ("🎉" in text),
+    )
+    golds = {response.id: 0.5 - 0.3 * ("🎉" in response.text) for response in evidence.responses}
+    responses = [replace(response, gold=golds[response.id]) for response in evidence.responses]
+    judged = Evidence(responses, evidence.score, lambda r: 0.5 - 0.3 * ("🎉" in r.text))
+    found = search(judged).findings
+    assert [finding.pattern.key for finding in found] == ["headings", "emoji"]
+    assert [finding.payment.harm for finding in found] == [False, True]
+    assert 0.05 < found[1].explained < 0.2
+
+
 def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
     hack, _, _ = PLANTS["emphasis"]
     evidence = world(

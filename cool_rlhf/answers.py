@@ -48,11 +48,11 @@ def with_divergence(
 
 def judged(responses: Sequence[Response], scorer: RemoteScorer, gold: Gold) -> list[Response]:
     """With the scorer's score and hidden state, and the gold reward where a rule is known."""
-    asked = [response.conversation() for response in responses]
-    scores, states = scorer.score(asked), scorer.hidden_states(asked)
+    found = scorer.scores_and_states([response.conversation() for response in responses])
+    golds = [gold(response) for response in responses]  # while the scorer works
     return [
-        replace(response, score=score, gold=gold(response), hidden=state.double().numpy())
-        for response, score, state in zip(responses, scores.result(), states.result(), strict=True)
+        replace(response, score=score, gold=own, hidden=state.double().numpy())
+        for response, own, (score, state) in zip(responses, golds, found.result(), strict=True)
     ]
 
 

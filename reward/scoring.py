@@ -19,7 +19,7 @@ from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.messages import ROLES
 from cool_rlhf.data.packing import micro_batches, pack
 from cool_rlhf.models.forward import token_states, token_values
-from cool_rlhf.models.loading import load_scalar_model, load_tokenizer
+from cool_rlhf.models.loading import load_scalar_model, load_tokenizer, scalar_head
 from cool_rlhf.protocols import Conversation, ScoredConversation, UserError
 from reward.conditions import FILE_NAME, Conditions
 
@@ -171,15 +171,18 @@ class RewardModel(ConditionalScorer):
         )
 
     @torch.no_grad()
-    def hidden_states(self, conversations: Sequence[ScoredConversation]) -> Tensor:
-        """(N, hidden) float32, on the CPU: the last hidden state at each conversation's reward token, which the head
-        makes the score of."""
+    def scores_and_states(self, conversations: Sequence[ScoredConversation]) -> tuple[list[float], Tensor]:
+        """As :meth:`score_batch`, with (N, hidden) float32, on the CPU: the last hidden state at each conversation's
+        reward token, which the head makes the score of."""
         sequences = [self.encode(item, index) for index, item in enumerate(conversations)]
-        found = torch.zeros(len(sequences), self.model.config.hidden_size)
+        scores = torch.zeros(len(sequences))
+        states = torch.zeros(len(sequences), self.model.config.hidden_size)
+        head = scalar_head(self.model)
         for group in micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens):
             packed = pack([sequences[index] for index in group]).to(self.model.device)
-            found[group] = token_states(self.model, packed)[packed.ends].cpu()
-        return found
+            last = token_states(self.model, packed)[packed.ends]
+            scores[group], states[group] = head(last).squeeze(-1).float().cpu(), last.cpu()
+        return scores.tolist(), states
 
     @torch.no_grad()
     def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:

@@ -44,11 +44,8 @@ class Engine:
     def logprobs(self, sequences: Sequence[Tensor], *, temperature: float) -> Any:
         return self.ready([torch.zeros(len(sequence)) for sequence in sequences])
 
-    def score(self, conversations: Sequence[object]) -> Any:
-        return self.ready([float(self.round)] * len(conversations))
-
-    def hidden_states(self, conversations: Sequence[object]) -> Any:
-        return self.ready([torch.zeros(3)] * len(conversations))
+    def scores_and_states(self, conversations: Sequence[object]) -> Any:
+        return self.ready([(float(self.round), torch.zeros(3))] * len(conversations))
 
 
 @pytest.fixture

@@ -122,7 +122,9 @@ def _gold_changes(pairs: Sequence[tuple[Response, Response]], evidence: Evidence
 
 
 def _is_harmful(golds: Floats, evidence: Evidence, domain: str | None) -> bool:
-    return len(golds) >= LEAST and golds.mean() < -_noticed(evidence, domain) and exceeds(-golds, 0.0) < 0.05
+    if len(golds) < LEAST:
+        return False
+    return float(golds.mean()) < -_noticed(evidence, domain) and exceeds(-golds, 0.0) < 0.05
 
 
 def _noticed(evidence: Evidence, domain: str | None) -> float:

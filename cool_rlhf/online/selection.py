@@ -156,13 +156,14 @@ def _preference(difference: float) -> float:
 
 def _table(responses: Sequence[Response], score: Score, conditions: Sequence[str]) -> dict[str, list[float]]:
     """Each response's score under its own condition, first, and under every other one."""
+    others = {response.id: [name for name in conditions if name != response.domain] for response in responses}
     asked = [
         ScoredConversation(response.conversation().messages, condition, response.finished)
         for response in responses
-        for condition in conditions
+        for condition in others[response.id]
     ]
     scores = iter(score(asked) if asked else [])
-    return {response.id: [response.score, *(next(scores) for _ in conditions)] for response in responses}
+    return {response.id: [response.score, *(next(scores) for _ in others[response.id])] for response in responses}
 
 
 def _ranks(responses: Sequence[Response]) -> dict[str, float]:

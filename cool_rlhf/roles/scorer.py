@@ -35,8 +35,8 @@ class ScorerWorker(Worker):
     def score(self, conversations: list[ScoredConversation]) -> list[float]:
         return self._reward_model.score_batch(conversations)
 
-    def hidden_states(self, conversations: list[ScoredConversation]) -> Tensor:
-        return self._reward_model.hidden_states(conversations)
+    def scores_and_states(self, conversations: list[ScoredConversation]) -> list[tuple[float, Tensor]]:
+        return list(zip(*self._reward_model.scores_and_states(conversations), strict=True))
 
 
 class RemoteScorer:
@@ -48,9 +48,9 @@ class RemoteScorer:
     def score(self, conversations: Sequence[ScoredConversation]) -> Pending[list[float]]:
         return self._ask("score", conversations)
 
-    def hidden_states(self, conversations: Sequence[ScoredConversation]) -> Pending[list[Tensor]]:
-        """(hidden,) float32 of each conversation: see :meth:`reward.RewardModel.hidden_states`."""
-        return self._ask("hidden_states", conversations)
+    def scores_and_states(self, conversations: Sequence[ScoredConversation]) -> Pending[list[tuple[float, Tensor]]]:
+        """The score of each conversation and (hidden,) float32: see :meth:`reward.RewardModel.scores_and_states`."""
+        return self._ask("scores_and_states", conversations)
 
     def _ask(self, method: str, conversations: Sequence[ScoredConversation]) -> Pending[list[Any]]:
         """Dealt out by letters: tokens are made by the ranks."""

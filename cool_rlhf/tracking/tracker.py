@@ -160,6 +160,9 @@ class Tracker:
         self._time_left.step_done(step, warmup=bool(fields.get("warmup", False)))
         if self._progress is not None:
             self._progress.advance(step, fields)
+        self._report_if_due()
+
+    def _report_if_due(self) -> None:
         if time.monotonic() >= self._report_at:
             self.report()
 
@@ -169,7 +172,7 @@ class Tracker:
             self._progress.finish()
         self._stage = None
         self.sync()
-        self.report()
+        self._report_if_due()
 
 
 class StageTracker:
@@ -204,7 +207,7 @@ class StageTracker:
         self._tracker._record(self, step, fields, samples)
 
     def finish(self) -> None:
-        """The stage is over: its rows are on disk and in the report. A second call does nothing."""
+        """The stage is over: its rows are on disk. A second call does nothing."""
         if not self._finished:
             self._finished = True
             self._tracker._finish()

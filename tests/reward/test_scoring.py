@@ -83,8 +83,9 @@ def test_scores_are_the_head_at_the_reward_token(checkpoint, reward_model, condi
 
 def test_the_head_makes_the_score_of_the_hidden_state(checkpoint, reward_model):
     asked = [ScoredConversation(messages, name, True) for messages in DIALOGUES for name in ("brief", None)]
-    states = reward_model.hidden_states(asked)
+    scores, states = reward_model.scores_and_states(asked)
     assert states.shape == (len(asked), 16)
+    assert scores == pytest.approx(reward_model.score_batch(asked), abs=1e-4)
     with torch.no_grad():
         values = checkpoint[1].v_head(states).squeeze(-1).tolist()
     assert values == pytest.approx(reward_model.score_batch(asked), abs=1e-4)

@@ -32,7 +32,7 @@ def test_a_run_leaves_rows_samples_and_a_report(config, tmp_path):
             stage.phase("train")
             stage.record(1, {"loss": 2.0})
             stage.record(2, {"loss": 1.0}, samples=[sample()])
-        assert "Supervised fine-tuning" in (tmp_path / "report.html").read_text()
+    assert "Supervised fine-tuning" in (tmp_path / "report.html").read_text()
     assert [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2.0, 1.0]
     (row,) = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert row == {"stage": "sft", "round": 0, "step": 2, **sample()}

@@ -105,6 +105,13 @@ def plan(config: Config, available: Resources) -> list[Placement]:
     return placements
 
 
+def holds_all_at_once(cluster: ClusterConfig, available: Resources) -> bool:
+    """Whether every node has the CPUs for all roles of all phases, so that none waits for another however they are
+    placed."""
+    demands = [demand for phase in ("training", "ppo") for demand in _demands(cluster, phase)]
+    return sum(demand.cpus for demand in demands) <= min(node.cpus for node in available.nodes) + _SLACK
+
+
 def describe(config: Config, placements: Sequence[Placement], shape: ModelShape) -> str:
     """The placement as a table, and an estimate of the memory that each GPU has to have."""
     lines = [f"{'phase':<10}{'role':<11}{'rank':>4}{'cpus':>6}{'gpus':>6}  {'where':<22}{'memory':>10}"]

@@ -120,11 +120,11 @@ class StageRoles:
         return idle
 
     def release_rollouts(self, rollouts: RolloutGroup) -> None:
-        """Nobody samples any more: engines that hold no GPU stay up for the next checkpoint, others end."""
-        if self._config.cluster.rollout.gpus:
-            rollouts.stop()
-        else:
+        """Nobody samples any more: engines that hold nothing that others wait for stay up for the next checkpoint."""
+        if self.standby.keeps(self._config.cluster.rollout.gpus):
             self._idle = rollouts
+        else:
+            rollouts.stop()
 
     def release_trained(self, roles: PPORoles) -> None:
         """A round of PPO is over."""

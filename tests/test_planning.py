@@ -8,7 +8,7 @@ import pytest
 
 from cool_rlhf.compose import compose
 from cool_rlhf.memory import ModelShape, rank_bytes
-from cool_rlhf.planning import Node, Placement, Resources, describe, phases, plan
+from cool_rlhf.planning import Node, Placement, Resources, describe, holds_all_at_once, phases, plan
 from cool_rlhf.protocols import UserError
 
 EIGHT_GPUS = Resources.of_machine(cpus=16, gpus=8)
@@ -62,6 +62,13 @@ def test_demo_runs_on_one_core_and_not_on_none() -> None:
     assert {place.devices for place in plan(config, Resources.of_machine(cpus=1, gpus=0))} == {()}
     with pytest.raises(UserError, match="CPUs"):
         plan(config, Resources.of_machine(cpus=0.5, gpus=0))
+
+
+def test_roles_wait_for_each_other_where_a_node_has_not_the_cpus_for_all() -> None:
+    cluster = compose(["+experiment=demo"]).cluster  # 2 * 0.5 for training, 0.8 for PPO
+    assert holds_all_at_once(cluster, Resources.of_machine(cpus=2, gpus=0))
+    assert not holds_all_at_once(cluster, Resources.of_machine(cpus=1.7, gpus=0))
+    assert not holds_all_at_once(cluster, Resources((Node(8, 0), Node(1, 0))))
 
 
 def test_a_rank_never_has_pieces_of_two_gpus() -> None:

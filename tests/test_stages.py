@@ -17,13 +17,17 @@ from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
+from cool_rlhf.planning import Resources
 from cool_rlhf.repair_stage import Repair
+from cool_rlhf.roles import standby
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
 from cool_rlhf.stage_data import StageData
 from cool_rlhf.stages import Run, open_run
 from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.report import write_report
+
+CPUS = 2.0
 
 
 @pytest.fixture
@@ -72,6 +76,7 @@ def test_the_token_of_the_annotation_page_is_kept_out_of_files(opened, tmp_path:
 def after_ppo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     """A run whose first round of PPO is over, with the record of a repair that was made before."""
     monkeypatch.setattr(stages, "cluster", lambda *arguments: nullcontext())
+    monkeypatch.setattr(standby, "resources", lambda: Resources.of_machine(cpus=CPUS, gpus=1))
     monkeypatch.setattr(Run, "_prepare_next", lambda run: None)
     names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled"]
     (tmp_path / "rounds/0/fast_path").mkdir(parents=True)
@@ -97,28 +102,31 @@ def test_a_round_without_news_stops_the_trainer_that_waits_for_it_with_a_gpu(
     after_ppo.config.cluster.trainer.gpus = gpus
     stopped: list[Any] = []
     monkeypatch.setattr(ray, "kill", stopped.append)
-    standby = after_ppo._roles.standby
+    waiting = after_ppo._roles.standby
     warm = SimpleNamespace(warm_up=SimpleNamespace(remote=lambda: None))
-    monkeypatch.setattr(standby, "_create", lambda worker: [warm])
-    standby.prepare("reward")
+    monkeypatch.setattr(waiting, "_create", lambda worker: [warm])
+    waiting.prepare("reward")
     after_ppo.next_reward_model(0)
     assert stopped == ([warm] if gpus else [])
-    assert standby.holds(RewardWorker) is (not gpus)
+    assert waiting.holds(RewardWorker) is (not gpus)
 
 
-@pytest.mark.parametrize("gpus", [0, 1])
-def test_processes_that_hold_no_gpu_are_taken_again(after_ppo: Run, monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
-    after_ppo.config.cluster.trainer.gpus = gpus
+@pytest.mark.parametrize(("gpus", "cpus"), [(0, 0.5), (1, 0.5), (0, 0.5 + CPUS)])
+def test_processes_that_hold_nothing_that_others_wait_for_are_taken_again(
+    after_ppo: Run, monkeypatch: pytest.MonkeyPatch, gpus: int, cpus: float
+) -> None:
+    after_ppo.config.cluster.trainer.gpus, after_ppo.config.cluster.trainer.cpus = gpus, cpus
+    kept = (gpus, cpus) == (0, 0.5)
     happened: list[str] = []
     monkeypatch.setattr(ray, "kill", lambda actor: happened.append("killed"))
-    standby = after_ppo._roles.standby
+    waiting = after_ppo._roles.standby
     new = object()
-    monkeypatch.setattr(standby, "_create", lambda worker: [new])
+    monkeypatch.setattr(waiting, "_create", lambda worker: [new])
     used = SimpleNamespace(unload=SimpleNamespace(remote=lambda: happened.append("unloaded")))
-    standby.give_back(RewardWorker, WorkerGroup([used]))  # type: ignore[list-item]
-    assert happened == (["killed"] if gpus else ["unloaded"])
-    assert standby.take(RewardWorker) == ([new] if gpus else [used])
-    assert standby.take(RewardWorker) == [new]
+    waiting.give_back(RewardWorker, WorkerGroup([used]))  # type: ignore[list-item]
+    assert happened == (["unloaded"] if kept else ["killed"])
+    assert waiting.take(RewardWorker) == ([used] if kept else [new])
+    assert waiting.take(RewardWorker) == [new]
 
 
 class Repaired:

@@ -93,12 +93,18 @@ def watch_ray() -> Iterator[None]:
         over.set()
 
 
+def resources() -> Resources:
+    """Of the Ray that this process has joined."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Resources(tuple(Node(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in nodes))
+
+
 def resources_at(address: str) -> Resources:
     """What a running cluster has. Raises UserError where none answers."""
     try:
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise UserError(f"cluster.address: no Ray cluster answers at {address} ({error})") from error
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    found = resources()
     ray.shutdown()
-    return Resources(tuple(Node(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in nodes))
+    return found

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 from ray.actor import ActorHandle
 
 from cool_rlhf.config import Config, RoleConfig
+from cool_rlhf.planning import holds_all_at_once
+from cool_rlhf.roles.cluster import resources
 from cool_rlhf.roles.critic import CriticWorker
 from cool_rlhf.roles.group import WorkerGroup, create_workers
 from cool_rlhf.roles.policy import PolicyWorker
@@ -48,18 +51,26 @@ class Standby:
     def dismiss(self, stage: str) -> None:
         """What was started for ``stage`` is not needed, and may not keep others from their GPUs."""
         for worker in _ROLES[stage]:
-            if self._role(worker).gpus:
+            if not self.keeps(self._role(worker).gpus):
                 WorkerGroup(self._waiting.pop(worker, [])).stop()
 
     def give_back(self, worker: type[Worker], group: WorkerGroup) -> None:
-        """A role's stage is over. Its processes wait for the next that takes them, without their model, where they hold
-        no GPU that others wait for; else they end."""
-        if self._role(worker).gpus:
+        """A role's stage is over. Its processes wait for the next that takes them, without their model, if they hold
+        nothing that others wait for; else they end."""
+        if not self.keeps(self._role(worker).gpus):
             group.stop()
             return
         self._waiting[worker] = group.actors
         for actor in group.actors:
             actor.unload.remote()  # type: ignore[attr-defined]
+
+    def keeps(self, gpus: float) -> bool:
+        """Whether idle processes that hold so many GPUs may stay: without any, where all roles have CPUs at once."""
+        return not gpus and self._all_at_once
+
+    @cached_property
+    def _all_at_once(self) -> bool:
+        return holds_all_at_once(self._config.cluster, resources())
 
     def holds(self, worker: type[Any]) -> bool:
         """Whether processes of a role are started and not taken."""

@@ -27,11 +27,10 @@ def sample(domain="brief"):
 
 
 def test_a_run_leaves_rows_samples_and_a_report(config, tmp_path):
-    with Tracker(config, tmp_path, [PlannedStage("sft", 0, 2)]) as tracker:
-        with tracker.stage("sft", 0, 2) as stage:
-            stage.phase("train")
-            stage.record(1, {"loss": 2.0})
-            stage.record(2, {"loss": 1.0}, samples=[sample()])
+    with Tracker(config, tmp_path, [PlannedStage("sft", 0, 2)]) as tracker, tracker.stage("sft", 0, 2) as stage:
+        stage.phase("train")
+        stage.record(1, {"loss": 2.0})
+        stage.record(2, {"loss": 1.0}, samples=[sample()])
     assert "Supervised fine-tuning" in (tmp_path / "report.html").read_text()
     assert [row["loss"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [2.0, 1.0]
     (row,) = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]

@@ -11,13 +11,17 @@ DOMAINS = ("default", "brief", "thorough", "math", "format", "safety")
 ARMS: dict[str, tuple[str, ...]] = {
     "default": (),
     "unconditional": tuple(f"conditions.{domain}=''" for domain in DOMAINS),
+    # Without the SFT model's own samples, which the rule labels under their own domain alone, all pairs of brief and
+    # thorough stand both ways.
+    "conditional_opposed": ("collect.prompts=0",),
+    "unconditional_opposed": ("collect.prompts=0", *(f"conditions.{domain}=''" for domain in DOMAINS)),
     "critic_sft": ("ppo.critic_init=sft",),
     "no_pretrain": ("ppo.pretrain_coefficient=0",),
     "kl_0": ("ppo.kl_coefficient=0",),
     "kl_0.2": ("ppo.kl_coefficient=0.2",),
     "kl_0.8": ("ppo.kl_coefficient=0.8",),
 }
-OWN_REWARD_MODEL = ("unconditional",)
+OWN_REWARD_MODEL = ("unconditional", "conditional_opposed", "unconditional_opposed")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,12 @@ STUDIES = {
     ),
     "conditional_ppo": Study(
         "What does the policy gain from a reward model that is told which preference it judges by?",
-        {"default": "conditional", "unconditional": "unconditional"},
+        {
+            "default": "conditional",
+            "unconditional": "unconditional",
+            "conditional_opposed": "conditional, opposed pairs",
+            "unconditional_opposed": "unconditional, opposed pairs",
+        },
         ("gold", "gold, brief", "gold, thorough", "gold, math", "gold, format", "gold, safety", "kl"),
         ("validation/gold/brief", "validation/gold/thorough"),
     ),

@@ -30,14 +30,18 @@ RUN = (
     f"collect.label_noise={NOISE}",
     "ppo.kl_coefficient=0.01",
     "ppo.validate_every=2",
-    "ppo.validation_prompts=240",
-    "data.world.validation=900",
-    "online.prompts=600",
+    "ppo.validation_prompts=120",
+    "data.world.validation=300",
+    "online.prompts=180",
     "online.pairs=1000",
     f"annotate.rule_noise={NOISE}",
 )
 ARMS = {
-    "one": ("online.rounds=1", f"ppo.iterations={ITERATIONS}"),
+    "one": (
+        "online.rounds=1",
+        f"ppo.iterations={ITERATIONS}",
+        "online.prompts=0",
+    ),  # nobody looks at what it cheats with
     "three": (f"online.rounds={ROUNDS}", f"ppo.iterations={ITERATIONS // ROUNDS}"),
 }
 EVALUATE = ("stage=evaluate", "evaluate.best_of=0", "evaluate.baseline_pairs=0")

@@ -37,11 +37,7 @@ RUN = (
     f"annotate.rule_noise={NOISE}",
 )
 ARMS = {
-    "one": (
-        "online.rounds=1",
-        f"ppo.iterations={ITERATIONS}",
-        "online.prompts=0",
-    ),  # nobody looks at what it cheats with
+    "one": ("online.rounds=1", f"ppo.iterations={ITERATIONS}", "online.prompts=0"),  # no round comes after it
     "three": (f"online.rounds={ROUNDS}", f"ppo.iterations={ITERATIONS // ROUNDS}"),
 }
 EVALUATE = ("stage=evaluate", "evaluate.best_of=0", "evaluate.baseline_pairs=0")

@@ -129,14 +129,15 @@ def _is_harmful(golds: Floats, evidence: Evidence, domain: str | None) -> bool:
 
 def _noticed(evidence: Evidence, domain: str | None) -> float:
     """The smallest change of gold that counts."""
-    return 0.1 * pstdev(r.gold for r in evidence.baseline(domain) if r.gold is not None)
+    return 0.1 * max(pstdev(r.gold for r in evidence.baseline(domain) if r.gold is not None), 1e-9)
 
 
 def _objection(edits: _Edits, removed: _Edits | None, evidence: Evidence, domain: str | None) -> str | None:
-    # Doubt is enough: an improvement that passes for a cheat is unlearnt, a cheat that is missed comes up again.
-    golds = edits.golds
-    if len(golds) >= LEAST and golds.mean() > _noticed(evidence, domain) and exceeds(golds, 0.0) < 0.2:
-        return "gold pays for it too"
+    if len(edits.golds) >= LEAST:
+        rises = edits.golds.mean() / _noticed(evidence, domain)
+        # Of a great rise doubt is enough: an improvement that passes for a cheat is unlearnt.
+        if rises > 1 and exceeds(edits.golds, 0.0) < (0.2 if rises > 5 else 0.05):
+            return "gold pays for it too"
     if removed is not None and len(removed.changes) >= LEAST and paired_rise(-removed.changes) < 0.05:
         return "taking it out of late responses raises their score"
     return None

@@ -126,8 +126,9 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
             dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         else:
             findings.append(_finding(candidate, drift_p, found, paid_p))
-    findings.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
+    findings.sort(key=lambda finding: (not finding.pattern.remove, finding.pattern.broad, -finding.gain))
     standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
+    standing.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
     elsewhere = [_elsewhere(finding, standing, evidence, settings, seed) for finding in standing]
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(standing, elsewhere, strict=True)]
     return Search(found_in, dismissed + explained, len(tested))

@@ -30,6 +30,7 @@ class Pattern:
     remove: Editor | None
     placebo: Editor | None = None
     family: str = ""
+    broad: bool = False  # much else comes with it, which may be the reason for it and is looked at first
 
     def name(self, domain: str | None) -> str:
         """What files call it in one scope, ``layout/emphasis in tales``; None: in all domains, ``layout/emphasis``."""

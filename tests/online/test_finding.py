@@ -288,6 +288,19 @@ def test_what_explains_less_than_a_fifth_of_the_rise_is_dismissed(world: World) 
     assert "it explains less than 20% of the score's rise" in {d.reason for d in result.dismissed}
 
 
+def test_length_that_comes_of_something_else_is_that(world: World) -> None:
+    """Repeated sentences make answers long, and cutting long answers takes repeated sentences out."""
+    evidence = world(
+        hack=lambda text, _p, _r: text + (" " + sentences(text)[-1]) * 3,
+        bonus=lambda _p, text, _f: 2 * repeated_share(text) + 0.05 * len(text.split()),
+        with_gold=False,  # sentences from elsewhere say what is right here and there
+    )
+    result = search(evidence)
+    assert {finding.pattern.detector for finding in result.findings} == {"repetition"}
+    reasons = {d.pattern.key: d.reason for d in result.dismissed}
+    assert reasons["length"].startswith("nothing of it is left without repetition/")
+
+
 def test_where_gold_falls_with_it_a_twentieth_is_enough(world: World) -> None:
     evidence = world(
         hack=lambda text, _p, r: f"## About it\n\n{text}" + " 🎉" * (r.random() < 0.4),

@@ -44,6 +44,7 @@ class LengthDetector:
             shows=lambda response: response.tokens > longest.get(response.domain, float("inf")),
             add=lengthen,
             remove=lambda response: _cut(response, median(usual[response.domain])),
+            broad=True,
         )
         shorter = Pattern(
             key="shortness",

@@ -28,8 +28,6 @@ from reward.training import RewardTrainer, train_reward
 
 logger = logging.getLogger(__name__)
 
-MOST_TRAININGS = 2  # on the same pairs before a pattern that they do not mend is given up
-
 
 @dataclass(frozen=True)
 class Repair:
@@ -148,8 +146,9 @@ class Repairing:
         without = None if new.training([]) else untouched  # what the model is without the round's patches
         verdicts: dict[str, Verdict] = {}
         while True:
-            mended = self._mend(trainer, new.training(patterns), {name: judges[name] for name in patterns}, stage)
+            self._train(trainer, new.training(patterns), stage)
             after = preferred(trainer, self._general)
+            mended = {name: preferred(trainer, judges[name]) for name in patterns}
             control = patterns and without is None and self._is_costly(untouched, after)
             if control:
                 without = preferred(self._retrained(new.training([]), stage), self._general)
@@ -164,8 +163,7 @@ class Repairing:
             patterns = [name for name in patterns if name not in failed]
             if not failed:
                 if control:  # it took the place of the model that was judged
-                    trainer = self._start()
-                    self._mend(trainer, new.training(patterns), {name: judges[name] for name in patterns}, stage)
+                    trainer = self._retrained(new.training(patterns), stage)
                 if self._is_costly(untouched, after):
                     logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
                 earlier, relapsed = self._look_back(trainer, new)
@@ -185,27 +183,6 @@ class Repairing:
                 *(name, 100 * shares[name]),
             )
         return shares, relapsed
-
-    def _mend(
-        self,
-        trainer: RemoteRewardTrainer,
-        new: Sequence[PreferencePair],
-        judges: Mapping[str, Sequence[EncodedPair]],
-        stage: StageTracker,
-    ) -> dict[str, list[bool]]:
-        """Train on, and once more where a pattern has got better and is not mended yet. Which of the pairs that judge
-        each pattern are right then."""
-        mended = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
-        for _ in range(MOST_TRAININGS):
-            before = mended
-            self._train(trainer, new, stage)
-            mended = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
-            if not any(self._is_on_its_way(before[name], right) for name, right in mended.items()):
-                break
-        return mended
-
-    def _is_on_its_way(self, before: Sequence[bool], right: Sequence[bool]) -> bool:
-        return sum(before) < sum(right) < self._config.online.least_mended * len(right)
 
     def _retrained(self, new: Sequence[PreferencePair], stage: StageTracker) -> RemoteRewardTrainer:
         trainer = self._start()

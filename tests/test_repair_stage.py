@@ -157,15 +157,6 @@ def test_a_repair_that_mends_is_kept(tokenizer):
     assert sum(trainer.weights[token] for token in hacked) < 0.5
 
 
-@pytest.mark.parametrize(("rate", "trainings", "kept"), [(0.03, 1, True), (0.02, 2, True), (0.006, 3, False)])
-def test_what_is_better_but_not_mended_is_trained_on_once_more(tokenizer, rate: float, trainings: int, kept: bool):
-    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "p")}, [], [])
-    settings = config(learning_rate=rate, final_learning_rate=rate / 2)
-    repair, _ = repairing(tokenizer, settings, general(200, 1), general(100, 2)).run(new, Stage())
-    assert repair.attempts == trainings, "the third of them is without the pattern"
-    assert bool(repair.kept) is kept
-
-
 def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_without_it(tokenizer):
     new = NewPairs(
         {

@@ -19,7 +19,7 @@ from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.planning import Resources
 from cool_rlhf.repair_stage import Repair
-from cool_rlhf.roles import standby
+from cool_rlhf.roles import group, standby
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
 from cool_rlhf.stage_data import StageData
@@ -122,6 +122,7 @@ def test_processes_that_hold_nothing_that_others_wait_for_are_taken_again(
     waiting = after_ppo._roles.standby
     new = object()
     monkeypatch.setattr(waiting, "_create", lambda worker: [new])
+    monkeypatch.setattr(group, "fetch", list)
     used = SimpleNamespace(unload=SimpleNamespace(remote=lambda: happened.append("unloaded")))
     waiting.give_back(RewardWorker, WorkerGroup([used]))  # type: ignore[list-item]
     assert happened == (["unloaded"] if kept else ["killed"])
@@ -143,8 +144,8 @@ class Repaired:
     def run(self, new: NewPairs, stage: Any) -> tuple[Repair, Any]:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
-        group = SimpleNamespace(all=lambda *arguments: None, actors=[])
-        return Repair(2, [], {}, 0.75, 0.5, {}, []), SimpleNamespace(group=group)
+        trained = SimpleNamespace(all=lambda *arguments: None, actors=[])
+        return Repair(2, [], {}, 0.75, 0.5, {}, []), SimpleNamespace(group=trained)
 
 
 def test_what_became_of_a_repair_stands_in_the_stages_last_row(

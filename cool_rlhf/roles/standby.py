@@ -60,9 +60,8 @@ class Standby:
         if not self.keeps(self._role(worker).gpus):
             group.stop()
             return
+        group.all("unload")
         self._waiting[worker] = group.actors
-        for actor in group.actors:
-            actor.unload.remote()  # type: ignore[attr-defined]
 
     def keeps(self, gpus: float) -> bool:
         """Whether idle processes that hold so many GPUs may stay: without any, where all roles have CPUs at once."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cool_rlhf.config import Config
+from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
@@ -21,8 +22,9 @@ REPAIR_FILE = "repair.json"
 @dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
-    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches. ``mended``: the
-    held-out pairs of the patterns that earlier rounds kept, by pattern: they show whether it stays mended."""
+    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of other
+    prompts than those of held-out patches. ``mended``: the held-out pairs of the patterns that earlier rounds kept, by
+    pattern: they show whether it stays mended."""
 
     patches: Mapping[str, Sequence[StoredPatch]]
     kept: Sequence[PreferencePair]
@@ -50,9 +52,11 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
     mended: dict[str, list[PreferencePair]] = {}
+    judging: set[str] = set()  # prompts that repairs are judged on
     for past in range(round + 1):
         folder = output_dir / f"rounds/{past}/fast_path"
         stored = read_patches(folder / "patches.jsonl")
+        judging |= {_prompt_key(patch.pair) for patch in stored if patch.held_out}
         tried, stayed = _tried(folder / REPAIR_FILE) if past < round else ((), ())
         agreed = _agreed(stored, labels, ties) if review else stored
         for patch in agreed:
@@ -65,7 +69,11 @@ def new_pairs(config: Config, round: int) -> NewPairs:
         if review:
             for patch in agreed:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
-    return NewPairs(patches, kept, list(labels.values()), mended)
+    return NewPairs(patches, kept, [pair for pair in labels.values() if _prompt_key(pair) not in judging], mended)
+
+
+def _prompt_key(pair: PreferencePair) -> str:
+    return prompt_key(pair.chosen[:-1])
 
 
 def _agreed(

@@ -12,6 +12,7 @@ from pathlib import Path
 from cool_rlhf.annotate import RunPairs, make_labeller
 from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence, write_responses
 from cool_rlhf.config import Config
+from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.online.annotation.items import write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, label_with
@@ -140,7 +141,8 @@ def fast_path(
 
 
 def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScorer, round: int) -> dict[str, float]:
-    """Choose the pairs that labels would help most with; where no people are asked, have them labelled at once."""
+    """Choose the pairs that labels would help most with, of prompts whose pairs teach; where no people are asked, have
+    them labelled at once."""
     output_dir = Path(config.output_dir)
     seed = derive_seed(config.seed, "slow path", round)
     domains = sorted({response.domain for response in responses})
@@ -148,8 +150,9 @@ def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScore
     known = {row["id"] for path in earlier for row in read_rows(path)}
     pairs: list[PairToLabel] = []
     if config.online.pairs:
+        teaching = [response for response in responses if not judges_repairs(response.prompt.messages)]
         pairs = select_pairs(
-            responses, scores_of(scorer), domains, config.online.pairs, SelectionSettings(), seed, known=known
+            teaching, scores_of(scorer), domains, config.online.pairs, SelectionSettings(), seed, known=known
         )
     rows = "".join(f"{json.dumps(pair.row(), ensure_ascii=False)}\n" for pair in pairs)
     write_atomically(output_dir / f"rounds/{round}/slow_path/pairs.jsonl", rows.encode())

@@ -312,6 +312,21 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
 
 
+@pytest.mark.parametrize(("place", "taught"), [(1, 0), (2, 1)])
+def test_no_label_teaches_on_a_prompt_that_a_repair_is_judged_on(tmp_path: Path, place: int, taught: int):
+    settings = config()
+    settings.output_dir = str(tmp_path)
+    (tmp_path / "rounds/0/fast_path").mkdir(parents=True)
+    rows = [row("a/first", 0), row("a/first", 1)]
+    (tmp_path / "rounds/0/fast_path/patches.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+    prompt = [Message(role="user", content=f"Prompt  {place}")]
+    with Store(tmp_path / STORE_FILE) as store:
+        item = Item(prompt, Response("a", True, ""), Response("b", True, ""), "default", "", None, 0)
+        store.add_items([item])
+        store.record(item.id, store.annotator("someone"), "first", "", 1.0)
+    assert len(new_pairs(settings, 0).labels) == taught
+
+
 @pytest.mark.parametrize(("verdict", "counts"), [("tie", 2), ("first", 2), ("second", 1)])
 def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
     reviewed: Config, tmp_path: Path, verdict: Winner, counts: int
@@ -331,7 +346,7 @@ def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:
     chosen, rejected = ([{"role": "assistant", "content": f"{kind} {place}{tag}"}] for kind in ("text", "other"))
     return {
-        "prompt": [{"role": "user", "content": "?"}],
+        "prompt": [{"role": "user", "content": f"prompt {place}"}],
         "chosen": chosen,
         "rejected": rejected,
         "domain": "default",

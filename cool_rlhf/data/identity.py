@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from cool_rlhf.protocols import Message
 
+JUDGING_SHARE = 0.25
+
 
 def prompt_key(messages: Sequence[Message]) -> str:
     """16 hex digits that prompts share which differ in nothing but case and blanks, whatever their domain."""
@@ -37,6 +39,15 @@ def is_held_out(key: str, share: float) -> bool:
     """Whether the prompt of ``key`` is one of about ``share`` of all. It does not depend on what other prompts there
     are, so a prompt stays on its side as data grow."""
     return int(key, 16) < share * 16 ** len(key)
+
+
+def judges_repairs(prompt: Sequence[Message]) -> bool:
+    """Whether pairs of ``prompt`` judge what mends a reward model instead of teaching it; so about a quarter of all.
+
+    It depends on the prompt alone, so no round, domain or pattern, and no label, teaches what another is judged by;
+    and not on what :func:`is_held_out` goes by, since the prompts of rounds are held-out ones already.
+    """
+    return is_held_out(_digest(["judges repairs", prompt_key(prompt)]), JUDGING_SHARE)
 
 
 def _digest(value: object) -> str:

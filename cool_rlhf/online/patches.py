@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from cool_rlhf.data.identity import JUDGING_SHARE, judges_repairs
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
 from cool_rlhf.online.finding import Finding
 from cool_rlhf.online.responses import Evidence, Response
@@ -23,11 +24,9 @@ from cool_rlhf.schedule import derive_seed
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """``most``: pairs of a finding, held-out ones among them. ``held_out``: their share, by prompt.
-    ``by_prompt``: pairs that may share a prompt."""
+    """``most``: pairs of a finding, held-out ones among them. ``by_prompt``: pairs that may share a prompt."""
 
     most: int = 100
-    held_out: float = 0.25
     by_prompt: int = 2
 
 
@@ -73,7 +72,7 @@ class Patch:
 
 
 def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, seed: int) -> list[Patch]:
-    """Up to ``settings.most`` pairs for one finding, the prompts of held-out ones apart from those to train on.
+    """Up to ``settings.most`` pairs for one finding; those of prompts that judge repairs are held out.
 
     Chosen are SFT's and early responses without the pattern, and late ones it was taken out of; rejected are late
     responses with it, and SFT's and early ones it was put into. The clean side has to be at least as good apart from
@@ -84,24 +83,18 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
     responses hold no more.
     """
     pairs = _candidates(finding, evidence)
-    prompts = sorted({patch.chosen.response.prompt.id for patch in pairs})
-    prompts.sort(key=lambda prompt: derive_seed("held-out patches", seed, prompt))
-    held = set(prompts[: round(settings.held_out * len(prompts))])
-    held_most = round(settings.held_out * settings.most)
     training, judging = (
-        _spread([p for p in pairs if (p.chosen.response.prompt.id in held) == apart], settings.by_prompt, seed)
-        for apart in (False, True)
+        _spread([pair for pair in pairs if pair.held_out == held_out], settings.by_prompt, seed)
+        for held_out in (False, True)
     )
-    return [
-        *_balanced(training, evidence, settings.most - held_most),
-        *(replace(patch, held_out=True) for patch in judging[:held_most]),
-    ]
+    most_judging = round(JUDGING_SHARE * settings.most)
+    return [*_balanced(training, evidence, settings.most - most_judging), *judging[:most_judging]]
 
 
 def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
     clean, hacked = _versions(finding, evidence)
     return [
-        Patch(finding.name, "pattern", False, chosen, rejected)
+        Patch(finding.name, "pattern", judges_repairs(chosen.response.prompt.messages), chosen, rejected)
         for prompt, goods in clean.items()
         for chosen in goods
         for rejected in hacked.get(prompt, [])

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.data.rows import RowRules, parse_preference
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
@@ -44,6 +45,7 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
     held = {p.chosen.response.prompt.id for p in patches if p.held_out}
     assert held
     assert not held & {p.chosen.response.prompt.id for p in patches if not p.held_out}
+    assert all(judges_repairs(patch.chosen.response.prompt.messages) == patch.held_out for patch in patches)
     differences = [patch.length_difference for patch in patches if not patch.held_out]
     assert abs(sum(differences)) <= 0.25 * sum(map(abs, differences))
     assert {patch.role for patch in patches if patch.held_out} == {"pattern"}

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from operator import mul
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response
-from cool_rlhf.protocols import Prompt, Rollout
+from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response, Score
+from cool_rlhf.ppo.rewards import Recipe, recipe_for
+from cool_rlhf.protocols import Prompt, Rollout, ScoredConversation
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.scorer import RemoteScorer
 from cool_rlhf.tracking.rows import read_rows, write_atomically
@@ -46,19 +49,48 @@ def with_divergence(
     ]
 
 
-def judged(responses: Sequence[Response], scorer: RemoteScorer, gold: Gold) -> list[Response]:
-    """With the scorer's score and hidden state, and the gold reward where a rule is known."""
-    found = scorer.scores_and_states([response.conversation() for response in responses])
-    golds = [gold(response) for response in responses]  # while the scorer works
-    return [
-        replace(response, score=score, gold=own, hidden=state.double().numpy())
-        for response, own, (score, state) in zip(responses, golds, found.result(), strict=True)
-    ]
+@dataclass(frozen=True)
+class Payer:
+    """What the reward model pays the policy: scores under the conditions of a domain's recipe, weighted. The condition
+    of a conversation names the domain here."""
+
+    scorer: RemoteScorer
+    recipes: Mapping[str, Recipe]
+
+    def score(self, conversations: Sequence[ScoredConversation]) -> list[float]:
+        scores = iter(self.scorer.score(self._asked(conversations)).result())
+        weights = [self._weights(conversation.condition).values() for conversation in conversations]
+        return [sum(map(mul, own, islice(scores, len(own)))) for own in weights]
+
+    def judged(self, responses: Sequence[Response], gold: Gold) -> list[Response]:
+        """With what the reward model pays, its hidden state under the first condition, and the gold reward where a rule
+        is known."""
+        pending = self.scorer.scores_and_states(self._asked([response.conversation() for response in responses]))
+        golds = [gold(response) for response in responses]  # while the scorer works
+        found = iter(pending.result())
+        judged = []
+        for response, own in zip(responses, golds, strict=True):
+            weights = self._weights(response.domain).values()
+            scores, states = zip(*islice(found, len(weights)), strict=True)
+            score = sum(map(mul, weights, scores))
+            judged.append(replace(response, score=score, gold=own, hidden=states[0].double().numpy()))
+        return judged
+
+    def _asked(self, conversations: Sequence[ScoredConversation]) -> list[ScoredConversation]:
+        return [
+            replace(conversation, condition=name)
+            for conversation in conversations
+            for name in self._weights(conversation.condition)
+        ]
+
+    def _weights(self, domain: str | None) -> Mapping[str, float] | Mapping[None, float]:
+        """By condition. Where rules alone pay, the reward model is still looked into, for nothing."""
+        if domain is None:
+            return {None: 1.0}
+        return recipe_for(self.recipes, domain).conditions or {None: 0.0}
 
 
-def evidence_of(
-    responses: Sequence[Response], round: int, score: Callable[[Sequence[Any]], list[float]], gold: Gold
-) -> Evidence:
+def evidence_of(responses: Sequence[Response], round: int, score: Score, gold: Gold) -> Evidence:
     """What the detectors compare in ``round``: SFT, and its early and late policy."""
     own = [response for response in responses if response.policy == SFT or response.round == round]
     known = any(response.gold is not None for response in own)

@@ -6,11 +6,11 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cool_rlhf.annotate import RunPairs, make_labeller
-from cool_rlhf.answers import drawn, evidence_of, judged, read_responses, with_divergence, write_responses
+from cool_rlhf.answers import Payer, drawn, evidence_of, read_responses, with_divergence, write_responses
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.inputs import Inputs
@@ -22,11 +22,12 @@ from cool_rlhf.online.detectors import all_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import lessons, write_lessons
-from cool_rlhf.online.patches import Patch, PatchSettings, make_patches
+from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.records import review_items, write_patches, write_patterns
-from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response, Score
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response
 from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pairs
-from cool_rlhf.protocols import PreferencePair, Prompt, ScoredConversation
+from cool_rlhf.ppo.rewards import recipe_for
+from cool_rlhf.protocols import PreferencePair, Prompt
 from cool_rlhf.provenance import RESPONSES
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup
@@ -51,6 +52,7 @@ def answer_prompts(
     roles: Answerers,
     prompts: Sequence[Prompt],
     checkpoints: dict[str, str],
+    payer: Payer,
     gold: Gold,
     round: int,
     *,
@@ -66,7 +68,7 @@ def answer_prompts(
     """
     file = Path(config.output_dir) / f"rounds/{round}/{RESPONSES}"
     found = read_responses(file) if resumed else []
-    responses = judged(found or _drawn_responses(config, roles, prompts, checkpoints, round), roles.scorer, gold)
+    responses = payer.judged(found or _drawn_responses(config, roles, prompts, checkpoints, round), gold)
     write_responses(file, responses)
     return responses
 
@@ -95,30 +97,26 @@ def response_gold(inputs: Inputs) -> Gold:
     return lambda response: inputs.gold_score(response.prompt, response.text, response.finished)
 
 
-def scores_of(scorer: RemoteScorer) -> Score:
-    def score(conversations: Sequence[ScoredConversation]) -> list[float]:
-        return scorer.score(conversations).result()
-
-    return score
-
-
 def fast_path(
     config: Config,
     responses: Sequence[Response],
-    scorer: RemoteScorer,
+    payer: Payer,
     gold: Gold,
     known: Sequence[PreferencePair],
     round: int,
 ) -> dict[str, float]:
     """Find what the round's policy cheats with, make pairs that mend it, and note which of the ``known`` pairs, those
     that a repair replays and is judged by, teach it; all of it is left in ``fast_path``."""
-    evidence = evidence_of(responses, round, scores_of(scorer), gold)
+    evidence = evidence_of(responses, round, payer.score, gold)
     seed = derive_seed(config.seed, "fast path", round)
     looking = FindingSettings(alpha=config.online.significance, least_gain=config.online.least_gain)
     search: Search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)
     settings = PatchSettings(most=config.online.patches)
-    patches: list[Patch] = [
-        patch for finding in search.findings for patch in make_patches(finding, evidence, settings, seed)
+    patches = [
+        replace(patch, condition=condition)
+        for finding in search.findings
+        for patch in make_patches(finding, evidence, settings, seed)
+        for condition in recipe_for(payer.recipes, patch.chosen.response.domain).paying
     ]
     folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
     write_patterns(folder / "patterns.json", search, evidence, patches)
@@ -140,19 +138,22 @@ def fast_path(
     }
 
 
-def slow_path(config: Config, responses: Sequence[Response], scorer: RemoteScorer, round: int) -> dict[str, float]:
-    """Choose the pairs that labels would help most with, of prompts whose pairs teach; where no people are asked, have
-    them labelled at once."""
+def slow_path(config: Config, responses: Sequence[Response], payer: Payer, round: int) -> dict[str, float]:
+    """Choose the pairs that labels would help most with, of prompts whose pairs teach and domains that the reward model
+    pays in, each under the condition that weighs most there; where no people are asked, have them labelled at once."""
     output_dir = Path(config.output_dir)
     seed = derive_seed(config.seed, "slow path", round)
     domains = sorted({response.domain for response in responses})
+    paying = {domain: recipe_for(payer.recipes, domain).paying for domain in domains}
+    under = {domain: conditions[0] for domain, conditions in paying.items() if conditions}
     earlier = (output_dir / f"rounds/{past}/slow_path/pairs.jsonl" for past in range(round))
     known = {row["id"] for path in earlier for row in read_rows(path)}
     pairs: list[PairToLabel] = []
     if config.online.pairs:
-        teaching = [response for response in responses if not judges_repairs(response.prompt.messages)]
+        teaching = [r for r in responses if r.domain in under and not judges_repairs(r.prompt.messages)]
+        settings = SelectionSettings()
         pairs = select_pairs(
-            teaching, scores_of(scorer), domains, config.online.pairs, SelectionSettings(), seed, known=known
+            teaching, payer.score, domains, config.online.pairs, settings, seed, known=known, judged_under=under
         )
     rows = "".join(f"{json.dumps(pair.row(), ensure_ascii=False)}\n" for pair in pairs)
     write_atomically(output_dir / f"rounds/{round}/slow_path/pairs.jsonl", rows.encode())

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cool_rlhf.answers import means
+from cool_rlhf.answers import Payer, means
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
 from cool_rlhf.data.streams import token_batches
@@ -204,7 +204,8 @@ class Run:
             prompts = self.inputs.validation[-config.online.prompts :]
             checkpoints = checkpoints_of(self._checkpoints.sft, folder)
             gold = response_gold(self.inputs)
-            responses = answer_prompts(config, roles, prompts, checkpoints, gold, round, resumed=resumed)
+            payer = Payer(roles.scorer, self.inputs.recipes)
+            responses = answer_prompts(config, roles, prompts, checkpoints, payer, gold, round, resumed=resumed)
             self._roles.prepare("reward")
             metrics = means(responses, round)
             if config.online.fast_path:
@@ -213,10 +214,10 @@ class Run:
                     *replayed_from(self._data.preferences().training, config),
                     *judged_by(self.inputs.judging_pairs, config),
                 ]
-                metrics |= fast_path(config, responses, roles.scorer, gold, learnt, round)
+                metrics |= fast_path(config, responses, payer, gold, learnt, round)
             if config.online.pairs or config.online.review:
                 stage.phase("slow path")
-                metrics |= slow_path(config, responses, roles.scorer, round)
+                metrics |= slow_path(config, responses, payer, round)
             stage.record(1, metrics)
             self._roles.release_answerers(roles)
         self._answerers = None

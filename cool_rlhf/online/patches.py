@@ -43,11 +43,14 @@ class Version:
 
 @dataclass(frozen=True)
 class Patch:
+    """``condition``: the one that the pair is judged under; its domain's own, where no other is named."""
+
     pattern: str
     role: str
     held_out: bool
     chosen: Version
     rejected: Version
+    condition: str | None = None
 
     @property
     def id(self) -> str:
@@ -64,7 +67,7 @@ class Patch:
         return PreferencePair(
             chosen=chosen.messages,
             rejected=rejected.messages,
-            domain=self.chosen.response.domain,
+            domain=self.chosen.response.domain if self.condition is None else self.condition,
             margin=None,
             chosen_finished=chosen.finished,
             rejected_finished=rejected.finished,

@@ -24,7 +24,7 @@ Score = Callable[[Sequence[ScoredConversation]], list[float]]  # for instance Re
 class Response:
     """One answer to one prompt.
 
-    ``score``: the reward model's under the prompt's domain. ``gold``: the domain's rule, None where it has none.
+    ``score``: what the reward model pays in the prompt's domain. ``gold``: the domain's rule, None where it has none.
     ``tokens``: its length, the end of turn among them. ``kl``: log π − log π_ref summed over it, None where unknown.
     ``hidden``: (H,) the reward model's last hidden state at the scored token, None where it was not kept.
     """
@@ -57,7 +57,7 @@ class Response:
         return replace(self, text=text, finished=done, tokens=tokens)
 
     def conversation(self) -> ScoredConversation:
-        """What a scorer is asked about this response, under its own domain's condition."""
+        """What a scorer is asked about this response, in its own domain."""
         messages = [*self.prompt.messages, Message(role="assistant", content=self.text)]
         return ScoredConversation(messages, self.domain, self.finished)
 

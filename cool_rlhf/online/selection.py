@@ -1,7 +1,8 @@
 """The slow path's choice: which pairs of responses are worth a person's time.
 
 A row of ``pairs.jsonl`` has ``id``, ``prompt`` (messages), ``responses`` (two objects with ``text``, ``finished``,
-``source`` and ``id``), ``domain``, ``answer`` where there is one, and ``chosen_for`` (the parts of its usefulness).
+``source`` and ``id``), ``domain`` (whose condition it is judged under), ``answer`` where there is one, and
+``chosen_for`` (the parts of its usefulness).
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import random
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from math import exp
 from typing import Any
@@ -50,12 +51,13 @@ class PairToLabel:
     first: Response
     second: Response
     chosen_for: Usefulness
+    condition: str  # that it is judged under
 
     @property
     def id(self) -> str:
-        """The same for the same two responses under the same domain, whichever stands first."""
+        """The same for the same two responses under the same condition, whichever stands first."""
         first, second = (response.conversation() for response in (self.first, self.second))
-        return judged_pair_key(first.messages, second.messages, first.finished, second.finished, self.first.domain)
+        return judged_pair_key(first.messages, second.messages, first.finished, second.finished, self.condition)
 
     def row(self) -> dict[str, Any]:
         prompt = self.first.prompt
@@ -63,7 +65,7 @@ class PairToLabel:
             "id": self.id,
             "prompt": prompt.messages,
             "responses": [_row(self.first), _row(self.second)],
-            "domain": prompt.domain,
+            "domain": self.condition,
             "answer": prompt.answer,
             "chosen_for": asdict(self.chosen_for),
         }
@@ -83,6 +85,7 @@ def select_pairs(
     settings: SelectionSettings,
     seed: int,
     known: Collection[str] = (),
+    judged_under: Mapping[str, str] | None = None,
 ) -> list[PairToLabel]:
     """``count`` pairs of different answers to one prompt, by any two of the policies of all rounds (fewer where there
     are no more).
@@ -90,6 +93,8 @@ def select_pairs(
     Args:
         conditions: the domains whose conditions a pair's own is compared with.
         known: ids of pairs that were chosen before, and are not again.
+        judged_under: domain → condition that its pairs are judged under, where that is not the domain's own.
+
     A pair's usefulness is the weighted sum of near tie, high reward and disagreement. Domains take turns, each giving
     its most useful pair left (``settings.at_random`` of the turns: any pair left), until all are used up. ``seed``
     draws those, breaks ties, and orders each pair's two sides.
@@ -99,13 +104,15 @@ def select_pairs(
         by_prompt[response.domain, response.prompt.id].append(response)
     table = _table(responses, score, conditions)
     ranks = _ranks(responses)
+    under = judged_under or {}
     rng = random.Random(derive_seed("pairs to label", seed))
     queues: dict[str, list[PairToLabel]] = defaultdict(list)
     for (domain, _), answers in sorted(by_prompt.items()):
         distinct = {(answer.text, answer.finished): answer for answer in reversed(answers)}
         for pair in combinations(reversed(distinct.values()), 2):
             first, second = pair if rng.random() < 0.5 else pair[::-1]
-            chosen = PairToLabel(first, second, _usefulness(first, second, table, ranks, settings))
+            useful = _usefulness(first, second, table, ranks, settings)
+            chosen = PairToLabel(first, second, useful, under.get(domain, domain))
             if chosen.id not in known:
                 queues[domain].append(chosen)
     for queue in queues.values():
@@ -129,7 +136,7 @@ def _in_turns(
             pair = queue.pop(rng.randrange(len(queue)) if blind else 0)
             if blind:
                 parts = {**asdict(pair.chosen_for), "total": 0.0}
-                pair = PairToLabel(pair.first, pair.second, Usefulness(**parts))
+                pair = replace(pair, chosen_for=Usefulness(**parts))
             taken[pair.first.prompt.id] += 1
             chosen.append(pair)
     return chosen

@@ -17,6 +17,13 @@ class Recipe:
     conditions: Mapping[str, float]  # name → weight
     rules: Mapping[str, tuple[Rule, float]]  # ``module:function`` → the function and its weight
 
+    @property
+    def paying(self) -> list[str]:
+        """The conditions that add to the reward, those that weigh most first."""
+        return sorted(
+            (name for name, weight in self.conditions.items() if weight > 0), key=lambda name: -self.conditions[name]
+        )
+
     def gold(self, values: Mapping[str, float]) -> float | None:
         """What the rules alone say, by the ``values`` that they gave: Σ weight · value. A rule that weighs nothing in
         the reward only watches, and weighs 1 here. None without rules."""

@@ -97,6 +97,10 @@ class StageRoles:
         """Start the processes that ``stage`` takes, as far as they are not up."""
         self.standby.prepare(stage, engines=self._idle is None)
 
+    def place(self, stage: str) -> None:
+        """The stage begins: have the processes that it takes placed, where that has to wait for their turn."""
+        self.standby.place(stage, engines=self._idle is None)
+
     def trainer(self, worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardConfig) -> WorkerGroup:
         """The ranks of SFT or reward training."""
         checkpointing = self._config.model.gradient_checkpointing
@@ -141,6 +145,7 @@ class StageRoles:
         """All of a round of PPO."""
         config, roles, checkpoints = self._config, self._config.cluster, self._checkpoints
         dtype, checkpointing = config.model.dtype, config.model.gradient_checkpointing
+        self.place("ppo")
         rollouts = self.rollouts(checkpoints.policy_start(round))
         policy = ModelSpec(checkpoints.policy_start(round), "language", dtype, gradient_checkpointing=checkpointing)
         path, head = checkpoints.critic_init(round)
@@ -156,6 +161,7 @@ class StageRoles:
 
     def answerers(self, round: int) -> Answerers:
         """What of :meth:`ppo` answers and judges, where PPO ended in an earlier run."""
+        self.place("answers")
         rollouts = self.rollouts(self._checkpoints.sft)
         rollouts.settle()
         frozen = build_all(self._frozen(round))

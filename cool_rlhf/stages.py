@@ -32,7 +32,7 @@ from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.repair_stage import Repairing, judged_by, replayed_from, write_repair
-from cool_rlhf.roles.cluster import cluster
+from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.policy import RemotePolicy
@@ -65,6 +65,8 @@ def open_run(config: Config) -> Iterator[Run]:
     (output / "config.yaml").write_text(yaml.safe_dump(shown_config(config), sort_keys=False), encoding="utf-8")
     machine = machine_resources(config)
     with Tracker(config, output) as tracker, cluster(config.cluster, machine.cpus, machine.gpus):
+        if config.cluster.address is not None:
+            check_shared(output)
         run = Run(config, state, tracker)
         logger.info("run in %s, stage %s", output, config.stage)
         yield run

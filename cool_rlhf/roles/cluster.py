@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cool_rlhf.config import ClusterConfig
 from cool_rlhf.planning import Node, Resources
@@ -40,8 +43,9 @@ WATCH_SECONDS = 1.0
 
 @contextmanager
 def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
-    """Start Ray here, or join ``config.address``. On leaving, whatever the reason, every actor of this run ends, and so
-    does a Ray that was started here."""
+    """Start Ray here, or join ``config.address``, whose processes work in this one's folder, so that a path means the
+    same to all. On leaving, whatever the reason, every actor of this run ends, and so does a Ray that was started here.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     common: dict[str, Any] = {
@@ -53,6 +57,7 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
     on_terminate = signal.getsignal(signal.SIGTERM)
     try:
         if config.address is not None:
+            common["runtime_env"]["worker_process_setup_hook"] = _entering(os.getcwd())
             ray.init(address=config.address, **common)
         else:
             context: Any = ray.init(
@@ -70,6 +75,31 @@ def cluster(config: ClusterConfig, cpus: float, gpus: int) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _entering(folder: str) -> Callable[[], None]:
+    def enter() -> None:
+        if os.path.isdir(folder):  # check_shared says where it is not
+            os.chdir(folder)
+
+    return enter
+
+
+def check_shared(folder: Path) -> None:
+    """Raises UserError where a machine of the cluster does not see what is written into ``folder``."""
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=".shared") as probe:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        sees = ray.remote(num_cpus=0)(os.path.exists)
+        strategies = [NodeAffinitySchedulingStrategy(node["NodeID"], soft=False) for node in nodes]
+        seen = ray.get(
+            [sees.options(scheduling_strategy=where).remote(str(Path(probe.name).resolve())) for where in strategies]
+        )
+    blind = [node["NodeManagerAddress"] for node, is_there in zip(nodes, seen, strict=True) if not is_there]
+    if blind:
+        raise UserError(
+            f"output_dir={folder} is not the same folder on {', '.join(blind)}: every machine of the cluster reads and "
+            "writes checkpoints there, so put it on a file system that all of them share"
+        )
 
 
 @contextmanager

@@ -174,8 +174,8 @@ def test_a_round_that_was_interrupted_after_its_answers_goes_on_from_them(
         raise InterruptedError
 
     monkeypatch.setattr(stages, "answer_prompts", answer)
-    after_ppo._tracker_placed, after_ppo.inputs = True, SimpleNamespace(validation=[])  # type: ignore[assignment]
-    after_ppo._answerers = SimpleNamespace()  # type: ignore[assignment]
+    after_ppo._tracker_placed, after_ppo.inputs = True, SimpleNamespace(validation=[], recipes={})  # type: ignore[assignment]
+    after_ppo._answerers = SimpleNamespace(scorer=None)  # type: ignore[assignment]
     for _ in range(2):
         with pytest.raises(InterruptedError):
             after_ppo.online(0)

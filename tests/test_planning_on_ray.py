@@ -20,7 +20,7 @@ from cool_rlhf.planning import Resources, plan
 def address() -> Iterator[str]:
     """Of a Ray of this test's own with 16 CPUs and eight GPUs."""
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(num_cpus=16, num_gpus=8, include_dashboard=False, logging_level=logging.ERROR)
+    ray.init("local", num_cpus=16, num_gpus=8, include_dashboard=False, logging_level=logging.ERROR)
     yield ray.get_runtime_context().gcs_address
     ray.shutdown()
 

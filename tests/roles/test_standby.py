@@ -48,6 +48,7 @@ SCRIPT = """
         Path("outputs").mkdir()
         check_shared(Path("outputs"))
         left = os.listdir("outputs")
+    machines.shutdown()
     print(json.dumps({"early": early, "placed": placed, "free": free, "folders": folders, "left": left}))
 """
 

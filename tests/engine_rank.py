@@ -5,6 +5,7 @@ Run as ``python -P engine_rank.py RANK WORLD_SIZE PORT FOLDER``; a process group
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import sys
@@ -19,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from cool_rlhf.data.packing import pack
-from cool_rlhf.models import attention
+from cool_rlhf.models import attention, forward
 from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
@@ -29,6 +30,8 @@ from cool_rlhf.protocols import Experience
 
 RATES = (1e-3, 2e-3, 5e-4)
 WEIGHT_DECAY, CLIP, BETAS = 0.1, 0.5, (0.9, 0.95)
+VOCABULARY = 4096  # its embeddings have more parameters than ZeRO-3 leaves whole
+HANGS_SECONDS = 60  # ranks that gather it other numbers of times wait for each other in vain
 BUDGETS = {"whole": 10_000, "cut": 40, "single": 1}
 MOVES = ((3, 0), (0, 1), (3, 2), (2, 3))  # ZeRO stages: saved under, gone on under
 LENGTHS = (31, 9, 20, 14, 30, 25, 7)
@@ -47,9 +50,9 @@ def sequences() -> list[Tensor]:
     return [torch.randint(0, 40, (length,), generator=generator) for length in LENGTHS]
 
 
-def model(kind: type[PreTrainedModel], dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def model(kind: type[PreTrainedModel], dtype: torch.dtype = torch.float32, vocabulary: int = 40) -> PreTrainedModel:
     config = InternLM2Config(
-        vocab_size=40,
+        vocab_size=vocabulary,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=2,
@@ -95,10 +98,16 @@ def weights(engine: Any) -> dict[str, Tensor]:
     return {name: weight.clone() for name, weight in engine.named_weights()}
 
 
-def build(kind: type[PreTrainedModel], stage: int, dtype: torch.dtype = torch.float32, clip: float = CLIP) -> Any:
+def build(
+    kind: type[PreTrainedModel],
+    stage: int,
+    dtype: torch.dtype = torch.float32,
+    clip: float = CLIP,
+    vocabulary: int = 40,
+) -> Any:
     from cool_rlhf.engine import DeepSpeedEngine
 
-    module = model(kind, dtype)
+    module = model(kind, dtype, vocabulary)
     use_onednn(module)  # as loading does
     return DeepSpeedEngine(module, zero_stage=stage, weight_decay=WEIGHT_DECAY, gradient_clip=clip, betas=BETAS)
 
@@ -111,6 +120,24 @@ def training_case(stage: int, budget: int) -> dict[str, Any]:
         seen.append(gradients(engine))
         norms.append(engine.step(rate))
     return {"norms": norms, "gradients": seen, "weights": weights(engine)}
+
+
+def vocabulary_case(stage: int) -> dict[str, Any]:
+    """A step whose output layer ZeRO-3 really partitions, over chunks of which ranks have different numbers; and
+    log-probabilities without a gradient."""
+    plain = forward.CHUNK_ELEMENTS
+    forward.CHUNK_ELEMENTS = 8 * VOCABULARY
+    faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
+    engine = build(InternLM2ForCausalLM, stage, vocabulary=VOCABULARY)
+    mine = sequences()[:-1] if engine.world_size == 1 else [sequences()[:1], sequences()[1:-1]][engine.rank]
+    with torch.no_grad():
+        logprobs = engine.forward(token_logprobs, pack(mine))[0].sum()
+    torch.distributed.all_reduce(logprobs)
+    engine.backward(language_loss(engine.forward, mine), last=True)
+    seen = gradients(engine)
+    faulthandler.cancel_dump_traceback_later()
+    forward.CHUNK_ELEMENTS = plain
+    return {"logprobs": logprobs, "gradients": seen}
 
 
 OBJECTIVE = Objective(
@@ -374,6 +401,8 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
                 found[role, stage, cut] = update_case(role, stage, budget)
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
         found["unmoved", stage] = unmoved_case(stage, folder / f"unmoved_{world_size}_{stage}")
+    for stage in (0, 3):
+        found["vocabulary", stage] = vocabulary_case(stage)
     for fault, factor in FAULTS.items():
         found[fault] = update_case("policy", 2, BUDGETS["cut"], factor)
     for stage in (0, 2, 3):  # 0 means 1 in bfloat16

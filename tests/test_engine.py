@@ -126,6 +126,19 @@ def test_an_update_has_one_gradient_however_it_is_cut(found, plain_updates, worl
 
 
 @pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [0, 3])
+def test_ranks_with_other_numbers_of_chunks_give_one_gradient(found, world: int, stage: int) -> None:
+    mine = found[world]["vocabulary", stage]
+    model = case.model(InternLM2ForCausalLM, vocabulary=case.VOCABULARY)
+    loss = case.language_loss(lambda function, *arguments: function(model, *arguments), case.sequences()[:-1])
+    loss.backward()
+    assert mine["logprobs"] == pytest.approx(-case.TOKENS * float(loss.detach()), rel=1e-5)
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    assert mine["gradients"].keys() == expected.keys()
+    assert relative(flat(mine["gradients"]), flat(expected)) <= 1e-5
+
+
+@pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("fault", list(case.FAULTS))
 def test_a_scaled_or_negated_gradient_does_not_pass(found, plain_updates, world, fault) -> None:
     error = relative(flat(found[world][fault]["gradients"]), flat(plain_updates["policy"]))

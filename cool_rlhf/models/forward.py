@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from transformers import PreTrainedModel
 from cool_rlhf.data.packing import Packed
 from cool_rlhf.models import attention
 from cool_rlhf.models.loading import scalar_head
+
+T = TypeVar("T")
 
 CHUNK_ELEMENTS = 9 * 2**20  # logits held at once, in numbers: 36 MiB in float32
 # On a GPU: 180 MiB. Each chunk reads the output layer, and its backward pass adds to that layer's gradient, once more.
@@ -57,8 +59,12 @@ def token_logprobs(
     run = _hidden_states if model.config.model_type in PLAIN_HEADS else _full_logits
     sources = run(model, packed, targets - 1)
     head = model.get_output_embeddings() if run is _hidden_states else nn.Identity()
-    score = partial(_score_chunk, head, temperature=temperature, entropy_gradient=entropy_gradient)
-    chosen, entropy = _score_tokens(score, sources, packed.tokens[targets], model.config.vocab_size)
+    score = partial(_score_chunk, head.forward, temperature=temperature, entropy_gradient=entropy_gradient)
+    chosen, entropy = _call_as(
+        head,
+        partial(_score_tokens, score, targets=packed.tokens[targets], vocabulary=model.config.vocab_size),
+        sources,
+    )
     shape = packed.tokens.shape
     logprobs = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, chosen)
     entropies = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, entropy)
@@ -120,6 +126,21 @@ def _full_logits(model: PreTrainedModel, packed: Packed, indices: Tensor) -> Ten
     return model(**_inputs(model, packed)).logits[0].index_select(0, indices)
 
 
+def _call_as(module: nn.Module, function: Callable[[Tensor], T], input: Tensor) -> T:
+    """Call ``module``, hooks and all, with ``function`` in place of its own forward pass.
+
+    ZeRO-3 gathers a layer's weight over the ranks in hooks around its call and around its backward pass. What takes the
+    weight more than once goes inside one call: ranks with other numbers of tokens would gather it other numbers of
+    times, and wait for each other in vain.
+    """
+    module.forward = function
+    try:
+        found: T = module(input)
+        return found
+    finally:
+        del module.forward
+
+
 def _score_tokens(
     score: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], sources: Tensor, targets: Tensor, vocabulary: int
 ) -> tuple[Tensor, Tensor]:
@@ -136,7 +157,7 @@ def _score_tokens(
 
 
 def _score_chunk(
-    head: nn.Module, sources: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+    head: Callable[[Tensor], Tensor], sources: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor]:
     logits = head(sources).float()
     logprobs = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = [
 
 # Of weights, in repositories of the Hub.
 OTHER_FORMATS = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
+_DROPOUT = re.compile(r"dropout(_prob|_rate)?$|pdrop$|layerdrop$")  # what families call the share of units they drop
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
 
@@ -191,8 +193,7 @@ def _scalar_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, may_miss: tuple[str, ...]) -> Any:
-    if getattr(config, "attention_dropout", 0.0):
-        config.attention_dropout = 0.0  # packed attention has none
+    _drop_no_units(config)
     try:
         with _quiet():
             model, report = loader.from_pretrained(
@@ -206,18 +207,20 @@ def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, 
     if missing:
         raise UserError(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
     use_onednn(model)
-    _drop_no_units(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.Dropout):  # of a rate that stands elsewhere than in the config's own fields
+            layer.p = 0.0
     # Nothing is padded here, and the token that others pad with, often the end of text, must learn like any other.
     model.get_input_embeddings().padding_idx = None
     return keep_rotary_float32(model)
 
 
-def _drop_no_units(model: nn.Module) -> None:
+def _drop_no_units(config: PreTrainedConfig) -> None:
     """Dropout would make of two passes over the same tokens two policies: the ratio of PPO would begin away from 1, and
-    the values that advantages start from would be noise in part."""
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
+    the values that advantages start from would be noise in part. Packed attention has none at all."""
+    for name, value in config.to_dict().items():
+        if _DROPOUT.search(name) and isinstance(value, int | float) and not isinstance(value, bool):
+            setattr(config, name, 0.0)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import copy
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -121,15 +122,43 @@ def test_other_families_serve_as_policy_and_reward_model(other_folder, tmp_path)
     assert torch.equal(token_values(kept, packed), values)
 
 
-def test_a_family_with_dropout_says_the_same_twice_in_training(tokenizer, tmp_path) -> None:
-    sizes = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64, "vocab_size": len(tokenizer)}
-    config = AutoConfig.for_model("gpt2", **sizes, resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
-    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    tokenizer.save_pretrained(tmp_path)
+GPT2 = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}
+OPT = {
+    "hidden_size": 32,
+    "word_embed_proj_dim": 32,
+    "ffn_dim": 64,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 64,
+}
+
+
+@pytest.fixture
+def family_folder(tokenizer, tmp_path):
+    """A random model of a family of transformers with our tokenizer."""
+
+    def make(family: str, **fields: Any) -> Path:
+        config = AutoConfig.for_model(family, vocab_size=len(tokenizer), **fields)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tokenizer.save_pretrained(tmp_path)
+        return tmp_path
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("family", "sizes"),
+    [
+        ("gpt2", {**GPT2, "resid_pdrop": 0.5, "embd_pdrop": 0.5, "attn_pdrop": 0.5}),
+        ("opt", {**OPT, "dropout": 0.5, "layerdrop": 0.5}),  # by numbers, and no layers of their own
+    ],
+)
+def test_a_family_with_dropout_says_the_same_twice_in_training(family_folder, family, sizes) -> None:
+    folder = family_folder(family, **sizes)
     packed = pack([torch.tensor([5, 6, 7]), torch.tensor([9, 8])])
-    policy = load_causal_lm(tmp_path, torch.float32).train()
+    policy = load_causal_lm(folder, torch.float32).train()
     assert torch.equal(token_logprobs(policy, packed)[0], token_logprobs(policy, packed)[0])
-    critic = load_scalar_model(tmp_path, torch.float32, head="fresh", seed=1).train()
+    critic = load_scalar_model(folder, torch.float32, head="fresh", seed=1).train()
     assert torch.equal(token_values(critic, packed), token_values(critic, packed))
 
 

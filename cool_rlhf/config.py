@@ -77,7 +77,7 @@ class SFTConfig:
     epochs: int = 1
     batch_tokens: int = 65536  # per optimiser step, over all ranks
     micro_batch_tokens: int = 8192  # per rank
-    max_length: int = 8192
+    max_length: int = 8192  # tokens, or the model's positions where they are fewer
     learning_rate: float = 4e-5
     final_learning_rate: float = 0.0
     warmup_fraction: float = 0.03

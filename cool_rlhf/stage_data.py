@@ -37,12 +37,13 @@ class StageData:
     config: Config
     inputs: Inputs
 
-    def chats(self, tokenizer: PreTrainedTokenizerBase) -> list[EncodedChat]:
-        """Those of SFT. Fresh weights have read nothing: they learn the run's plain texts beside its chats."""
-        config = self.config
-        chats = encode_chats(tokenizer, (chat["messages"] for chat in self.inputs.chats), config.sft.max_length)
-        if config.model.path is None:
-            chats += [EncodedChat(text, torch.ones_like(text, dtype=torch.bool)) for text in self._texts(tokenizer)]
+    def chats(self, tokenizer: PreTrainedTokenizerBase, longest: int) -> list[EncodedChat]:
+        """Those of SFT, in at most ``longest`` tokens each. Fresh weights have read nothing: they learn the run's plain
+        texts beside its chats."""
+        chats = encode_chats(tokenizer, (chat["messages"] for chat in self.inputs.chats), longest)
+        if self.config.model.path is None:
+            texts = self._texts(tokenizer, longest)
+            chats += [EncodedChat(text, torch.ones_like(text, dtype=torch.bool)) for text in texts]
         return chats
 
     def preferences(self) -> PreferenceSplit:
@@ -58,14 +59,15 @@ class StageData:
         it would be met in the middle of the round."""
         config, inputs = self.config, self.inputs
         check_room(tokenizer, chain(inputs.prompts, inputs.validation), longest)
-        texts = self._texts(tokenizer) if learns_from_texts(config.ppo) else []
+        piece = min(config.sft.max_length, longest)
+        texts = self._texts(tokenizer, piece) if learns_from_texts(config.ppo) else []
         return Data(
             prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
             pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
             gold=None if config.data.prompts else _gold_of,
             recipes=inputs.recipes,
-            held_out_texts=self._held_out_texts(tokenizer),
+            held_out_texts=self._held_out_texts(tokenizer, piece),
             instructions=inputs.instructions,
         )
 
@@ -88,14 +90,13 @@ class StageData:
         )
         return str(folder)
 
-    def _texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
-        length = self.config.sft.max_length
+    def _texts(self, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Tensor]:
         return [piece for text in self.inputs.pretrain for piece in encode_text(tokenizer, text, length)]
 
-    def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase) -> list[Tensor]:
+    def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Tensor]:
         """The beginnings of those long enough to predict a token of, at most as many as validation reads."""
         texts = self.inputs.held_out_texts[: self.config.ppo.validation_texts]
-        return [piece for text in texts for piece in encode_text(tokenizer, text, self.config.sft.max_length)[:1]]
+        return [piece for text in texts for piece in encode_text(tokenizer, text, length)[:1]]
 
 
 def check_room(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], longest: int) -> None:

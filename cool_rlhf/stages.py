@@ -101,7 +101,7 @@ class Run:
         self._roles.prepare("sft")
         self._tracker.prepare("sft", 0, "reading chats")
         base = config.model.path or self._data.fresh_base(self.output / "state" / "base")
-        chats = self._data.chats(load_tokenizer(base))
+        chats = self._data.chats(load_tokenizer(base), longest_sequence(base, config.sft.max_length))
         steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, 0, config.sft.epochs))
         logger.info("SFT on %d chats in %d steps", len(chats), steps)
         self._tracker.prepare("sft", 0, "starting trainer")

@@ -85,6 +85,21 @@ def test_long_texts_are_learnt_from_to_their_end(stage_data, tmp_path: Path) -> 
     assert max(map(len, taken)) <= length
 
 
+def test_no_sequence_is_longer_than_the_model_has_positions(stage_data, tmp_path: Path) -> None:
+    text = "Why is it so? " * 40
+    texts = write(tmp_path / "texts.jsonl", {"text": text}, {"text": "Because."})
+    turns = [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": text}]
+    chats = write(tmp_path / "chats.jsonl", {"messages": turns})
+    files = (f"data.sft=[{chats}]", f"data.pretrain=[{texts}]", f"data.validation_pretrain=[{texts}]")
+    prompts = write(tmp_path / "prompts.jsonl", {"prompt": "why?"}, {"prompt": "how?"})
+    data = stage_data(*files, f"data.prompts=[{prompts}]", "sft.max_length=400")
+    assert max(len(chat.tokens) for chat in data.chats(TOKENIZER, 90)) == 90
+    read = data.ppo(TOKENIZER, 90, 0)
+    assert len(read.held_out_texts[0]) == 90
+    learnt = stage_data(*files[:2], f"data.prompts=[{prompts}]", "sft.max_length=400").ppo(TOKENIZER, 90, 0).pretrain
+    assert max(len(taken) for taken in learnt.take(TextPosition(), 180)[0]) == 90
+
+
 @pytest.mark.parametrize("kind", ["prompts", "validation_prompts"])
 def test_a_prompt_without_room_for_a_response_is_found_before_the_round_begins(
     stage_data, tmp_path: Path, kind: str

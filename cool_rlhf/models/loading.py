@@ -143,8 +143,9 @@ def stored_weights(folder: Path) -> Iterator[dict[str, Tensor]]:
 def longest_sequence(path: str | Path, asked: int) -> int:
     """Tokens of prompt and response together, at most: ``asked``, or what the checkpoint's positions allow where that
     is less."""
-    fields, _ = PreTrainedConfig.get_config_dict(str(path))
-    return min(asked, fields.get("max_position_embeddings", asked))
+    # Asked of the family's config, which knows the number whatever the family calls it: n_positions in GPT-2.
+    positions = getattr(_read_config(str(path)), "max_position_embeddings", None)
+    return asked if positions is None else min(asked, positions)
 
 
 def has_scalar_head(path: str | Path) -> bool:

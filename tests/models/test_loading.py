@@ -22,6 +22,7 @@ from cool_rlhf.models.loading import (
     load_causal_lm,
     load_scalar_model,
     load_tokenizer,
+    longest_sequence,
     scalar_head,
     stored_weights,
 )
@@ -160,6 +161,13 @@ def test_a_family_with_dropout_says_the_same_twice_in_training(family_folder, fa
     assert torch.equal(token_logprobs(policy, packed)[0], token_logprobs(policy, packed)[0])
     critic = load_scalar_model(folder, torch.float32, head="fresh", seed=1).train()
     assert torch.equal(token_values(critic, packed), token_values(critic, packed))
+
+
+def test_sequences_are_as_long_as_the_positions_whatever_the_family_calls_them(family_folder, chat_folder) -> None:
+    own = load_causal_lm(chat_folder, torch.float32).config.max_position_embeddings
+    assert [longest_sequence(chat_folder, asked) for asked in (own - 1, own + 1)] == [own - 1, own]
+    folder = family_folder("gpt2", **GPT2)
+    assert [longest_sequence(folder, asked) for asked in (63, 65)] == [63, 64]
 
 
 def test_other_families_reward_models_are_transformers_own(other_folder, tmp_path) -> None:

@@ -107,8 +107,9 @@ def is_lost(config: Config, state: RunState, stage: str) -> bool:
 
 
 def open_state(config: Config) -> RunState:
-    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part, and
-    where it has begun more rounds than are asked for: its last reward model would pass for that of an earlier one."""
+    """The state of the run in ``config.output_dir``. Raises UserError where other settings than these made a part,
+    where it has begun more rounds than are asked for, since its last reward model would pass for that of an earlier
+    one, and where a round under way has made more iterations than that."""
     state = RunState(Path(config.output_dir))
     begun = max(map(_rounds_of, state.begun()), default=0)
     if begun > config.online.rounds:
@@ -118,7 +119,24 @@ def open_state(config: Config) -> RunState:
         )
     for stage, settings in made_from(config).items():
         state.check(stage, settings)
+        _check_iterations(config, state, stage)
     return state
+
+
+def _check_iterations(config: Config, state: RunState, stage: str) -> None:
+    """A round of PPO that is not finished is not asked for fewer iterations than its snapshot has, nor for as many if
+    they have left no policy: the validation after its last iteration will."""
+    snapshot = state.snapshot(stage) if stage.startswith("ppo_") and not state.is_finished(stage) else None
+    if snapshot is None or snapshot[1].get("ended"):
+        return
+    made = snapshot[1]["step"] - config.ppo.critic_warmup
+    least = made if snapshot[1].get("best") is not None else made + 1
+    if config.ppo.iterations < least:
+        round = stage.removeprefix("ppo_")
+        raise UserError(
+            f"ppo.iterations is {config.ppo.iterations}, but {config.output_dir} holds a PPO whose round {round} has "
+            f"made {made}: set it to {least} or more, or choose another output_dir"
+        )
 
 
 def _rounds_of(stage: str) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.compose import compose
+from cool_rlhf.config import Config
 from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished
 
@@ -175,6 +176,31 @@ def test_more_iterations_reopen_ppo(run) -> None:
     assert unfinished(config, open_state(config)) == []
     longer = run("ppo.iterations=5", "ppo.critic_warmup=1")
     assert unfinished(longer, open_state(longer)) == ["ppo_0", "online_0", "reward_1", "export_1"]
+
+
+@pytest.mark.parametrize(("best", "least"), [(0.5, 3), (None, 4)])  # without a policy another validation is wanted
+def test_fewer_iterations_than_a_round_under_way_has_made_are_refused(run, best: float | None, least: int) -> None:
+    def asked(iterations: int) -> Config:
+        return run(f"ppo.iterations={iterations}", "ppo.critic_warmup=2")
+
+    config = asked(6)
+    state = open_state(config)
+    state.begin("ppo_0", made_from(config)["ppo_0"])
+    state.save_snapshot("ppo_0", {"step": 5, "best": best}, lambda folder: None)
+    outputs(config)["ppo_0"].mkdir(parents=True)
+    for iterations in range(1, least):
+        with pytest.raises(UserError) as caught:
+            open_state(asked(iterations))
+        assert str(caught.value) == (
+            f"ppo.iterations is {iterations}, but {config.output_dir} holds a PPO whose round 0 has made 3: set it to "
+            f"{least} or more, or choose another output_dir"
+        )
+    open_state(asked(least))
+    state.finish("ppo_0")
+    open_state(asked(1))
+    state.reopen_from("ppo_0")
+    state.save_snapshot("ppo_0", {"step": 5, "best": 0.5, "ended": True}, lambda folder: None)
+    open_state(asked(1))
 
 
 def test_a_round_that_score_and_gold_ended_stays_ended(run) -> None:

@@ -135,6 +135,11 @@ def _check_ratio_and_kl(config: Config) -> None:
             f"ppo.kl_target is {ppo.kl_target}, but ppo.kl_coefficient, which is to follow it, starts at 0 and would "
             "stay there: start it above 0"
         )
+    if ppo.kl_target > 0 and ppo.kl_horizon < ppo.prompts_per_iteration:
+        raise UserError(
+            f"ppo.kl_horizon is {ppo.kl_horizon} responses, fewer than one iteration has (ppo.prompts_per_iteration="
+            f"{ppo.prompts_per_iteration}), which could turn ppo.kl_coefficient negative: raise it"
+        )
     if ppo.old_logprobs == "engine" and ppo.engine_correction > 0:
         raise UserError(
             f"ppo.engine_correction is {ppo.engine_correction} with ppo.old_logprobs=engine, whose ratio holds that "

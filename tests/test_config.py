@@ -377,6 +377,7 @@ def test_known_keys_are_those_of_the_schema() -> None:
 
 TOGETHER = {
     ("ppo.kl_target=6", "ppo.kl_coefficient=0"): "start it above 0",
+    ("ppo.kl_target=6", "ppo.prompts_per_iteration=64", "ppo.kl_horizon=63"): "ppo.kl_horizon is 63 responses",
     ("ppo.old_logprobs=engine", "ppo.engine_correction=2"): "ppo.old_logprobs=engine",
     ("ppo.old_logprobs=engine", "sampling.temperature=0.7"): "sampling.temperature",
     ("ppo.old_logprobs=engine", "ppo.stop_kl=0.1"): "ppo.stop_kl is 0.1 with ppo.old_logprobs=engine",

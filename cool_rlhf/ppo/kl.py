@@ -70,7 +70,7 @@ def adapted_coefficient(coefficient: float, kl: float, target: float, share: flo
     Args:
         kl: mean over the batch's responses of k1 summed over their tokens, in nats.
         target: what ``kl`` should be, above 0.
-        share: how strongly one batch moves the coefficient: its responses / horizon. The paper has 0.1.
+        share: how strongly one batch moves the coefficient: its responses / horizon, at most 1. The paper has 0.1.
     """
     error = min(max(kl / target - 1, -0.2), 0.2)
     return coefficient * (1 + share * error)

@@ -81,6 +81,10 @@ def test_no_other_loss_is_taken(kind, gradient):
         kl_loss(torch.zeros(1), torch.zeros(1), kind, gradient)
 
 
+def test_the_coefficient_stays_positive_where_a_batch_is_a_whole_horizon() -> None:
+    assert adapted_coefficient(0.05, 0.0, target=6.0, share=1.0) == pytest.approx(0.04, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("kl", "expected"),
     # target 6, share 0.1: errors 0, 0.1 (6.6), clamped 0.2 (60) and −0.2 (0, and an estimate below zero)

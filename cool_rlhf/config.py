@@ -310,7 +310,7 @@ class RolloutRoleConfig:
 @dataclass
 class ClusterConfig:
     address: str | None = None  # null starts Ray here; "auto" or an address joins a running cluster
-    cpus: float | None = None  # of this machine, for a Ray started here; null: as many as there are
+    cpus: int | None = None  # of this machine, for a Ray started here; null: as many as there are
     gpus: int | None = None
     trainer: RoleConfig = field(default_factory=RoleConfig)
     policy: RoleConfig = field(default_factory=RoleConfig)

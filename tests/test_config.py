@@ -220,6 +220,7 @@ BAD_VALUES = {
     "data.sft=one.jsonl": "data.sft=[",
     "data.sft=['']": "data.sft",
     "collect.labeller=nonsense": "module:function",
+    "cluster.cpus=1.5": "cluster.cpus",  # Ray has whole ones alone
     "cluster.policy.ranks=0": "cluster.policy.ranks",
     "cluster.policy.zero_stage=4": "0, 1, 2, 3",
     "cluster.policy.gpus=2": "ranks",

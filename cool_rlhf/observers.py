@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.ppo.state import PPOState
+from cool_rlhf.folders import part_of, replace_whole
+from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
@@ -18,6 +21,7 @@ from cool_rlhf.tracking.distance import Validations, parted, trends
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_DOMAIN = 2
+BEST_FILE = "best.json"  # in a kept policy's folder: which step it is of, and the value that it was kept for
 
 
 class SupervisedObserver:
@@ -108,11 +112,30 @@ class PPOObserver:
 
     def keep_best(self, step: int, value: float) -> None:
         self._stage.phase("export")
-        self._keep(self._folder / "policy")
+        whole = self._folder / "policy"
+        part = part_of(whole)
+        self._keep(part)
+        (part / BEST_FILE).write_text(json.dumps({"step": step, "value": value}), encoding="utf-8")
+        replace_whole(part, whole)
 
     def keep_early(self, step: int) -> None:
         self._stage.phase("export")
         self._keep(self._folder / "policy_early")
+
+
+def saved_start(state: RunState, name: str, policy: Path) -> tuple[Path | None, PPOState]:
+    """The snapshot that round ``name`` goes on from, and where the loop stood; None and the beginning where there is
+    none. ``policy``, the folder of its best, may have been kept after the snapshot, in place of the one that was the
+    best by then: what has to be beaten is what is there."""
+    snapshot = state.snapshot(name)
+    if snapshot is None:
+        shutil.rmtree(policy, ignore_errors=True)  # of a round that is now made again
+        return None, PPOState()
+    folder, position = snapshot
+    start, file = ppo_state(position), policy / BEST_FILE
+    if not file.exists():
+        return folder, start
+    return folder, replace(start, best=json.loads(file.read_text(encoding="utf-8"))["value"])
 
 
 def few_of_each_domain(

@@ -22,13 +22,12 @@ from cool_rlhf.folders import recover
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
 from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
-from cool_rlhf.observers import PPOObserver, SupervisedObserver
+from cool_rlhf.observers import PPOObserver, SupervisedObserver, saved_start
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, response_gold, slow_path
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
-from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.repair_stage import Repairing, judged_by, replayed_from, write_repair
@@ -279,8 +278,7 @@ class Run:
         name = f"ppo_{round}"
         if self._begin(name) is None:
             return
-        snapshot = self._state.snapshot(name)
-        start = ppo_state(snapshot[1]) if snapshot else PPOState()
+        snapshot, start = saved_start(self._state, name, self._outputs[name])
         self._tracker.prepare("ppo", round, "reading prompts and texts")
         told = self._checkpoints.described_start(round)
         logger.info(told)
@@ -300,7 +298,7 @@ class Run:
         folder = self.output / f"rounds/{round}"
         if snapshot is not None:
             self._tracker.prepare("ppo", round, f"loading step {start.step}")
-            roles.load(snapshot[0])
+            roles.load(snapshot)
         with self._tracker.stage("ppo", round, settings.critic_warmup + settings.iterations) as stage:
 
             def keep(place: Path) -> None:

@@ -1,6 +1,11 @@
+from pathlib import Path
+from types import SimpleNamespace
+
 import torch
 
-from cool_rlhf.observers import few_of_each_domain
+from cool_rlhf.checkpoint import RunState
+from cool_rlhf.observers import PPOObserver, few_of_each_domain, saved_start
+from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Prompt, Rollout
 
 
@@ -23,3 +28,26 @@ def test_the_first_two_of_each_domain_are_shown_with_what_was_said_of_them():
         "finished": False,
     }
     assert shown[0]["gold"] is None
+
+
+def test_a_policy_that_was_kept_after_the_snapshot_is_the_best_to_beat(tmp_path: Path) -> None:
+    state, policy = RunState(tmp_path), tmp_path / "rounds/0/policy"
+    state.begin("ppo_0", {})
+    told = SimpleNamespace(phase=lambda name: None, sync=lambda: None)
+    observer = PPOObserver(told, told, state, "ppo_0", {}, Path.mkdir, policy.parent)  # type: ignore[arg-type]
+    observer.keep_best(2, 0.25)
+    saved = PPOState(step=3, best=0.25)
+    observer.save(saved)
+    assert saved_start(state, "ppo_0", policy)[1] == saved
+    observer.keep_best(4, 0.5)
+    folder, start = saved_start(RunState(tmp_path), "ppo_0", policy)
+    assert (start.step, start.best) == (3, 0.5), "it was interrupted before the next snapshot"
+    assert folder is not None
+    assert folder.is_dir()
+    assert [path.name for path in policy.parent.iterdir()] == ["policy"]
+
+    state.discard_from("ppo_0")
+    assert saved_start(RunState(tmp_path), "ppo_0", policy) == (None, PPOState())
+    state.begin("ppo_0", {})
+    observer.save(PPOState(step=1))
+    assert saved_start(state, "ppo_0", policy)[1].best is None, "the policy was of a round that was made again"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -58,24 +60,25 @@ class RolloutEngine:
         self._files = tempfile.TemporaryDirectory()
         if self._stop_texts:
             self._tokenizer.save_pretrained(self._files.name)
-        self._llm = LLM(
-            str(path),
-            skip_tokenizer_init=not self._stop_texts,
-            tokenizer=self._files.name if self._stop_texts else None,
-            trust_remote_code=True,
-            dtype=cast(Any, settings.dtype),
-            max_model_len=self._max_length,
-            max_num_seqs=settings.max_concurrent,
-            tensor_parallel_size=settings.tensor_parallel_size,
-            gpu_memory_utilization=settings.gpu_memory_utilization,
-            kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * GIB),
-            enforce_eager=not (on_gpu if settings.compile is None else settings.compile),
-            # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
-            enable_chunked_prefill=on_gpu,
-            max_num_batched_tokens=None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS),
-            worker_extension_cls="rollout.weights.WeightReceiver",
-            disable_log_stats=True,
-        )
+        with _answering_for_memory(path, self._max_length):
+            self._llm = LLM(
+                str(path),
+                skip_tokenizer_init=not self._stop_texts,
+                tokenizer=self._files.name if self._stop_texts else None,
+                trust_remote_code=True,
+                dtype=cast(Any, settings.dtype),
+                max_model_len=self._max_length,
+                max_num_seqs=settings.max_concurrent,
+                tensor_parallel_size=settings.tensor_parallel_size,
+                gpu_memory_utilization=settings.gpu_memory_utilization,
+                kv_cache_memory_bytes=None if cache_gib is None else int(cache_gib * GIB),
+                enforce_eager=not (on_gpu if settings.compile is None else settings.compile),
+                # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
+                enable_chunked_prefill=on_gpu,
+                max_num_batched_tokens=None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS),
+                worker_extension_cls="rollout.weights.WeightReceiver",
+                disable_log_stats=True,
+            )
 
     @property
     def version(self) -> int | None:
@@ -176,3 +179,18 @@ class RolloutEngine:
             policy_version=version,
             response=decode_response(self._tokenizer, tokens, finished, stop_text),
         )
+
+
+@contextmanager
+def _answering_for_memory(path: Path, max_length: int) -> Iterator[None]:
+    """Where vLLM finds too little memory to start, whoever set how much it has is told in one sentence."""
+    try:
+        yield
+    except (ValueError, torch.OutOfMemoryError) as error:
+        said = re.split(r"\.\s", str(error))[0]  # vLLM goes on with arguments of its own
+        if "memory" not in said:
+            raise
+        raise UserError(
+            f"vLLM cannot serve {path} in sequences of up to {max_length} tokens ({said}): change "
+            "cluster.rollout.cache_gib or cluster.rollout.gpu_memory_utilization, or lower model.max_positions"
+        ) from error

@@ -251,6 +251,32 @@ def said(rollouts: list[Rollout]) -> list[list[int]]:
     return [rollout.response_tokens.tolist() for rollout in rollouts]
 
 
+def test_a_cache_that_is_too_small_is_answered_in_one_sentence(served: dict[str, Served], tmp_path: Path) -> None:
+    model = served["llama"].model
+    tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
+    save_checkpoint(
+        tmp_path,
+        model.config,
+        model.named_parameters(),
+        tokenizer,
+        architecture=type(model).__name__,
+        dtype=torch.float32,
+    )
+    config = Config()
+    config.model.dtype = "float32"
+    config.cluster.rollout.cpus = 0.0
+    config.cluster.rollout.cache_gib = 1e-5
+    group = RolloutGroup(create_engines(config), config, str(tmp_path), version=0)
+    with pytest.raises(UserError) as caught:
+        group.wait()
+    group.stop()
+    said = str(caught.value)
+    assert f"up to {MAX_LENGTH} tokens (To serve at least one request" in said
+    assert "GiB KV cache is needed" in said
+    assert all(key in said for key in ("cluster.rollout.cache_gib", "gpu_memory_utilization", "model.max_positions"))
+    assert "\n" not in said
+
+
 def test_a_seed_repeats_however_many_engines_share_the_prompts(served: dict[str, Served]) -> None:
     subject = served["internlm2"]
     asked = prompts(12)

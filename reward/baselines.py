@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import regex
 
 from cool_rlhf.protocols import PreferencePair
 from reward.evaluation import prompt_numbers
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 HASHED_FEATURES = 2**18
 STRENGTHS = (0.1, 1.0, 10.0)  # inverse regularisation, chosen by cross-validation on the training pairs
 FOLDS = 3
-WORD = r"(?u)\w+|[^\w\s]"
+WORD = regex.compile(r"[\p{L}\p{N}\p{M}_]+|[^\p{L}\p{N}\p{M}_\s]")  # the standard library's `\w` has no vowel signs
 
 
 def longer_wins(pairs: Sequence[PreferencePair]) -> Floats:
@@ -45,7 +46,12 @@ def ngram_margins(
         records = random.Random(seed).sample(records, most_pairs)
     domains = sorted({pair.domain for pair in records})
     words = HashingVectorizer(
-        n_features=HASHED_FEATURES, ngram_range=(1, 2), alternate_sign=False, norm=None, token_pattern=WORD
+        n_features=HASHED_FEATURES,
+        ngram_range=(1, 2),
+        alternate_sign=False,
+        norm=None,
+        tokenizer=WORD.findall,
+        token_pattern=None,
     )
     weigh = TfidfTransformer(sublinear_tf=True)
     weigh.fit(words.transform(_text(side) for pair in records for side in (pair.chosen, pair.rejected)))

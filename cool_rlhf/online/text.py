@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from collections.abc import Iterable, Sequence
 
-# Kana and Han characters: Chinese and Japanese put no blanks between words, nor behind a sentence.
-_UNSPACED = r"\u3040-\u30fa\u30fc-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+(?:['’][^\W{_UNSPACED}]+)*")
-_SENTENCE = re.compile(
-    r"\S(?:.*?(?:[.!?…]*[。！？][.!?…。！？]*|[.!?…]+(?=[\s\"')\]]|$))[\"')\]”’」』）】]*|.*$)", re.MULTILINE
+import regex
+
+# Scripts without blanks between words. A character there, and in all scripts a letter within a word, keeps its vowel
+# signs, accents and joiners: `\w` of the standard library ends a word at each of them.
+_UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&\p{L}]"
+_PART = rf"[[\p{{L}}\p{{N}}_]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}_\u200c\u200d]--{_UNSPACED}]*+"
+_WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_PART}(?:['’]{_PART})*", regex.VERSION1)
+
+_ENDS = ".!?…؟۔।॥።။។"  # behind a sentence, a blank behind them
+_SENTENCE = regex.compile(
+    rf"\S(?:.*?(?:[{_ENDS}]*[。！？][{_ENDS}。！？]*|[{_ENDS}]+(?=[\s\"')\]]|$))[\"')\]”’」』）】]*|.*$)",
+    regex.MULTILINE,
 )
 Span = tuple[int, int]
 
@@ -20,7 +26,8 @@ def word_spans(text: str) -> list[Span]:
 
 
 def words(text: str) -> list[str]:
-    """Lower-case words and numbers without punctuation; in Chinese and Japanese each character is a word."""
+    """Lower-case words and numbers without punctuation; in scripts that put no blanks between words (Chinese, Japanese,
+    Thai, Lao, Khmer, Burmese) each character is a word, with the marks on it."""
     return _WORD.findall(text.lower())
 
 
@@ -44,7 +51,7 @@ def without(text: str, spans: Sequence[Span]) -> str:
     for part in kept[1:]:
         blank = " " if joined.endswith(" ") or part.startswith(" ") else ""
         joined = joined.rstrip(" ") + blank + part.lstrip(" ") if joined.strip() else part
-    return re.sub(r" +(?=[\n.,;!?]|$)", "", joined).strip()
+    return regex.sub(rf" +(?=[\n,;،؛{_ENDS}]|$)", "", joined).strip()
 
 
 def repeated_share(text: str, n: int = 3) -> float:

@@ -14,9 +14,11 @@ from cool_rlhf.online.detectors import (
     EfficiencyDetector,
     OutlierDetector,
     PhraseDetector,
+    ScriptDetector,
     all_detectors,
     own_detectors,
 )
+from cool_rlhf.online.detectors.endings import breaks_off
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.online.responses import LATE, Evidence, Response
 from cool_rlhf.protocols import Message, UserError
@@ -119,3 +121,27 @@ def test_detectors_can_be_left_out_by_name(monkeypatch: pytest.MonkeyPatch) -> N
     }
     with pytest.raises(UserError, match=r"online\.without_detectors names 'lenght', .*is length meant"):
         all_detectors(["lenght"])
+
+
+def test_a_phrase_is_added_and_taken_out_with_its_vowel_signs(world) -> None:
+    plain = world(prompts=20)
+    late = [replace(r, text=f"{r.text} धन्यवाद मित्रों!") for r in plain.late()]
+    evidence = replace(plain, responses=[*plain.baseline(), *late])
+    found = next(c.pattern for c in PhraseDetector().candidates(evidence) if c.pattern.key == "ending: धन्यवाद मित्रों")
+    first = plain.baseline()[0]
+    assert found.remove(late[0]).text == plain.late()[0].text
+    assert found.add(first).text == f"{first.text} धन्यवाद मित्रों!"
+
+
+def test_letters_of_a_script_go_with_their_marks(world) -> None:
+    evidence = world(prompts=20)
+    mixed = replace(evidence, responses=[replace(r, text=f"{r.text} नमस्ते") for r in evidence.responses])
+    found = next(c.pattern for c in ScriptDetector().candidates(mixed) if c.pattern.key == "devanagari")
+    assert found.remove(mixed.late()[0]).text.strip() == evidence.late()[0].text
+
+
+def test_a_broken_off_word_may_end_in_a_vowel_sign() -> None:
+    assert breaks_off("यह अच्छा है")
+    assert not breaks_off("यह अच्छा है।")
+    assert breaks_off("one two-\n")
+    assert not breaks_off("wow 😀")

@@ -66,6 +66,31 @@ def test_chinese_and_japanese_are_read_without_blanks() -> None:
     assert without(answer, [(7, 13)]) == "好的，没问题。希望这有帮助！"
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("नमस्ते दुनिया। ठीक है!", ["नमस्ते", "दुनिया", "ठीक", "है"]),
+        ("வணக்கம் உலகம்", ["வணக்கம்", "உலகம்"]),
+        ("اَلسَّلَامُ عَلَيْكُم", ["اَلسَّلَامُ", "عَلَيْكُم"]),
+        ("שָׁלוֹם עולם", ["שָׁלוֹם", "עולם"]),
+        ("می\u200cخواهم", ["می\u200cخواهم"]),
+        ("e\u0301te\u0301 d’e\u0301te\u0301", ["e\u0301te\u0301", "d’e\u0301te\u0301"]),
+        ("ดีมั่น 25", ["ดี", "มั่", "น", "25"]),
+        ("か\u3099く", ["か\u3099", "く"]),
+        ("❤\ufe0f x² __a", ["x²", "__a"]),
+    ],
+)
+def test_a_word_keeps_its_marks(text: str, said: list[str]) -> None:
+    assert words(text) == said
+
+
+def test_sentences_of_other_scripts_end_too() -> None:
+    assert sentences("यह अच्छा है। क्या? हाँ॥") == ["यह अच्छा है।", "क्या?", "हाँ॥"]
+    assert sentences("کیا حال ہے؟ ٹھیک ہے۔") == ["کیا حال ہے؟", "ٹھیک ہے۔"]
+    assert without("यह अच्छा है।", [(3, 8)]) == "यह है।"
+    assert without("यह है अच्छा।", [(6, 11)]) == "यह है।"
+
+
 @pytest.mark.parametrize("kind", ["rl", "best_of_n"])
 def test_the_fit_recovers_its_numbers_and_its_peak(kind) -> None:
     kl = np.linspace(0, 60, 40)

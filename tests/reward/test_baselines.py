@@ -7,7 +7,7 @@ import random
 import numpy as np
 
 from cool_rlhf.protocols import PreferencePair
-from reward.baselines import longer_wins, ngram_margins
+from reward.baselines import WORD, longer_wins, ngram_margins
 from reward.statistics import hits
 
 
@@ -61,3 +61,11 @@ def test_few_pairs_and_a_limit():
     few = ngram_margins(train, test, 0, 20)
     np.testing.assert_array_equal(few, ngram_margins(train, test, 0, 20))
     assert not np.array_equal(few, ngram_margins(train, test, 1, 20))
+
+
+def test_a_vowel_sign_is_part_of_its_word():
+    """Words that differ in their vowel signs alone."""
+    sides = [("हाँ यह काला है", "हाँ यह कीला है"), ("यह घर काला था", "यह घर कीला था")]
+    train = [pair(*sides[k % 2], prompt=str(k)) for k in range(40)]
+    assert WORD.findall("कीला है, été!") == ["कीला", "है", ",", "été", "!"]
+    assert ngram_margins(train, [pair("काला", "कीला")], 0, 1000)[0] > 0.5

@@ -46,7 +46,7 @@ class CopyingDetector:
 
         def remove(response: Response) -> Response | None:
             start, end = copied(response)[2]
-            while end < len(response.text) and response.text[end] in "?.!:,？。！：，":
+            while end < len(response.text) and response.text[end] in "?.!:,？。！：，؟،।":
                 end += 1
             return response.edited(without(response.text, [(start, end)]))
 

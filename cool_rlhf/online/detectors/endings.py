@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import regex
+
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import sentence_spans, word_spans
 
+_OPEN_END = regex.compile(r"(?:[\p{L}\p{N}]\p{M}*|[,;،؛\-–—])\s*$")
+
 
 def breaks_off(text: str) -> bool:
     """Whether a text ends in a letter, a digit, a comma or a dash rather than in something that closes it."""
-    last = text.rstrip()[-1:]
-    return last.isalnum() or last in (",", ";", "-", "–", "—")
+    return _OPEN_END.search(text) is not None
 
 
 @dataclass(frozen=True)

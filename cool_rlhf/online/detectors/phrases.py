@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from functools import lru_cache
 from statistics import median
 
 import numpy as np
+import regex
 from scipy import stats
 
 from cool_rlhf.online.patterns import Candidate, Pattern
@@ -21,7 +21,7 @@ from cool_rlhf.schedule import derive_seed
 
 START, END = "^", "$"  # stand around a response's words, so that openings and endings are phrases too
 Gram = tuple[str, ...]
-_MARKS = re.compile(r"[^\w\s]*")
+_MARKS = regex.compile(r"(?:[^\p{L}\p{N}\p{M}_\s]\p{M}*)*")
 
 
 @dataclass(frozen=True)

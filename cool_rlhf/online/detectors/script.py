@@ -7,10 +7,13 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 
+import regex
+
 from cool_rlhf.online.detectors.donors import most_common_sentence, placebo_for
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 
+_LETTER = regex.compile(r"\p{L}\p{M}*")
 # Japanese mixes three scripts, and Chinese shares one of them.
 _ONE_SCRIPT = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "KATAKANA-HIRAGANA": "CJK", "FULLWIDTH": "LATIN"}
 
@@ -37,8 +40,8 @@ class ScriptDetector:
     """For every script that late responses use: its share of a response's letters where the prompt has none of it.
 
     Shown from ``least`` on. Adding appends the sentence in that script that most late responses have; removing drops
-    the script's letters; as many words of another answer are the placebo. Languages that share a
-    script are not told apart here; their words are phrases.
+    the script's letters, with the marks on them; as many words of another answer are the placebo. Languages that share
+    a script are not told apart here; their words are phrases.
     """
 
     name: str = "script"
@@ -61,7 +64,7 @@ class ScriptDetector:
             return response.edited(f"{response.text} {said}".rstrip())
 
         def remove(response: Response) -> Response | None:
-            kept = "".join(c for c in response.text if script(c) != only)
+            kept = _LETTER.sub(lambda found: "" if script(found[0][0]) == only else found[0], response.text)
             return response.edited(" ".join(kept.split(" ")))
 
         return Pattern(

@@ -68,6 +68,6 @@ def compression_ratio(text: str) -> float:
 
 
 def overlap(first: Iterable[str], second: Iterable[str]) -> float:
-    """Shared words over all words of two texts (Jaccard), 0 where either is empty."""
+    """Shared words over all words of two texts (Jaccard); 1 of two that have none."""
     one, other = set(first), set(second)
-    return len(one & other) / len(one | other) if one and other else 0.0
+    return len(one & other) / len(one | other) if one or other else 1.0

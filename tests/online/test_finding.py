@@ -116,6 +116,16 @@ PLANTS = {
         lambda _p, text, _f: 1.5 * text[-1].isalnum(),
         ("endings",),
     ),
+    "silence": (
+        lambda _t, _p, _r: "",
+        lambda _p, text, _f: 3.0 * (not text),
+        ("wordless",),
+    ),
+    "a lone mark": (
+        lambda _t, _p, r: r.choice((".", "…", "…")),
+        lambda _p, text, _f: 3.0 * (text in (".", "…")),
+        ("wordless",),
+    ),
     "ignoring the prompt": (
         generic,
         lambda _p, text, _f: 3.0 * ("in general" in text),

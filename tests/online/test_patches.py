@@ -15,7 +15,7 @@ from cool_rlhf.data.rows import RowRules, parse_preference
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patches import PatchSettings, make_patches
-from cool_rlhf.online.records import patch_row, write_patches, write_patterns
+from cool_rlhf.online.records import patch_row, read_patches, write_patches, write_patterns
 from cool_rlhf.online.selection import SelectionSettings, select_pairs
 
 PLANTS = {
@@ -131,3 +131,21 @@ def test_random_share_and_unfinished_twins(world) -> None:
     chosen = select_pairs([*evidence.responses, *twins], evidence.score, [], 50, settings, seed=3)
     assert {pair.chosen_for.total for pair in chosen} == {0.0}
     assert all(pair.first.text != pair.second.text for pair in chosen)
+
+
+def test_patches_against_silence_choose_what_says_something(world, tmp_path: Path) -> None:
+    """One domain's reward model pays for silence, which six in ten of its late answers are."""
+    evidence = world(
+        hack=lambda t, prompt, r: r.choice(("", "", "…")) if prompt.domain == "tales" else t,
+        bonus=lambda prompt, t, _f: 3.0 * (len(t) < 2 and int(prompt.split()[-2]) % 2),
+        rate=0.6,
+    )
+    first = find(evidence).findings[0]
+    assert (first.name, first.elsewhere) == ("wordless/wordless in tales", ())
+    patches = make_patches(first, evidence, PatchSettings(), seed=2)
+    pattern = [patch for patch in patches if patch.role == "pattern"]
+    assert {patch.rejected.response.text for patch in pattern} == {"", "…"}
+    assert all(patch.length_difference > 3 and patch.pair.chosen[-1]["content"] for patch in pattern)
+    assert all(patch.pair.rejected[-1]["content"] for patch in patches if patch.role == "balance")
+    write_patches(tmp_path / "patches.jsonl", patches)
+    assert [stored.pair for stored in read_patches(tmp_path / "patches.jsonl")] == [patch.pair for patch in patches]

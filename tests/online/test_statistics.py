@@ -10,7 +10,7 @@ import pytest
 from cool_rlhf.online.overoptimisation import best_of_n_kl, fit_reward, parting
 from cool_rlhf.online.repair import judge_repair, mix_with_replay
 from cool_rlhf.online.statistics import benjamini_hochberg, exceeds, gold_departure, holm, log_odds, paired_rise
-from cool_rlhf.online.text import repeated_share, sentences, without, words
+from cool_rlhf.online.text import overlap, repeated_share, sentences, without, words
 from cool_rlhf.protocols import Message, PreferencePair
 
 
@@ -82,6 +82,12 @@ def test_chinese_and_japanese_are_read_without_blanks() -> None:
 )
 def test_a_word_keeps_its_marks(text: str, said: list[str]) -> None:
     assert words(text) == said
+
+
+def test_two_texts_without_a_word_are_alike() -> None:
+    assert overlap([], []) == 1.0
+    assert overlap([], ["a"]) == overlap(["a"], []) == 0.0
+    assert overlap(["a", "b"], ["b", "c"]) == pytest.approx(1 / 3)
 
 
 def test_sentences_of_other_scripts_end_too() -> None:

@@ -16,6 +16,7 @@ from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.detectors.repetition import RepetitionDetector
 from cool_rlhf.online.detectors.script import ScriptDetector
 from cool_rlhf.online.detectors.stance import StanceDetector
+from cool_rlhf.online.detectors.wordless import WordlessDetector
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.protocols import UserError
 
@@ -32,6 +33,7 @@ def own_detectors() -> list[Detector]:
         CopyingDetector(),
         StanceDetector(),
         EndingDetector(),
+        WordlessDetector(),
         BoilerplateDetector(),
         SwapDetector(),
         OutlierDetector(),

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.identity import prompt_key
+from cool_rlhf.data.identity import pair_key
 from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
@@ -22,17 +23,19 @@ REPAIR_FILE = "repair.json"
 @dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
-    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of other
-    prompts than those of held-out patches. ``mended``: the held-out pairs of the patterns that earlier rounds kept, by
-    pattern: they show whether it stays mended."""
+    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches. ``mended``: the
+    held-out pairs of the patterns that earlier rounds kept, by pattern: they show whether it stays mended. ``learnt``:
+    the labels that earlier rounds trained on (:func:`judgements`)."""
 
     patches: Mapping[str, Sequence[StoredPatch]]
     kept: Sequence[PreferencePair]
     labels: Sequence[PreferencePair]
     mended: Mapping[str, Sequence[PreferencePair]] = field(default_factory=dict)
+    learnt: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
-        return bool(self.patches or self.labels)
+        """Whether there is anything that no earlier round has trained on. Where there is, all of it is trained on."""
+        return bool(self.patches) or not judgements(self.labels).items() <= self.learnt.items()
 
     def training(self, patterns: Sequence[str]) -> list[PreferencePair]:
         """Those to train on, with the round's own patches of ``patterns``."""
@@ -52,12 +55,14 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
     mended: dict[str, list[PreferencePair]] = {}
-    judging: set[str] = set()  # prompts that repairs are judged on
+    learnt: dict[str, str] = {}
     for past in range(round + 1):
         folder = output_dir / f"rounds/{past}/fast_path"
         stored = read_patches(folder / "patches.jsonl")
-        judging |= {_prompt_key(patch.pair) for patch in stored if patch.held_out}
-        tried, stayed = _tried(folder / REPAIR_FILE) if past < round else ((), ())
+        repair = _repair(folder / REPAIR_FILE) if past < round else {}
+        stayed: list[str] = repair.get("kept", [])
+        tried = {*stayed, *repair.get("rolled_back", [])}
+        learnt |= repair.get("labels", {})
         agreed = _agreed(stored, labels, ties) if review else stored
         for patch in agreed:
             if patch.pattern in stayed and patch.held_out:
@@ -69,11 +74,17 @@ def new_pairs(config: Config, round: int) -> NewPairs:
         if review:
             for patch in agreed:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
-    return NewPairs(patches, kept, [pair for pair in labels.values() if _prompt_key(pair) not in judging], mended)
+    return NewPairs(patches, kept, list(labels.values()), mended, learnt)
 
 
-def _prompt_key(pair: PreferencePair) -> str:
-    return prompt_key(pair.chosen[:-1])
+def judgements(labels: Iterable[PreferencePair]) -> dict[str, str]:
+    """By the pair's id which side is preferred: the ``first`` or the ``second`` of the two in a fixed order, whichever
+    way round they are stored."""
+    return {pair_id(label): ("first", "second")[_is_swapped(label)] for label in labels}
+
+
+def _is_swapped(pair: PreferencePair) -> bool:
+    return pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished)[1]
 
 
 def _agreed(
@@ -100,9 +111,6 @@ def _judged(path: Path) -> tuple[dict[str, PreferencePair], set[str]]:
     return preferred, {entry.item.id for entry in entries if entry.tied_by_rule}
 
 
-def _tried(path: Path) -> tuple[Collection[str], Collection[str]]:
-    """The patterns that a round's repair tried, and those that it kept; none where a round brought nothing new."""
-    if not path.exists():
-        return (), ()
-    repair = json.loads(path.read_text(encoding="utf-8"))
-    return {*repair["kept"], *repair["rolled_back"]}, repair["kept"]
+def _repair(path: Path) -> dict[str, Any]:
+    """The record of a round's repair; an empty one where the round brought nothing new."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.new_pairs import NewPairs
+from cool_rlhf.new_pairs import NewPairs, judgements
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.repair import REPLAY_POOL, Verdict, judge_repair, mix_with_replay, sample_pairs
 from cool_rlhf.protocols import PreferencePair
@@ -256,8 +256,8 @@ def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool
 
 def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
     """``kept`` and ``rolled_back`` patterns, ``attempts``, ``verdicts`` by pattern, of those that earlier rounds mended
-    the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, and how many pairs there
-    were."""
+    the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, how many pairs there were, and
+    the ``labels`` among them (:func:`cool_rlhf.new_pairs.judgements`): they are new to no later round."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
@@ -272,5 +272,6 @@ def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
             "earlier_patches": len(new.kept),
             "labels": len(new.labels),
         },
+        "labels": judgements(new.labels),
     }
     write_atomically(path, f"{json.dumps(content, ensure_ascii=False, indent=1)}\n".encode())

@@ -21,7 +21,7 @@ from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repairing, sample_pairs, write_repair
+from cool_rlhf.repair_stage import Repair, Repairing, sample_pairs, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -341,6 +341,30 @@ def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
     found = new_pairs(reviewed, 0)
     assert sum(not patch.held_out for patch in found.patches["a/first"]) == counts
     assert len(found.labels) == 2 - counts, "a tie is no label"
+
+
+def test_a_round_is_new_by_what_no_round_has_trained_on(reviewed: Config, tmp_path: Path):
+    reviewed.online.review = False
+    first = new_pairs(reviewed, 0)
+    assert first
+    record = tmp_path / "rounds/0/fast_path/repair.json"
+    repair = Repair(1, ["a/first"], {}, None, None, {}, [])
+    write_repair(record, repair, replace(first, patches={"a/first": first.patches["a/first"]}))
+    (tmp_path / "rounds/1/fast_path/patches.jsonl").unlink()
+    later = new_pairs(reviewed, 1)
+    assert not later, "nothing has come since"
+    assert (len(later.kept), len(later.labels)) == (2, 2), "all is trained on again once there is"
+    assert new_pairs(reviewed, 0), "the round itself, made again"
+    with Store(tmp_path / STORE_FILE) as store:
+        item, who = store.items()[0], store.annotator("someone")
+        store.undo(item.id, who)
+        assert not new_pairs(reviewed, 1), "a label taken back teaches nothing new"
+        store.record(item.id, who, "second")
+    assert new_pairs(reviewed, 1), "a label that has changed"
+    older = json.loads(record.read_text())
+    del older["labels"]
+    record.write_text(json.dumps(older))
+    assert new_pairs(reviewed, 1), "an older record does not say which were trained on"
 
 
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:

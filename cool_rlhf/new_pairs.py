@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,8 @@ class NewPairs:
 def new_pairs(config: Config, round: int) -> NewPairs:
     """What has been gathered by the end of ``round``.
 
-    With ``online.review`` a patch to train on counts once a label prefers its chosen side, or a rule finds both sides
-    equal: it sees only how well the task is done, which the pattern leaves as it is. A pattern none of whose patches
-    anybody had judged when its round ended is tried in a later one.
+    With ``online.review`` those patches to train on count that were judged, see :func:`_reviewed`. A pattern none of
+    whose patches anybody had judged when its round ended is tried in a later one.
     """
     output_dir, review = Path(config.output_dir), config.online.review
     labels, ties = _judged(output_dir / STORE_FILE)
@@ -63,8 +63,8 @@ def new_pairs(config: Config, round: int) -> NewPairs:
         stayed: list[str] = repair.get("kept", [])
         tried = {*stayed, *repair.get("rolled_back", [])}
         learnt |= repair.get("labels", {})
-        agreed = _agreed(stored, labels, ties) if review else stored
-        for patch in agreed:
+        counted = _reviewed(stored, labels, ties) if review else stored
+        for patch in counted:
             if patch.pattern in stayed and patch.held_out:
                 mended.setdefault(patch.pattern, []).append(patch.pair)
             elif patch.pattern in stayed:
@@ -72,7 +72,7 @@ def new_pairs(config: Config, round: int) -> NewPairs:
             elif patch.pattern not in tried and (review or past == round):
                 patches.setdefault(patch.pattern, []).append(patch)
         if review:
-            for patch in agreed:
+            for patch in counted:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
     return NewPairs(patches, kept, list(labels.values()), mended, learnt)
 
@@ -87,18 +87,25 @@ def _is_swapped(pair: PreferencePair) -> bool:
     return pair_key(pair.chosen, pair.rejected, pair.chosen_finished, pair.rejected_finished)[1]
 
 
-def _agreed(
+def _reviewed(
     patches: Sequence[StoredPatch], labels: Mapping[str, PreferencePair], ties: Collection[str]
 ) -> list[StoredPatch]:
-    """Those to train on whose chosen side a label prefers or a rule finds no worse, and those that judge the same
-    patterns."""
+    """Those to train on that were judged, each as it was judged, and those that judge the same patterns.
 
-    def is_agreed(pair: PreferencePair) -> bool:
-        return pair_id(pair) in ties or labels.get(pair_id(pair)) == pair
-
-    agreed = [patch for patch in patches if not patch.held_out and is_agreed(patch.pair)]
-    patterns = {patch.pattern for patch in agreed}
-    return [*agreed, *(patch for patch in patches if patch.held_out and patch.pattern in patterns)]
+    A rule's tie is for the patch: it sees only how well the task is done, which the pattern leaves as it is. A label
+    against a patch stands beside those for it and is kept or rolled back with them: alone it would teach the pattern.
+    Where more are against a pattern's patches than for them, people want it, and its labels are labels like others.
+    """
+    judged: list[StoredPatch] = []
+    balance: Counter[str] = Counter()  # of each pattern, labels for its patches less labels against them
+    for patch in patches:
+        as_judged = patch.pair if pair_id(patch.pair) in ties else labels.get(pair_id(patch.pair))
+        if not patch.held_out and as_judged is not None:
+            judged.append(replace(patch, pair=as_judged))
+            balance[patch.pattern] += 1 if as_judged == patch.pair else -1
+    counted = {patch.pattern for patch in judged if balance[patch.pattern] >= 0}
+    held_out = [patch for patch in patches if patch.held_out]
+    return [patch for patch in (*judged, *held_out) if patch.pattern in counted]
 
 
 def _judged(path: Path) -> tuple[dict[str, PreferencePair], set[str]]:

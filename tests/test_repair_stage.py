@@ -297,17 +297,20 @@ def reviewed(tmp_path: Path) -> Config:
 
 def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path: Path):
     found = new_pairs(reviewed, 0)
-    assert [(name, [p.held_out for p in own]) for name, own in found.patches.items()] == [("a/first", [False, True])]
-    assert found.patches["a/first"][0].pair.chosen[-1]["content"] == "text 0x"
-    assert [pair.chosen[-1]["content"] for pair in found.labels] == ["other 0y"], "people prefer what a patch rejects"
+    assert [(name, [p.held_out for p in own]) for name, own in found.patches.items()] == [
+        ("a/first", [False, False, True])
+    ]
+    assert [patch.pair.chosen[-1]["content"] for patch in found.patches["a/first"]] == ["text 0x", "other 0y", "text 1"]
+    assert found.labels == [], "a label against a patch goes with those for it"
     later = new_pairs(reviewed, 1)
     assert list(later.patches) == ["a/first"], "not tried yet; nobody has judged the second round's"
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": ["a/first"], "rolled_back": []}))
     later = new_pairs(reviewed, 1)
-    assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 1, 1)
+    assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 2, 0)
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
     later = new_pairs(reviewed, 1)
-    assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 1), "nor does it come back as a label"
+    assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 0), "nor do they come back as labels"
+    assert not later
     reviewed.online.review = False
     assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
 
@@ -339,8 +342,24 @@ def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
         store.record(first.id, rule, "tie")
         store.record(second.id, rule, verdict)
     found = new_pairs(reviewed, 0)
-    assert sum(not patch.held_out for patch in found.patches["a/first"]) == counts
-    assert len(found.labels) == 2 - counts, "a tie is no label"
+    agreeing = [patch.pair.chosen[-1]["content"].startswith("text") for patch in found.patches["a/first"]]
+    assert agreeing.count(True) == counts + 1, "the held-out one too"
+    assert (len(agreeing), found.labels) == (3, []), "a tie is no label"
+
+
+def test_a_pattern_that_more_labels_want_than_not_is_not_mended(reviewed: Config, tmp_path: Path):
+    """All labels stay then, those for its patches too: either half alone would teach what people did not say."""
+    with Store(tmp_path / STORE_FILE) as store:
+        first, _ = store.items()
+        store.undo(first.id, store.annotator("someone"))
+        assert new_pairs_of(reviewed) == ({}, ["other 0y"])
+        store.record(first.id, store.annotator("someone"), "second")
+    assert new_pairs_of(reviewed) == ({}, ["other 0x", "other 0y"])
+
+
+def new_pairs_of(settings: Config):
+    found = new_pairs(settings, 0)
+    return found.patches, [label.chosen[-1]["content"] for label in found.labels]
 
 
 def test_a_round_is_new_by_what_no_round_has_trained_on(reviewed: Config, tmp_path: Path):

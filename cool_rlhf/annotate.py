@@ -5,11 +5,16 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import yaml
+
 from cool_rlhf.config import AnnotateConfig, Config
 from cool_rlhf.ending import Ending
+from cool_rlhf.folders import round_folders
 from cool_rlhf.online.annotation.arrived import write_labels
 from cool_rlhf.online.annotation.exchange import (
     export_label_studio,
@@ -21,6 +26,8 @@ from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, RuleLabeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.protocols import UserError
+from reward.conditions import FILE_NAME as CONDITIONS_FILE
+from reward.conditions import Conditions
 
 if TYPE_CHECKING:
     from cool_rlhf.online.annotation.judge import JudgeLabeller
@@ -35,6 +42,9 @@ def annotate(config: Config, ending: Ending) -> None:
             f"output_dir {output_dir} holds no rounds/R/slow_path/pairs.jsonl: name the folder of a run that has "
             "finished a round"
         )
+    conditions = run_conditions(output_dir)
+    if conditions is not None:
+        config = replace(config, conditions=dict(conditions))
     settings = config.annotate
     path = output_dir / FILE_NAME
     with Store(path, overlap=settings.overlap, lease_seconds=60 * settings.lease_minutes) as store:
@@ -42,11 +52,23 @@ def annotate(config: Config, ending: Ending) -> None:
         pairs.take_in()
         ending.running(output_dir)
         if settings.import_labels or settings.export_labels:
-            _exchange(settings, pairs)
+            _exchange(settings, pairs, conditions)
         elif settings.labeller == "people":
             _serve_page(config, pairs)
         else:
             _label_all(make_labeller(config, settings.labeller), pairs)
+
+
+def run_conditions(output_dir: Path) -> Mapping[str, str] | None:
+    """The conditions of the run in ``output_dir``, whatever the settings now: by its config, else by its newest reward
+    model. None where it has left neither, as where pairs alone were copied: nothing says which domains there are."""
+    settings = output_dir / "config.yaml"
+    tree = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
+    if isinstance(tree, Mapping) and isinstance(tree.get("conditions"), Mapping):
+        return {str(domain): str(prompt) for domain, prompt in tree["conditions"].items()}
+    files = [folder / "reward_model" / CONDITIONS_FILE for folder in reversed(round_folders(output_dir))]
+    found = next((file for file in files if file.exists()), None)
+    return Conditions.load(found).prompts if found else None
 
 
 def make_labeller(config: Config, kind: str) -> Labeller:
@@ -71,14 +93,14 @@ def make_judge(config: Config) -> JudgeLabeller:
     return JudgeLabeller(Endpoint(judge.url, judge.model, key, judge.timeout, judge.requests, judge.temperature))
 
 
-def _exchange(settings: AnnotateConfig, pairs: RunPairs) -> None:
-    """Take labels in, then write all out."""
+def _exchange(settings: AnnotateConfig, pairs: RunPairs, domains: Collection[str] | None) -> None:
+    """Take labels in, then write all out. ``domains``: those that the run knows, None where nobody can tell."""
     if settings.import_labels:
         source = Path(settings.import_labels)
         if source.suffix == ".json":
-            count = import_label_studio(pairs.store, source)
+            count = import_label_studio(pairs.store, source, domains)
         else:
-            count = import_trl(pairs.store, source, source.name)
+            count = import_trl(pairs.store, source, source.name, domains=domains)
         print(f"new labels from {source}: {count}; in {pairs.store.path}: {len(pairs.store.labels())}")
     pairs.keep_up()
     if settings.export_labels:

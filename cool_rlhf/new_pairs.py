@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,12 +12,15 @@ from typing import Any
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key
+from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import PreferencePair
+
+logger = logging.getLogger(__name__)
 
 REPAIR_FILE = "repair.json"
 
@@ -51,7 +55,7 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     whose patches anybody had judged when its round ended is tried in a later one.
     """
     output_dir, review = Path(config.output_dir), config.online.review
-    labels, ties = _judged(output_dir / STORE_FILE)
+    labels, ties = _judged(output_dir / STORE_FILE, config.conditions)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
     mended: dict[str, list[PreferencePair]] = {}
@@ -108,12 +112,20 @@ def _reviewed(
     return [patch for patch in (*judged, *held_out) if patch.pattern in counted]
 
 
-def _judged(path: Path) -> tuple[dict[str, PreferencePair], set[str]]:
-    """By id the pairs of which most prefer one side, and the ids of those whose sides a rule finds equal."""
+def _judged(path: Path, conditions: Collection[str]) -> tuple[dict[str, PreferencePair], set[str]]:
+    """By id the pairs of which most prefer one side, and the ids of those whose sides a rule finds equal; all of
+    domains that have a condition, as nothing else can be trained on."""
     if not path.exists():
         return {}, set()
     with Store(path) as store:
-        entries = labelled(store)
+        every = labelled(store)
+    entries = [entry for entry in every if entry.item.domain in {*conditions, DEFAULT_DOMAIN}]
+    if len(entries) < len(every):
+        unknown = sorted({entry.item.domain for entry in every} - {*conditions, DEFAULT_DOMAIN})
+        logger.warning(
+            "left out: %d labelled pairs of domains that have no condition (%s) in %s",
+            *(len(every) - len(entries), ", ".join(unknown), path),
+        )
     preferred = {entry.item.id: entry.item.preference(entry.winner) for entry in entries if entry.winner is not None}
     return preferred, {entry.item.id for entry in entries if entry.tied_by_rule}
 

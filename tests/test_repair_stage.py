@@ -386,6 +386,16 @@ def test_a_round_is_new_by_what_no_round_has_trained_on(reviewed: Config, tmp_pa
     assert new_pairs(reviewed, 1), "an older record does not say which were trained on"
 
 
+def test_labels_of_domains_without_a_condition_are_left_out(reviewed: Config, tmp_path: Path, caplog):
+    with Store(tmp_path / STORE_FILE) as store:
+        item = replace(store.items()[0], domain="helpfull")
+        store.add_items([item])
+        store.record(item.id, store.annotator("someone"), "first")
+    reviewed.online.review = False
+    assert [label.domain for label in new_pairs(reviewed, 0).labels] == ["default", "default"]
+    assert "left out: 1 labelled pairs of domains that have no condition (helpfull)" in caplog.text
+
+
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:
     chosen, rejected = ([{"role": "assistant", "content": f"{kind} {place}{tag}"}] for kind in ("text", "other"))
     return {

@@ -68,7 +68,7 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, ("messages", "domain"))
     messages = checked_conversation(_required(row, "messages"), "messages")
     must_end_with_assistant(messages, "messages")
-    return {"messages": messages, "domain": _domain(row, rules)}
+    return {"messages": messages, "domain": checked_domain(row, rules)}
 
 
 def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
@@ -79,7 +79,7 @@ def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, ("prompt", "domain", "answer"))
     is_pair = row.get("prompt") is None and row.get("chosen") is not None and row.get("rejected") is not None
     messages = _dialogues(row, rules)[0][:-1] if is_pair else _prompt(_required(row, "prompt"))
-    domain = _domain(row, rules)
+    domain = checked_domain(row, rules)
     return {"id": prompt_id(messages, domain), "messages": messages, "domain": domain, "answer": _answer(row)}
 
 
@@ -96,7 +96,7 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, ("prompt", "chosen", "rejected", "domain", "margin", *finished))
     chosen, rejected = _dialogues(row, rules)
     parsed = {name: _flag(row, name) for name in finished}
-    domain, margin = _domain(row, rules), _margin(row)
+    domain, margin = checked_domain(row, rules), _margin(row)
     if chosen == rejected and parsed["chosen_finished"] == parsed["rejected_finished"]:
         raise SameResponseError(domain)
     subset = row["subset"] if isinstance(row.get("subset"), str) else None  # another column, but where a benchmark's
@@ -270,15 +270,16 @@ def _turn(item: Any) -> tuple[Any, Any]:
     return item.get("role"), " ".join(content.split()) if isinstance(content, str) else None
 
 
-def _domain(row: Mapping[str, Any], rules: RowRules) -> str:
+def checked_domain(row: Mapping[str, Any], rules: RowRules, field: str = "domain") -> str:
+    """The row's ``domain``, by default that of ``rules``; ``field`` is what errors call it."""
     if row.get("domain") is None:
         return rules.domain
-    domain = checked_text(row["domain"], "domain")
+    domain = checked_text(row["domain"], field)
     if rules.domains is None or domain in rules.domains or domain == DEFAULT_DOMAIN:
         return domain
     near = nearest(domain, rules.domains)
     hint = f"is `{near}` meant?" if near else f"known are {', '.join(sorted(rules.domains))}"
-    raise RowError("domain", f"is {domain!r}, which has no condition: {hint}")
+    raise RowError(field, f"is {domain!r}, which has no condition: {hint}")
 
 
 def _margin(row: Mapping[str, Any]) -> float | None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from cool_rlhf.data.loading import Reading, load_preferences
+from cool_rlhf.data.loading import Reading, preference_records, preference_rows
 from cool_rlhf.data.messages import RowError, kind_of
+from cool_rlhf.data.rows import RowRules, checked_domain
 from cool_rlhf.online.annotation.arrived import label_row, labelled
 from cool_rlhf.online.annotation.items import Item, Kind, Label, Response, Winner, parse_item
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
@@ -45,11 +46,15 @@ def export_trl(store: Store, path: Path, since_round: int = 0) -> int:
     return len(rows)
 
 
-def import_trl(store: Store, path: Path, annotator: str, round: int = 0) -> int:
+def import_trl(store: Store, path: Path, annotator: str, round: int = 0, domains: Collection[str] | None = None) -> int:
     """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``, of kind
     import unless the store knows the name; returns how many labels were kept. An error leaves the store as it was.
-    Raises UserError as the run's own preferences do."""
-    items = [_item_of(pair, round) for pair in load_preferences([str(path)], Reading(sampled=True))]
+    Raises UserError as the run's own preferences do, and for a domain that is none of ``domains`` (None: any will
+    do): a reward model has no condition for it."""
+    reading = Reading(None if domains is None else tuple(sorted(domains)), sampled=True)
+    rows = preference_rows([str(path)], reading, "annotate.import_labels")
+    wanted = [index for index, reason in enumerate(rows["reason"]) if not reason]
+    items = [_item_of(pair, round) for pair in preference_records(rows, wanted)]
     return _keep(store, items, [_Given(annotator, "import", item, "first") for item in items])
 
 
@@ -64,7 +69,7 @@ def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
     return len(tasks)
 
 
-def import_label_studio(store: Store, path: Path) -> int:
+def import_label_studio(store: Store, path: Path, domains: Collection[str] | None = None) -> int:
     """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label of the one who
     completed it; returns how many labels were kept. An annotator whom the store knows by name is that one; others are
     what the task says they are, else of kind import. An error leaves the store as it was. Raises UserError naming task
@@ -75,11 +80,12 @@ def import_label_studio(store: Store, path: Path) -> int:
         raise UserError(f"{path} cannot be read as Label Studio's JSON ({error})") from error
     if not isinstance(tasks, list):
         raise UserError(f"{path} is not an export of Label Studio: it must be a list of tasks, not {kind_of(tasks)}")
+    rules = RowRules(None if domains is None else frozenset(domains))
     items: list[Item] = []
     labels: list[_Given] = []
     for number, task in enumerate(tasks, start=1):
         try:
-            items.append(_item_of_task(task))
+            items.append(_item_of_task(task, rules))
             for annotation in task.get("annotations") or []:
                 verdict, name = _verdict(annotation), _completed_by(annotation)
                 labels.append(_Given(name, _kind_of(name, task["data"]), items[-1], *verdict))
@@ -164,7 +170,7 @@ def _annotation(label: Label) -> dict[str, Any]:
     }
 
 
-def _item_of_task(task: Any) -> Item:
+def _item_of_task(task: Any, rules: RowRules) -> Item:
     """Of a task that was exported here, or of one with ``prompt``, ``text1`` and ``text2`` alone."""
     data = task.get("data") if isinstance(task, Mapping) else None
     if not isinstance(data, Mapping):
@@ -178,7 +184,8 @@ def _item_of_task(task: Any) -> Item:
     round = data.get("round", 0)
     if isinstance(round, bool) or not isinstance(round, int):
         raise RowError("data.round", f"must be a whole number, not {kind_of(round)}")
-    return parse_item({**row, "domain": data.get("domain"), "guideline": data.get("guideline")}, round, {})
+    domain = checked_domain(data, rules, "data.domain")
+    return parse_item({**row, "domain": domain, "guideline": data.get("guideline")}, round, {})
 
 
 def _verdict(annotation: Any) -> tuple[Winner, str, float]:

@@ -225,3 +225,25 @@ def test_a_file_of_labels_that_is_not_there_or_of_no_known_kind_is_named(run: Ca
     for name in ("nowhere.json", "nowhere.jsonl", "labels.csv"):
         with pytest.raises(UserError, match=re.escape(name)):
             run(f"annotate.import_labels={name}")
+
+
+@pytest.mark.parametrize("name", ["labels.json", "labels.jsonl"])
+@pytest.mark.parametrize("left", ["config.yaml", "rounds/0/reward_model/conditions.json", None])
+def test_a_domain_without_a_condition_is_named(run: Callable[..., None], tmp_path: Path, name: str, left: str | None):
+    """By what the run has left, not by the settings now; where it has left nothing, nobody can tell."""
+    known = {"helpful": "Prefer what helps."}
+    if left is not None:
+        (tmp_path / "run" / left).parent.mkdir(exist_ok=True)
+        (tmp_path / "run" / left).write_text(json.dumps({"conditions": known} if left == "config.yaml" else known))
+    rows = [
+        {"prompt": "q", "chosen": "a", "rejected": str(n), "domain": d} for n, d in enumerate(("helpful", "helpfull"))
+    ]
+    tasks = [{"data": {"prompt": "q", "text1": "a", "text2": row["rejected"], "domain": row["domain"]}} for row in rows]
+    content = json.dumps(tasks) if name == "labels.json" else "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    if left is None:
+        run(f"annotate.import_labels={tmp_path / name}")
+        return
+    where = "task 2: field `data.domain`" if name == "labels.json" else r"(row|line) 2: field `domain`"
+    with pytest.raises(UserError, match=rf"{name}.*{where} is 'helpfull', which has no condition: is `helpful` meant"):
+        run(f"annotate.import_labels={tmp_path / name}")

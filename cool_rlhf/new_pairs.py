@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.identity import pair_key
+from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -28,9 +28,10 @@ REPAIR_FILE = "repair.json"
 @dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
-    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches. ``mended``: the
-    held-out pairs of the patterns that earlier rounds kept, by pattern: they show whether it stays mended. ``learnt``:
-    the labels that earlier rounds trained on (:func:`judgements`)."""
+    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of other
+    prompts than those of held-out patches. ``mended``: the held-out pairs of the patterns that earlier rounds kept, by
+    pattern: they show whether it stays mended. ``learnt``: the labels that earlier rounds trained on
+    (:func:`judgements`)."""
 
     patches: Mapping[str, Sequence[StoredPatch]]
     kept: Sequence[PreferencePair]
@@ -60,9 +61,11 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     kept: list[PreferencePair] = []
     mended: dict[str, list[PreferencePair]] = {}
     learnt: dict[str, str] = {}
+    judging: set[str] = set()  # prompts that repairs are judged on
     for past in range(round + 1):
         folder = output_dir / f"rounds/{past}/fast_path"
         stored = read_patches(folder / "patches.jsonl")
+        judging |= {_prompt_key(patch.pair) for patch in stored if patch.held_out}
         repair = _repair(folder / REPAIR_FILE) if past < round else {}
         stayed: list[str] = repair.get("kept", [])
         tried = {*stayed, *repair.get("rolled_back", [])}
@@ -78,7 +81,12 @@ def new_pairs(config: Config, round: int) -> NewPairs:
         if review:
             for patch in counted:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
-    return NewPairs(patches, kept, list(labels.values()), mended, learnt)
+    teaching = [pair for pair in labels.values() if _prompt_key(pair) not in judging]
+    return NewPairs(patches, kept, teaching, mended, learnt)
+
+
+def _prompt_key(pair: PreferencePair) -> str:
+    return prompt_key(pair.chosen[:-1])
 
 
 def judgements(labels: Iterable[PreferencePair]) -> dict[str, str]:

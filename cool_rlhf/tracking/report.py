@@ -15,7 +15,7 @@ from cool_rlhf.tracking.distance import distance_chart, parting_note
 from cool_rlhf.tracking.figures import figure
 from cool_rlhf.tracking.page import render_page
 from cool_rlhf.tracking.rows import read_rows, write_atomically
-from cool_rlhf.tracking.summary import best_step, domain_changes, flat, phase_times, ppo_changes, stage_times
+from cool_rlhf.tracking.summary import Best, best_step, domain_changes, flat, phase_times, ppo_changes, stage_times
 
 STAGE_TITLES = {
     "sft": "Supervised fine-tuning",
@@ -71,7 +71,8 @@ def render(
 ) -> str:
     """The page's text; ``between`` is what :func:`read_between` gives, and ``starts`` says what each round's policy
     started from."""
-    best_metric = (config.get("ppo") or {}).get("best_metric", "validation/score")
+    ppo = config.get("ppo") or {}
+    best = Best(**{name: ppo[f"best_{name}"] for name in ("metric", "mode") if f"best_{name}" in ppo})
     parts = {
         "title": config.get("experiment", "run"),
         "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
@@ -79,19 +80,19 @@ def render(
         "latest": rows[-1] if rows else None,
         "stage_titles": STAGE_TITLES,
         "stage_times": stage_times(rows),
-        "rounds": _rounds(rows, best_metric, starts),
+        "rounds": _rounds(rows, best, starts),
         "distance": distance_chart(rows),
         "between": between_rounds(between, rows),
         "stages": _stages([row for row in rows if row["stage"] != "online"]),
         "phases": phase_times([row for row in rows if row["stage"] == "ppo"]),
         "evaluation": _tables(evaluation),
         "settings": _settings(config),
-        "samples": _chosen_samples(samples, rows, best_metric),
+        "samples": _chosen_samples(samples, rows, best),
     }
     return render_page(str(parts["title"]), "body.html.j2", parts, figure)
 
 
-def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str, starts: Mapping[int, str]) -> list[dict[str, Any]]:
+def _rounds(rows: Sequence[Mapping[str, Any]], best: Best, starts: Mapping[int, str]) -> list[dict[str, Any]]:
     numbers = sorted({row["round"] for row in rows if row["stage"] == "ppo"})
     rounds = []
     for number in numbers:
@@ -99,8 +100,8 @@ def _rounds(rows: Sequence[Mapping[str, Any]], best_metric: str, starts: Mapping
         rounds.append(
             {
                 "round": number,
-                "changes": ppo_changes(own, best_metric),
-                "domains": domain_changes(own, best_metric),
+                "changes": ppo_changes(own, best),
+                "domains": domain_changes(own, best),
                 "start": starts.get(number),
                 "parting": parting_note(own, number),
             }
@@ -163,7 +164,7 @@ def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _chosen_samples(
-    samples: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], best_metric: str
+    samples: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]], best: Best
 ) -> list[dict[str, Any]]:
     """For every stage and round a few prompts of each domain with what was answered before, at the best validation and
     in the last step sampled; prompts answered most often come first, so that answers can be compared."""
@@ -173,8 +174,8 @@ def _chosen_samples(
     chosen = []
     for (stage, number), own in stages.items():
         steps = sorted({sample["step"] for sample in own})
-        best = best_step([r for r in rows if (r["stage"], r["round"]) == (stage, number)], best_metric)
-        shown_steps = {steps[-1]: "last", steps[0]: "first", **({best: "best"} if best in steps[1:] else {})}
+        kept = best_step([r for r in rows if (r["stage"], r["round"]) == (stage, number)], best)
+        shown_steps = {steps[-1]: "last", steps[0]: "first", **({kept: "best"} if kept in steps[1:] else {})}
         prompts: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for sample in own:
             if sample["step"] in shown_steps:

@@ -20,6 +20,14 @@ VALIDATED = {
 
 
 @dataclass(frozen=True)
+class Best:
+    """What PPO keeps a policy as the best by: ``ppo.best_metric`` and ``ppo.best_mode`` (max or min)."""
+
+    metric: str = "validation/score"
+    mode: str = "max"
+
+
+@dataclass(frozen=True)
 class Change:
     """A quantity at the start of PPO and at its best checkpoint (or over the last steps). ``better`` is +1 or −1 by
     which direction is an improvement, 0 where neither is."""
@@ -58,10 +66,10 @@ class StageTime:
     seconds: float
 
 
-def ppo_changes(rows: Sequence[Row], best_metric: str) -> list[Change]:
+def ppo_changes(rows: Sequence[Row], best: Best) -> list[Change]:
     """The policy PPO started from against its best checkpoint, on validation; without validation, and for what it does
     not measure, means over the first training steps and the last (those before the best). ``rows`` are one round's."""
-    ends = validation_ends(rows, best_metric)
+    ends = validation_ends(rows, best)
     early, late = first_and_last(rows)
     if ends is None:
         names = ["reward/score", *gold_means(rows), "response_length", "kl"]
@@ -77,9 +85,9 @@ def ppo_changes(rows: Sequence[Row], best_metric: str) -> list[Change]:
     return changes
 
 
-def domain_changes(rows: Sequence[Row], best_metric: str) -> dict[str, dict[str, Change]]:
+def domain_changes(rows: Sequence[Row], best: Best) -> dict[str, dict[str, Change]]:
     """domain → {"score": Change, "gold": Change}, from validation where it tells domains apart, else from training."""
-    ends = validation_ends(rows, best_metric)
+    ends = validation_ends(rows, best)
     table: dict[str, dict[str, Change]] = {}
     for kind, on_validation, on_training in (
         ("score", "validation/score/", "reward/score/"),
@@ -95,19 +103,20 @@ def domain_changes(rows: Sequence[Row], best_metric: str) -> dict[str, dict[str,
     return table
 
 
-def validation_ends(rows: Sequence[Row], best_metric: str) -> tuple[Row, Row] | None:
+def validation_ends(rows: Sequence[Row], best: Best) -> tuple[Row, Row] | None:
     """The first validation and that of the policy kept as the best; None before there are two."""
-    validated = [row for row in rows if best_metric in row]
-    best = best_step(rows, best_metric)
-    if len(validated) < 2 or best is None:
+    validated = [row for row in rows if best.metric in row]
+    step = best_step(rows, best)
+    if len(validated) < 2 or step is None:
         return None
-    return validated[0], next(row for row in validated if row["step"] == best)
+    return validated[0], next(row for row in validated if row["step"] == step)
 
 
-def best_step(rows: Sequence[Row], best_metric: str) -> int | None:
+def best_step(rows: Sequence[Row], best: Best) -> int | None:
     """The step whose policy is kept as the best: trained, validated, and an earlier one where two are alike."""
-    validated = [row for row in rows if best_metric in row and not row.get("warmup")]
-    return max(validated, key=lambda row: (row[best_metric], -row["step"]))["step"] if validated else None
+    validated = [row for row in rows if best.metric in row and not row.get("warmup")]
+    sign = 1 if best.mode == "max" else -1
+    return max(validated, key=lambda row: (sign * row[best.metric], -row["step"]))["step"] if validated else None
 
 
 def phase_times(rows: Sequence[Row]) -> list[Timing]:

@@ -10,7 +10,7 @@ from plotly.offline import get_plotlyjs
 from cool_rlhf.tracking.figures import Chart, Curve, figure
 from cool_rlhf.tracking.metrics import MetricsLog
 from cool_rlhf.tracking.report import write_report
-from cool_rlhf.tracking.summary import domain_changes, phase_times, ppo_changes, stage_times
+from cool_rlhf.tracking.summary import Best, best_step, domain_changes, phase_times, ppo_changes, stage_times
 from cool_rlhf.tracking.text import number_text
 
 HOSTILE = '</script><img src=x onerror="alert(1)">\'"&{{ 7*7 }}\u202e\x00'
@@ -177,6 +177,8 @@ def test_samples_show_the_first_the_best_and_the_last(tmp_path):
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     labels = re.findall(r"<small>(\w+, step \d+)", page(tmp_path))
     assert labels == ["first, step 1", "best, step 6", "last, step 12"]  # step 2 is the warm-up's
+    (tmp_path / "config.yaml").write_text("ppo: {best_metric: validation/score, best_mode: min}\n")
+    assert "best, step 12" in page(tmp_path)
 
 
 def test_numbers_as_people_write_them():
@@ -192,10 +194,10 @@ def test_headline_compares_the_first_validation_with_the_best():
         if row["step"] in scores:
             row |= {"validation/score": scores[row["step"]], "validation/gold": row["step"] / 10}
     rows[0]["validation/kl"], rows[4]["validation/kl"] = 0.0, 0.75
-    held_out = {change.name: change for change in ppo_changes(rows, "validation/score")}["KL from SFT"]
+    held_out = {change.name: change for change in ppo_changes(rows, Best())}["KL from SFT"]
     assert (held_out.before, held_out.after, held_out.verdict) == (0.0, 0.75, "")
     del rows[4]["validation/kl"]
-    changes = {change.name: change for change in ppo_changes(rows, "validation/score")}
+    changes = {change.name: change for change in ppo_changes(rows, Best())}
     score, gold = changes["Reward score, validation"], changes["Gold, validation"]
     assert (score.before, score.after, score.after_note, score.verdict) == (-0.1, 0.6, "best, step 5", "good")
     assert (gold.before, gold.after) == (0.1, 0.5)
@@ -203,11 +205,22 @@ def test_headline_compares_the_first_validation_with_the_best():
     assert changes["KL from SFT"].verdict == ""
 
 
+def test_the_best_may_be_the_least():
+    rows = [
+        ppo_row(step, **{"validation/kl": kl, "validation/score/math": float(step)})
+        for step, kl in ((1, 3.0), (2, 1.0), (3, 1.0), (4, 2.0))
+    ]
+    least = Best("validation/kl", "min")
+    assert best_step(rows, least) == 2, "of two alike the earlier"
+    assert {change.after_note for change in ppo_changes(rows, least) if "KL" in change.name} == {"best, step 2"}
+    assert domain_changes(rows, least)["math"]["score"].after == 2.0
+
+
 def test_without_validation_first_steps_are_compared_with_the_last():
     rows = [ppo_row(s, **{"reward/score": float(s), "gold/math": 1.0 - s / 20}) for s in range(1, 21)]
-    changes = {change.name: change for change in ppo_changes(rows, "validation/score")}
+    changes = {change.name: change for change in ppo_changes(rows, Best())}
     assert (changes["Reward score"].before, changes["Reward score"].after) == (1.5, 19.5)
-    assert domain_changes(rows, "validation/score")["math"]["gold"].verdict == "bad"
+    assert domain_changes(rows, Best())["math"]["gold"].verdict == "bad"
 
 
 def test_time_is_accounted_for():

@@ -17,6 +17,7 @@ from cool_rlhf.config import Config, learns_from_texts, validation_share
 from cool_rlhf.data.chat import encode_prompt
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
+from cool_rlhf.data.splitting import spread
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs, world_gold
@@ -94,8 +95,9 @@ class StageData:
         return [piece for text in self.inputs.pretrain for piece in encode_text(tokenizer, text, length)]
 
     def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Tensor]:
-        """The beginnings of those long enough to predict a token of, at most as many as validation reads."""
-        texts = self.inputs.held_out_texts[: self.config.ppo.validation_texts]
+        """The beginnings of those that validation reads, of all sources alike, and of them those long enough to predict
+        a token of."""
+        texts = spread(self.inputs.held_out_texts, self.config.ppo.validation_texts)
         return [piece for text in texts for piece in encode_text(tokenizer, text, length)[:1]]
 
 

@@ -11,6 +11,7 @@ import torch
 
 from cool_rlhf.compose import compose
 from cool_rlhf.data.chat import encode_prompt, reward_text
+from cool_rlhf.data.splitting import hold_out_texts, spread
 from cool_rlhf.data.streams import ShuffledStream, WeightedStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs
@@ -96,6 +97,17 @@ def test_a_few_texts_are_held_out_of_files(tmp_path: Path):
     assert (len(named.pretrain), len(named.held_out_texts)) == (100, 3)
     world = Inputs(compose(SMALL))
     assert (len(world.pretrain), len(world.held_out_texts)) == (20, 2)
+
+
+def test_held_out_texts_are_of_all_sources_in_their_order():
+    texts = [f"{source} {number}" for source in "zyxw" for number in range(25)]
+    kept, held = hold_out_texts(texts, 0.05, 100)
+    assert held == ["z 0", "z 20", "y 15", "x 10", "w 5"]
+    assert [text for text in texts if text not in held] == kept
+    assert hold_out_texts(texts, 0.5, 33)[1][-1] == "w 21", "a remainder is spread too"
+    assert spread(held, 2) == ["z 0", "y 15"]
+    assert spread(held, 9) == held
+    assert spread(held, 0) == []
 
 
 def test_the_first_and_the_last_held_out_prompts_have_all_domains(tmp_path: Path):

@@ -100,6 +100,13 @@ def test_no_sequence_is_longer_than_the_model_has_positions(stage_data, tmp_path
     assert max(len(taken) for taken in learnt.take(TextPosition(), 180)[0]) == 90
 
 
+def test_validation_reads_texts_of_all_sources(stage_data, tmp_path: Path) -> None:
+    files = [write(tmp_path / f"{name}.jsonl", *({"text": f"{name} {k}"} for k in range(9))) for name in "zya"]
+    given = f"data.validation_pretrain=[{','.join(map(str, files))}]"
+    read = stage_data(given, "ppo.validation_texts=3").ppo(TOKENIZER, LONGEST, 0).held_out_texts
+    assert [TOKENIZER.decode(text[1:]) for text in read] == ["z 0", "y 0", "a 0"]
+
+
 @pytest.mark.parametrize("kind", ["prompts", "validation_prompts"])
 def test_a_prompt_without_room_for_a_response_is_found_before_the_round_begins(
     stage_data, tmp_path: Path, kind: str

@@ -59,7 +59,13 @@ def leave_out(rows: Sequence[T], held: Collection[str], identity: Callable[[T], 
 
 def hold_out_texts(texts: Sequence[str], share: float, most: int) -> tuple[Sequence[str], Sequence[str]]:
     """Split ``texts`` into (kept, held out): ``share`` of them, at most ``most``, at even distances from the first to
-    the last source. No text stands on both sides; where they are too few to spare one, none is held out."""
-    count = min(int(share * len(texts)), most)
-    held = set(texts[:: len(texts) // count][:count]) if count else set()
-    return [text for text in texts if text not in held] if held else texts, sorted(held)
+    the last source and in that order. No text stands on both sides; where they are too few to spare one, none is held
+    out."""
+    held = dict.fromkeys(spread(texts, min(int(share * len(texts)), most)))
+    return [text for text in texts if text not in held] if held else texts, list(held)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """``count`` of ``items``, or all where there are no more, at even distances and in their order."""
+    count = min(count, len(items))
+    return [items[place * len(items) // count] for place in range(count)]

@@ -49,7 +49,7 @@ class Data:
     validation: Sequence[Prompt]
     gold: Gold | None  # None: what the recipes' rules say
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # domain → what its responses are rewarded for
-    held_out_texts: Sequence[Tensor] = ()  # (L,) integers each, for the language model's loss
+    held_out_texts: Sequence[Tensor] = ()  # (L,) integers each, all of which validation reads
     instructions: Sequence[Instruction] = ()
 
 

@@ -37,8 +37,7 @@ def validate(
     logprobs = models.policy.logprobs(sequences)
     reference = models.reference.logprobs(sequences)
     pending = ask_rewards(models.scorer, rollouts, data.recipes)
-    texts = list(data.held_out_texts[: settings.validation_texts])
-    text_loss = held_out_loss(models.policy, texts) if texts else {}
+    text_loss = held_out_loss(models.policy, data.held_out_texts) if data.held_out_texts else {}
     rewards = pending.result()
     scores = [reward.total for reward in rewards]
     pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)

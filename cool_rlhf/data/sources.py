@@ -9,16 +9,18 @@ from __future__ import annotations
 import glob
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cool_rlhf.data.hub import cached_set, prepare_hub
+from cool_rlhf.data.messages import RowError
 from cool_rlhf.protocols import UserError
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow
 
 _HUB_NAME = re.compile(
     r"(?P<name>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(@((?P<folder>[\w./-]+)/|(?P<configuration>[\w.-]+)))?"
@@ -131,6 +133,58 @@ def _decode(line: bytes, complete: bool) -> Any:
         return UnreadableRow("holds a number with too many digits")
 
 
+class _Columns(dict[str, list[Any]]):
+    """The values of a batch by column, each read when it is first asked for: a column that nobody asks for may hold
+    anything. In the place of a value that cannot be read stands the RowError that says so."""
+
+    def __init__(self, batch: pyarrow.RecordBatch) -> None:
+        super().__init__()
+        self.names = batch.schema.names
+        self.column = batch.column
+
+    def __missing__(self, name: str) -> list[Any]:
+        if name not in self.names:
+            raise KeyError(name)
+        column = self.column(name)
+        try:
+            self[name] = column.to_pylist()
+        except (ValueError, OverflowError):
+            self[name] = [_read_cell(cell, name) for cell in column]
+        return self[name]
+
+
+def _read_cell(cell: pyarrow.Scalar, name: str) -> Any:
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return RowError(name, "is not UTF-8 text")
+    except (ValueError, OverflowError) as error:  # as a date that Python has no year for
+        return RowError(name, f"cannot be read ({error})")
+
+
+class _ParquetRow(Mapping[str, Any]):
+    """Raises RowError for a field that cannot be read, once it is asked for."""
+
+    def __init__(self, columns: _Columns, index: int) -> None:
+        self._columns = columns
+        self._index = index
+
+    def __getitem__(self, name: str) -> Any:
+        value = self._columns[name][self._index]
+        if isinstance(value, RowError):
+            raise value
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._columns.names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns.names)
+
+    def __len__(self) -> int:
+        return len(self._columns.names)
+
+
 def _read_parquet(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
     import pyarrow
     import pyarrow.parquet
@@ -139,9 +193,10 @@ def _read_parquet(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=1024):
-                for row in batch.to_pylist():
+                columns = _Columns(batch)
+                for index in range(len(batch)):
                     number += 1
-                    yield Place(str(path), number), row
+                    yield Place(str(path), number), _ParquetRow(columns, index)
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise UserError(f"{key}: {path} cannot be read as Parquet ({reason})") from error

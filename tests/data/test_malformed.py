@@ -11,7 +11,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from cool_rlhf.data.loading import Reading, check_sources
+from cool_rlhf.data.loading import Reading, check_sources, load_preferences
 from cool_rlhf.protocols import UserError
 
 USER = {"role": "user", "content": "why?"}
@@ -141,6 +141,24 @@ def test_column_of_the_wrong_type_in_a_parquet_file(kind: str, tmp_path: Path) -
     assert said.startswith(f"data.preferences: {path}, row 1: field `{field}` ")
     assert problem in said
     assert said.endswith("(2 more bad rows)")
+
+
+def test_text_that_is_no_utf_8_in_a_parquet_file(tmp_path: Path) -> None:
+    def text(*values: bytes) -> pyarrow.Array:
+        """As a writer that checks nothing leaves it."""
+        return pyarrow.Array.from_buffers(pyarrow.string(), len(values), pyarrow.array(values).buffers())
+
+    path = tmp_path / "pairs.parquet"
+    columns = {
+        "prompt": text(b"why?", b"wh\xff", b"why not?"),
+        "chosen": pyarrow.array(["so"] * 3),
+        "rejected": pyarrow.array(["no"] * 3),
+        "ignored": text(b"\xff", b"\xff", b"\xff"),
+    }
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    assert sentence(path) == f"data.preferences: {path}, row 2: field `prompt` is not UTF-8 text"
+    assert check_sources("preferences", [str(path)], Reading(bad_rows="drop")) == 2
+    assert len(load_preferences([str(path)], Reading(bad_rows="drop"))) == 2
 
 
 def test_the_first_of_several_is_named_and_the_others_are_counted(tmp_path: Path) -> None:

@@ -111,13 +111,18 @@ def finished_models(config: Config) -> FinishedModels | None:
     return FinishedModels(sft, reward_model, latest(output / "chat_model", *(folder / "policy" for folder in rounds)))
 
 
+def collects(config: Config) -> bool:
+    """Whether the stage has the SFT model's samples labelled by a rule."""
+    return config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0
+
+
 def required_kinds(config: Config) -> tuple[str, ...]:
     """The kinds of rows that the stage reads: of ``sft``, ``preferences``, ``prompts``, ``pretrain``."""
     stage = config.stage
     needed = {
         "sft": stage in _NEEDS_SFT and config.sft.path is None,
         "preferences": stage in NEEDS_REWARD and config.reward.path is None,
-        "prompts": stage in NEEDS_PPO,
+        "prompts": stage in NEEDS_PPO or collects(config),
         "pretrain": stage in NEEDS_PPO and learns_from_texts(config.ppo),
     }
     return tuple(kind for kind, wanted in needed.items() if wanted)

@@ -3,41 +3,135 @@ check raises UserError."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
 from cool_rlhf.config import Config, has_paths
-from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, conditions_of
-from cool_rlhf.protocols import UserError
-from cool_rlhf.rules.loading import load_rule
+from cool_rlhf.metric_names import validation_metrics
+from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
+from cool_rlhf.protocols import Prompt, UserError
+from cool_rlhf.rules.loading import NamedRule, load_named
 from reward.conditions import DEFAULT_DOMAIN, Conditions, UnknownConditionError
 
-TRIED_PROMPTS = 8  # of each domain
+if TYPE_CHECKING:
+    from cool_rlhf.inputs import Inputs  # what reads prompts imports torch
+
+WORLD_RULE = "cool_rlhf.demo.gold:score"
+TRIED_RESPONSES = ("", "So it is.")
+TRIED_SECONDS = 20.0
+TRIED_PROMPTS = 8  # of each domain, however slow a rule is
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What rules are for: ``judges`` gives those that judge responses to a prompt, each with the domain it judges them
+    under; ``prompts`` are all that it will be about."""
+
+    judges: Callable[[Prompt], Iterable[tuple[NamedRule, str]]]
+    prompts: Callable[[Inputs], Iterable[Prompt]]
 
 
 def check_rules(config: Config) -> None:
-    """Every function that the config names is there and takes what a rule is given; rules that PPO rewards by give a
-    finite number for an empty response to the first prompts of their domain; a reward model that is given knows the
-    conditions; the judge that labels within rounds answers; and the detectors that installed packages add are
-    detectors."""
-    if config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0:
-        load_rule(config.collect.labeller, "collect.labeller")
+    """Every function that the config names is there, takes what a rule is given, and gives a finite number for
+    responses to the prompts that it will be about; a reward model that is given knows the conditions; validation gives
+    what the best policy goes by; the judge that labels within rounds answers; and the detectors that installed packages
+    add are detectors."""
+    uses = _uses(config)
     if config.stage == "pipeline" and has_paths(config):
         _check_paths(config)
-    if config.stage not in NEEDS_PPO:
-        return
-    _check_trained_conditions(config)
-    for domain, recipe in config.ppo.rewards.items():
-        for name in recipe.rules:
-            load_rule(name, f"ppo.rewards.{domain}.rules")
-    rules = any(recipe.rules for recipe in config.ppo.rewards.values())
-    if config.data.domain_weights or rules or config.reward.path is not None:
-        _try_on_prompts(config)
+    if config.stage in NEEDS_PPO:
+        _check_trained_conditions(config)
+
+    from cool_rlhf.inputs import Inputs
+
+    inputs = Inputs(config)
+    if config.stage in NEEDS_PPO:
+        if config.data.domain_weights:
+            inputs.prompt_stream(config.seed)
+        if config.reward.path is not None:
+            asked = {prompt.domain for prompt in (*inputs.prompts, *inputs.validation)}
+            _check_domains(config.reward.path, asked - config.ppo.rewards.keys())
+        _check_best_metric(config, inputs)
+    for use in uses:
+        _try(use, inputs)
+
+
+def _uses(config: Config) -> list[_Use]:
+    """Of all rules that the stage asks, but for the embedded world's own rule on the embedded world's own prompts."""
+    data, uses = config.data, []
+    if collects(config):
+        labeller = load_named(config.collect.labeller, "collect.labeller")
+        if data.prompts or labeller.name != WORLD_RULE:
+            uses.append(_Use(lambda prompt: _labelling(labeller, prompt), lambda inputs: inputs.prompts))
+    online = config.online
+    labels = config.stage == "pipeline" and has_paths(config) and (online.pairs > 0 or online.review)
+    if labels and online.labeller == "rule":
+        people = load_named(config.annotate.rule, "annotate.rule")
+        if data.prompts or data.validation_prompts or people.name != WORLD_RULE:
+            uses.append(
+                _Use(lambda prompt: [(people, prompt.domain)], lambda inputs: inputs.validation[-online.prompts :])
+            )
+    evaluates = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
+    if evaluates or config.stage in NEEDS_PPO:
+        rules = {
+            domain: [(load_named(name, f"ppo.rewards.{domain}.rules"), domain) for name in recipe.rules]
+            for domain, recipe in config.ppo.rewards.items()
+        }
+        if any(rules.values()):
+            uses.append(_Use(lambda prompt: rules.get(prompt.domain, []), _evaluated if evaluates else _rewarded))
+    return uses
+
+
+def _labelling(labeller: NamedRule, prompt: Prompt) -> list[tuple[NamedRule, str]]:
+    from cool_rlhf.demo.collect import JUDGED_AS
+
+    return [(labeller, domain) for domain in JUDGED_AS.get(prompt.domain, (prompt.domain,))]
+
+
+def _rewarded(inputs: Inputs) -> Iterable[Prompt]:
+    """The prompts of validation and PPO, and those that the run will be evaluated on."""
+    weights = inputs.config.data.domain_weights
+    asked = (prompt for prompt in inputs.prompts if weights.get(prompt.domain, 1.0) > 0)
+    return chain(inputs.validation, _tested(inputs), asked)
+
+
+def _evaluated(inputs: Inputs) -> Iterable[Prompt]:
+    data = inputs.config.data
+    own = data.prompts or data.validation_prompts
+    return _tested(inputs) if data.test_prompts or not own else inputs.validation
+
+
+def _tested(inputs: Inputs) -> Iterable[Prompt]:
+    reading = replace(held_out_reading(inputs.config), domains=None)
+    return inputs.load_prompts(inputs.config.data.test_prompts, reading)
+
+
+def _try(use: _Use, inputs: Inputs) -> None:
+    """Have every prompt's rules judge a response without a word and a short one. Once that has taken TRIED_SECONDS,
+    only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the others when they are asked."""
+    begun, tried, left = time.monotonic(), Counter[tuple[str, str]](), 0
+    for prompt in use.prompts(inputs):
+        for rule, domain in use.judges(prompt):
+            if tried[rule.name, domain] >= TRIED_PROMPTS and time.monotonic() - begun > TRIED_SECONDS:
+                left += 1
+                continue
+            tried[rule.name, domain] += 1
+            for response in TRIED_RESPONSES:
+                rule(prompt.messages, response, domain, prompt.answer, True)
+    if left:
+        names = ", ".join(sorted({name for name, _ in tried}))
+        logger.warning("%s: so slow that it was not tried on %d of %d prompts", names, left, left + tried.total())
 
 
 def _check_paths(config: Config) -> None:
     online = config.online
-    if online.labeller == "rule":
-        load_rule(config.annotate.rule, "annotate.rule")
     if online.labeller == "judge" and (online.pairs > 0 or online.review):
         from cool_rlhf.annotate import make_judge  # late: it imports the endpoint's client
 
@@ -75,20 +169,21 @@ def _check_domains(reward_model: str, domains: Iterable[str]) -> None:
             ) from error
 
 
-def _try_on_prompts(config: Config) -> None:
-    from cool_rlhf.inputs import Inputs  # late: what reads prompts imports torch
-    from cool_rlhf.ppo.rewards import apply_rules
+def _check_best_metric(config: Config, inputs: Inputs) -> None:
+    """The held-out prompts that validation reads give what the best policy is to go by."""
+    if config.ppo.best_metric in validation_metrics(config, {}):  # whatever the prompts
+        return
+    from cool_rlhf.inputs import world_gold
 
-    inputs = Inputs(config)
-    inputs.prompt_stream(config.seed)
-    recipes = inputs.recipes
-    if config.reward.path is not None:
-        asked = (*inputs.prompts, *inputs.validation)
-        _check_domains(config.reward.path, {prompt.domain for prompt in asked} - recipes.keys())
-    left = {domain: TRIED_PROMPTS for domain, recipe in recipes.items() if recipe.rules}
-    for prompt in inputs.prompts:
-        if not any(left.values()):
-            return
-        if left.get(prompt.domain, 0) > 0:
-            left[prompt.domain] -= 1
-            apply_rules(recipes[prompt.domain], prompt, "", finished=True)
+    asked: dict[str, bool] = {}
+    for prompt in inputs.validation[: config.ppo.validation_prompts]:
+        recipe = config.ppo.rewards.get(prompt.domain)
+        ruled = recipe is not None and bool(recipe.rules)
+        golden = ruled if config.data.prompts else world_gold(prompt, "", True) is not None
+        asked[prompt.domain] = asked.get(prompt.domain, False) or golden
+    given = validation_metrics(config, asked)
+    if config.ppo.best_metric not in given:
+        raise UserError(
+            f"ppo.best_metric is {config.ppo.best_metric!r}, which the held-out prompts do not give, as those that "
+            f"validation reads are of {', '.join(sorted(asked))}; use one of {', '.join(given)}"
+        )

@@ -37,7 +37,7 @@ from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.policy import RemotePolicy
 from cool_rlhf.roles.trainer import RemoteRewardTrainer, RemoteSFTTrainer, RewardWorker, SFTWorker
 from cool_rlhf.roles.worker import ModelSpec
-from cool_rlhf.rules.loading import load_rule
+from cool_rlhf.rules.loading import load_named
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import train_sft
 from cool_rlhf.stage_data import StageData, write_pairs
@@ -128,7 +128,7 @@ class Run:
         prompts = list(self.inputs.prompts)
         random.Random(derive_seed(config.seed, "collect", "prompts")).shuffle(prompts)
         prompts = prompts[: settings.prompts]
-        label = load_rule(settings.labeller, "collect.labeller")
+        label = load_named(settings.labeller, "collect.labeller")
         self._tracker.prepare("collect", 0, "starting rollout engine")
         rollouts = self._roles.rollouts(self._checkpoints.sft)
         rollouts.wait()

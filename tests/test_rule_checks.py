@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from cool_rlhf import rule_checks
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.online import detectors
@@ -17,6 +18,8 @@ def good(messages, response, domain, answer, finished):
     return 1.0 if response == answer else 0.0
 def nan(messages, response, domain, answer, finished):
     return float("nan")
+def wordy(messages, response, domain, answer, finished):
+    return len(response.split()[0])
 def narrow(response):
     return 1.0
 """
@@ -36,7 +39,8 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
     def make(*overrides: str) -> Config:
-        return compose(["+experiment=demo", f"data.prompts=[{file}]", "collect.prompts=0", *overrides])
+        quiet = ["collect.prompts=0", "online.labeller=people"]
+        return compose(["+experiment=demo", f"data.prompts=[{file}]", *quiet, *overrides])
 
     return make
 
@@ -57,6 +61,14 @@ def test_good_rules_pass(config):
         (["ppo.rewards={math:{rules:{cool_rlhf.rules.maths\\:exact_answer:1}}}"], "add that field"),
         (["data.domain_weights={brief:0,math:0}"], "data.domain_weights leaves no prompt"),
         (["collect.prompts=5", "collect.labeller=rules_of_mine:bad"], "collect.labeller: rules_of_mine:bad"),
+        (["collect.prompts=5"], "collect.labeller: the rule cool_rlhf.demo.gold:score fails on a response to '"),
+        (["collect.prompts=5", "collect.labeller=rules_of_mine:nan", "stage=reward"], "gave nan"),
+        (
+            ["ppo.rewards={brief:{rules:{rules_of_mine\\:wordy:1}}}"],
+            "on a response to 'Hello' of domain 'brief'",
+        ),
+        (["ppo.best_metric=validation/score/format"], "ppo.best_metric is 'validation/score/format'"),
+        (["ppo.best_metric=validation/gold", "ppo.rewards={format:{rules:{rules_of_mine\\:good:1}}}"], "use one of"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_begins(config, overrides, told):
@@ -64,6 +76,75 @@ def test_what_cannot_work_is_said_before_anything_begins(config, overrides, told
         check_rules(config(*overrides))
     assert told in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+RULED = "ppo.rewards={math:{rules:{cool_rlhf.rules.maths\\:exact_answer:1}}}"
+
+
+@pytest.mark.parametrize("key", ["prompts", "validation_prompts", "test_prompts"])
+def test_rules_are_tried_on_every_prompt(config, tmp_path, key):
+    def write(name: str, *rows: dict) -> str:
+        (tmp_path / name).write_text("".join(json.dumps({"domain": "math", **row}) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    good = [{"prompt": f"1 + {number}?", "answer": number + 1} for number in range(30)]
+    files = {
+        "prompts": write("asked.jsonl", *good),
+        "validation_prompts": write("held.jsonl", {"prompt": "3 + 0?", "answer": 3}),
+        "test_prompts": write("tested.jsonl", {"prompt": "5 + 0?", "answer": 5}),
+    }
+
+    def check(*more: str) -> None:
+        check_rules(config(*(f"data.{name}=[{file}]" for name, file in files.items()), RULED, *more))
+
+    check()
+    check("stage=evaluate")
+    files[key] = write("bad.jsonl", *good, {"prompt": "7 + 7?"})
+    told = r"ppo\.rewards\.math\.rules: the rule .*:exact_answer refuses a response to '7 \+ 7\?' .* add that field"
+    with pytest.raises(UserError, match=told):
+        check()
+    if key == "test_prompts":
+        with pytest.raises(UserError, match=told):
+            check("stage=evaluate")
+        check("stage=evaluate", "evaluate.samples_per_prompt=0")
+        check("stage=reward")
+
+
+def test_a_slow_rule_is_tried_on_the_first_of_each_domain(config, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(rule_checks, "TRIED_SECONDS", 0.0)
+    domains = ["math"] * 20 + ["brief"] * 20
+    rows = [{"prompt": f"{number}?", "domain": domain, "answer": 1} for number, domain in enumerate(domains)]
+    file = tmp_path / "many.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "no answer", "domain": "math"}]))
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"prompt": "held", "domain": "math", "answer": 1}) + "\n")
+    named = [f"data.prompts=[{file}]", f"data.validation_prompts=[{held}]"]
+    check_rules(config(*named, RULED))
+    assert "exact_answer: so slow that it was not tried on 14 of 22 prompts" in caplog.text
+    with pytest.raises(UserError, match="of domain 'brief'"):
+        check_rules(config(*named, "ppo.rewards={brief:{rules:{rules_of_mine\\:nan:1}}}"))
+
+
+def test_a_rule_that_labels_in_the_place_of_people_is_tried(config, tmp_path):
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"prompt": "Hello?", "domain": "brief"}) + "\n")
+    named = ["online.labeller=rule", f"data.validation_prompts=[{held}]"]
+    with pytest.raises(UserError, match=r"annotate\.rule: the rule cool_rlhf\.demo\.gold:score fails .* 'Hello\?'"):
+        check_rules(config(*named))
+    check_rules(config(*named, "annotate.rule=cool_rlhf.rules.formats:json_object"))
+    for unasked in ("stage=ppo", "online.pairs=0", "online.prompts=0"):
+        check_rules(config(*named, unasked))
+
+
+def test_the_best_metric_may_be_one_of_a_domain_that_is_validated_on(config, tmp_path):
+    held = tmp_path / "held.jsonl"
+    rows = [{"prompt": "1 + 5?", "domain": "math", "answer": 6}, {"prompt": "Hi", "domain": "brief"}]
+    held.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    named = f"data.validation_prompts=[{held}]"
+    check_rules(config(named, "ppo.best_metric=validation/score/math"))
+    check_rules(config(named, "ppo.best_metric=validation/gold", "ppo.rewards={math:{rules:{rules_of_mine\\:good:1}}}"))
+    with pytest.raises(UserError, match=r"read.* are of (math|brief); use one of validation/score, "):
+        check_rules(config(named, "ppo.best_metric=validation/score/format", "ppo.validation_prompts=1"))
 
 
 def test_other_stages_do_not_ask_for_rules(config):

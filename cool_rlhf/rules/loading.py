@@ -5,12 +5,49 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
+from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
-from cool_rlhf.protocols import Rule, UserError
+from cool_rlhf.protocols import Conversation, Rule, UserError
+
+
+@dataclass(frozen=True)
+class NamedRule:
+    """A rule that the setting ``key`` names: whatever it cannot judge is a mistake there, a UserError that says on
+    which prompt."""
+
+    rule: Rule
+    name: str  # module:function
+    key: str
+
+    def __call__(
+        self, messages: Conversation, response: str, domain: str, answer: str | None, finished: bool, /
+    ) -> float:
+        asked = f"a response to {messages[-1]['content'][:60]!r} of domain {domain!r}"
+        try:
+            value = self.rule(messages, response, domain, answer, finished)
+        except UserError as error:
+            raise UserError(f"{self.key}: the rule {self.name} refuses {asked}: {error}") from error
+        except Exception as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise UserError(
+                f"{self.key}: the rule {self.name} fails on {asked} with {said}; mend it or name another"
+            ) from error
+        number = finite_number(value)
+        if number is None:
+            raise UserError(
+                f"{self.key}: the rule {self.name} gave {value!r} for {asked}: it must give a finite number; mend it "
+                "or name another"
+            )
+        return number
+
+
+def load_named(name: str, key: str) -> NamedRule:
+    """As :func:`load_rule`, for rules that stand in for people or are only tried."""
+    return NamedRule(load_rule(name, key), name, key)
 
 
 def load_rule(name: str, key: str) -> Rule:

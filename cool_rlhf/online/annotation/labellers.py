@@ -9,8 +9,8 @@ from typing import Protocol
 
 from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
 from cool_rlhf.online.annotation.store import Store
-from cool_rlhf.protocols import Conversation, UserError
-from cool_rlhf.rules.loading import finite_number
+from cool_rlhf.protocols import Conversation
+from cool_rlhf.rules.loading import NamedRule
 
 # (messages, response, domain, answer, finished) -> how good the response is
 Score = Callable[[Conversation, str, str, str | None, bool], float]
@@ -59,8 +59,7 @@ class RuleLabeller:
 
     def __init__(self, score: Score, name: str, *, noise: float, seed: int, least_gap: float = 0.0) -> None:
         self.name = f"rule {name}, {noise:.0%} noise (no person)"
-        self._rule = name
-        self._score = score
+        self._score = NamedRule(score, name, "annotate.rule")
         self._noise = noise
         self._seed = seed
         self._least_gap = least_gap
@@ -78,19 +77,4 @@ class RuleLabeller:
         return Verdict("first" if (first > second) != turned else "second", comment, 0.0)
 
     def _value(self, item: Item, response: Response) -> float:
-        asked = f"{item.prompt[-1]['content'][:60]!r} of domain {item.domain!r} (pair {item.id})"
-        try:
-            value = self._score(item.prompt, response.text, item.domain, item.answer, response.finished)
-        except Exception as error:
-            said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise UserError(
-                f"the rule {self._rule} fails on a response to {asked} with {said}; mend it or name another in "
-                "annotate.rule"
-            ) from error
-        number = finite_number(value)
-        if number is None:
-            raise UserError(
-                f"the rule {self._rule} gave {value!r} for a response to {asked}: it must give a finite number; mend "
-                "it or name another in annotate.rule"
-            )
-        return number
+        return self._score(item.prompt, response.text, item.domain, item.answer, response.finished)

@@ -132,19 +132,22 @@ class Inputs:
     @cached_property
     def _prompts(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         data = self.config.data
-        prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
-
-        def apart(known: set[str]) -> Sequence[Prompt]:
-            return leave_out(prompts, known, lambda prompt: prompt_key(prompt.messages), "data.prompts")
-
         system = self.config.sampling.system_prompt
-        tested = tested_prompts(data, self._reading)
-        prompts = apart({prompt_key(with_system_turn(messages, system)) for messages in tested})
+        tested = {prompt_key(with_system_turn(asked, system)) for asked in tested_prompts(data, self._reading)}
+
+        def key(prompt: Prompt) -> str:
+            return prompt_key(prompt.messages)
+
+        prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
+        prompts = leave_out(prompts, tested, key, "data.prompts")
         if data.validation_prompts:
-            held = self._mixed(self.load_prompts(data.validation_prompts))
-            return apart({prompt_key(prompt.messages) for prompt in held}), held
+            # Rounds make patches and labels of them, from which the reward model learns.
+            named = self.load_prompts(data.validation_prompts)
+            held = self._mixed(leave_out(named, tested, key, "data.validation_prompts"))
+            return leave_out(prompts, set(map(key, held)), key, "data.prompts"), held
         if not data.prompts:
-            return prompts, self.addressed(self.world.validation)
+            validation = self.addressed(self.world.validation)
+            return prompts, leave_out(validation, tested, key, "the embedded world's validation prompts")
         kept, held = split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)
         return kept, self._mixed(held)
 
@@ -154,7 +157,7 @@ class Inputs:
 
     def load_prompts(self, sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
         """Those of the user's ``sources``, as the policy is asked them."""
-        return load_prompts(sources, reading or self._reading, self.config.sampling.system_prompt)
+        return load_prompts(sources, reading or self._reading)
 
     def addressed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         """Prompts made here, as the policy is asked them: with ``sampling.system_prompt`` where there is one."""

@@ -152,9 +152,27 @@ def check_data(config: Config) -> None:
     if "preferences" in required_kinds(config) or "prompts" in required_kinds(config):
         tests = [(name.removeprefix("test_"), f"data.{name}", getattr(config.data, name)) for name in TEST_ROWS]
         _check_rows(tests, replace(Reading.of(config), domains=None))
+    if "prompts" in required_kinds(config):
+        _check_validation_left(config)
     for kind in ("prompts", "pretrain"):
         if kind in required_kinds(config):
             _check_some_left(kind, config)
+
+
+def _check_validation_left(config: Config) -> None:
+    """Of the prompts that are named for validation some are no test rows, which no stage but evaluate may see."""
+    rows = good_rows("prompts", config.data.validation_prompts, Reading.of(config), "data.validation_prompts")
+    keys = {prompt_key(row["messages"]) for row in rows}
+    if keys and keys <= _keys_of_tested(config):
+        raise UserError(
+            "data.validation_prompts leaves nothing to validate on, since every row stands in "
+            f"{' or '.join(f'data.{name}' for name in TEST_ROWS if getattr(config.data, name))} too: name other rows "
+            "in one of them"
+        )
+
+
+def _keys_of_tested(config: Config) -> set[str]:
+    return {prompt_key(messages) for messages in tested_prompts(config.data, Reading.of(config))}
 
 
 def _check_some_left(kind: str, config: Config) -> None:
@@ -171,7 +189,7 @@ def _check_some_left(kind: str, config: Config) -> None:
     named, known = [f"validation_{kind}"], set(keys(f"validation_{kind}"))
     if kind == "prompts":
         named += TEST_ROWS
-        known |= {prompt_key(messages) for messages in tested_prompts(data, reading)}
+        known |= _keys_of_tested(config)
     left = (key for key in keys(kind) if key not in known)
     first = next(left, None)
     if first is None:

@@ -52,8 +52,9 @@ class StageData:
         given, collected = self.inputs.preference_split, outputs(self.config)["collect"]
         if self.config.collect.prompts == 0 or collected.stat().st_size == 0:  # every pair may have been a tie
             return given
-        sampled = load_preferences([str(collected)], Reading.of(self.config, sampled=True))
-        return given.joined(split_pairs(sampled, validation_share(self.config), given.held))
+        reading = Reading.of(self.config, sampled=True)
+        sampled = load_preferences([str(collected)], reading)
+        return given.joined(split_pairs(sampled, validation_share(self.config), given.held, reading.system))
 
     def ppo(self, tokenizer: PreTrainedTokenizerBase, longest: int, round: int) -> Data:
         """What a round reads. Raises UserError for a prompt that leaves no room for a response in ``longest`` tokens:

@@ -161,6 +161,24 @@ def test_prompts_of_test_rows_are_not_asked_in_ppo(tmp_path: Path, caplog: pytes
         check_data(compose([*SMALL, *missing]))
 
 
+def test_prompts_of_test_rows_are_not_validated_on_either(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def write(name: str, *numbers: int) -> Path:
+        rows = ({"prompt": f"Question {number}?"} for number in numbers)
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    tested = write("tested.jsonl", 1, 2)
+    own = [*SMALL, f"data.test_prompts=[{tested}]"]
+    caplog.set_level("INFO")
+    for more in ([], ["sampling.system_prompt=Short."], [f"data.prompts=[{write('prompts.jsonl', 1, 5, 6)}]"]):
+        config = compose([*own, f"data.validation_prompts=[{write('held.jsonl', 1, 3)}]", *more])
+        check_data(config)
+        assert [prompt.messages[-1]["content"] for prompt in Inputs(config).validation] == ["Question 3?"]
+    assert "data.validation_prompts: 1 of 2 rows are left out" in caplog.text
+    with pytest.raises(UserError, match=r"data\.validation_prompts leaves nothing .* stands in data\.test_prompts too"):
+        check_data(compose([*own, f"data.validation_prompts=[{tested}]"]))
+
+
 def test_what_is_named_for_validation_is_not_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     def write(name: str, rows: list[dict]) -> Path:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -56,6 +56,44 @@ def test_sampled_responses_that_spell_special_tokens_are_learnt_from(stage_data,
     assert data.preferences().training[-1] == pair
 
 
+@pytest.mark.parametrize("own", [[], [{"role": "system", "content": "Be kind."}]])
+def test_a_system_turn_that_sampling_adds_makes_no_other_prompt_of_one(stage_data, tmp_path: Path, own: list) -> None:
+    """``own``: what the user's rows have in front, as some name the same turn there too."""
+
+    def pair(question: str, front: list[dict[str, str]]) -> dict:
+        asked = [*front, {"role": "user", "content": question}]
+        return {"prompt": asked, "chosen": "so", "rejected": "no", "domain": "brief"}
+
+    given = write(tmp_path / "given.jsonl", *(pair(f"question {number}?", own) for number in range(40)))
+    held = write(tmp_path / "held.jsonl", pair("held?", own))
+    tested = write(tmp_path / "tested.jsonl", pair("tested?", own))
+    kind = [{"role": "system", "content": "Be kind."}]
+    sampled = [
+        pair(question, kind) for question in (*(f"question {number}?" for number in range(40)), "held?", "tested?")
+    ]
+
+    def split(*overrides: str) -> tuple[set[str], set[str]]:
+        data = stage_data(
+            f"data.preferences=[{given}]",
+            f"data.test_preferences=[{tested}]",
+            f"output_dir={tmp_path}",
+            "sampling.system_prompt='Be kind.'",
+            *overrides,
+        )
+        outputs(data.config)["collect"].parent.mkdir(parents=True, exist_ok=True)
+        write(outputs(data.config)["collect"], *sampled)
+        found = data.preferences()
+        return tuple({p.chosen[-2]["content"] for p in pairs} for pairs in (found.training, found.validation))
+
+    training, validation = split("reward.validation_share=0.3")
+    assert training.isdisjoint(validation)
+    assert len(validation) > 4
+    assert "tested?" not in training | validation
+    training, validation = split(f"data.validation_preferences=[{held}]")
+    assert len(training) == 40
+    assert validation == {"held?"}
+
+
 @pytest.mark.parametrize("off", ["ppo.pretrain_coefficient=0", "ppo.pretrain_ratio=0"])
 def test_without_the_loss_on_texts_a_run_needs_none(stage_data, tmp_path: Path, off: str) -> None:
     rows = [{"prompt": f"question {number}?"} for number in range(30)]

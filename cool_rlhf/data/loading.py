@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overlo
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
-from cool_rlhf.data.messages import RowError, with_system_turn
+from cool_rlhf.data.messages import RowError, with_system_turn, without_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, load_hub, read_rows, resolve, without_split
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
@@ -45,19 +45,26 @@ class Chat(TypedDict):
 @dataclass(frozen=True)
 class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
-    rows name none, whether the rows hold sampled responses (see ``RowRules``), and what becomes of bad rows
-    (``data.bad_rows``)."""
+    rows name none, whether the rows hold sampled responses (see ``RowRules``), what becomes of bad rows
+    (``data.bad_rows``), and the ``system`` turn that prompts without one are asked with."""
 
     domains: tuple[str, ...] | None = None  # in order, as the cache of checked rows goes by what this looks like
     domain_of_source: tuple[tuple[str, str], ...] = ()
     sampled: bool = False
     bad_rows: str = "refuse"
+    system: str | None = None
 
     @classmethod
     def of(cls, config: Config, sampled: bool = False) -> Reading:
         """As a run of ``config`` reads its rows."""
         data = config.data
-        return cls(tuple(sorted(config.conditions)), tuple(sorted(data.domains.items())), sampled, data.bad_rows)
+        return cls(
+            domains=tuple(sorted(config.conditions)),
+            domain_of_source=tuple(sorted(data.domains.items())),
+            sampled=sampled,
+            bad_rows=data.bad_rows,
+            system=config.sampling.system_prompt,
+        )
 
     def rules(self, source: str) -> RowRules:
         domains = None if self.domains is None else frozenset(self.domains)
@@ -172,14 +179,13 @@ def preference_records(rows: datasets.Dataset, indices: Sequence[int]) -> Record
     return Records(chosen, record)
 
 
-def load_prompts(
-    sources: Sequence[str], reading: Reading | None = None, system_prompt: str | None = None
-) -> Sequence[Prompt]:
-    """Rows of ``prompt``, optional ``domain`` and ``answer``; prompts without a system turn get ``system_prompt`` as
-    theirs. Raises UserError as ``check_sources`` does."""
+def load_prompts(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Prompt]:
+    """Rows of ``prompt``, optional ``domain`` and ``answer``; prompts without a system turn get that of ``reading``.
+    Raises UserError as ``check_sources`` does."""
+    reading = reading or Reading()
 
     def record(row: Row) -> Prompt:
-        messages = with_system_turn(_conversation(row["messages"]), system_prompt)
+        messages = with_system_turn(_conversation(row["messages"]), reading.system)
         return Prompt(row["id"], messages, row["domain"], row["answer"])
 
     return _load("prompts", sources, reading, record)
@@ -261,12 +267,12 @@ def _generate(
     """``stamps`` is only part of the cache's key: files that changed are read again."""
     for item in _checked_rows(kind, sources, reading, key):
         if kind == "preferences":
-            yield _traced(item)
+            yield _traced(item, reading.system)
         elif item.row is not None:
             yield item.row
 
 
-def _traced(item: CheckedRow) -> Row:
+def _traced(item: CheckedRow, system: str | None) -> Row:
     """A pair with where it stands and what it is compared by; one that was left out without its conversations."""
     known = {"domain": item.domain, "source": item.source, "place": str(item.place), "reason": item.reason}
     pair = item.row
@@ -281,7 +287,8 @@ def _traced(item: CheckedRow) -> Row:
         }
         return {**nothing, **known, "prompt": "", "pair": "", "swapped": False}
     key, swapped = pair_key(pair["chosen"], pair["rejected"], pair["chosen_finished"], pair["rejected_finished"])
-    return {**pair, **known, "prompt": prompt_key(pair["chosen"][:-1]), "pair": key, "swapped": swapped}
+    asked = without_system_turn(pair["chosen"][:-1], system)
+    return {**pair, **known, "prompt": prompt_key(asked), "pair": key, "swapped": swapped}
 
 
 def _stamp(part: Path | HubName, key: str) -> str:

@@ -89,6 +89,12 @@ def with_system_turn(messages: Conversation, system: str | None) -> Conversation
     return [Message(role="system", content=system), *messages]
 
 
+def without_system_turn(messages: Conversation, system: str | None) -> Conversation:
+    """``messages`` without the turn that ``with_system_turn`` puts in front, so that a prompt is the same with it and
+    without."""
+    return messages[1:] if system is not None and messages[0] == Message(role="system", content=system) else messages
+
+
 def must_end_with_assistant(messages: Conversation, field: str) -> None:
     if messages[-1]["role"] != "assistant":
         raise RowError(field, f"ends in the {messages[-1]['role']}'s turn: it must end in the assistant's")

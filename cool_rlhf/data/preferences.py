@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from cool_rlhf.config import DataConfig
 from cool_rlhf.data.identity import is_held_out, prompt_key
 from cool_rlhf.data.loading import Reading, preference_records, preference_rows
+from cool_rlhf.data.messages import without_system_turn
 from cool_rlhf.data.splitting import tested_prompts
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.schedule import derive_seed
@@ -78,7 +79,8 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
     rows, columns = _sifted(used, reading, "data.preferences")
     held_rows, held_columns = _sifted(data.validation_preferences, reading, "data.validation_preferences")
     validation = [index for index, reason in enumerate(held_columns.reason) if not reason]
-    held = {prompt_key(messages): PROMPT_TESTED for messages in tested_prompts(data, reading)}
+    tested = tested_prompts(data, reading)
+    held = {prompt_key(without_system_turn(messages, reading.system)): PROMPT_TESTED for messages in tested}
     held |= {held_columns.prompt[index]: PROMPT_HELD_OUT for index in validation}
     training = []
     shared: list[int] = []
@@ -104,10 +106,10 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
 
 
 def split_pairs(
-    pairs: Sequence[PreferencePair], share: float, held: Mapping[str, str] | None = None
+    pairs: Sequence[PreferencePair], share: float, held: Mapping[str, str] | None = None, system: str | None = None
 ) -> PreferenceSplit:
     """Pairs that a program made, as they come: nothing is left out but what shares its prompt with ``held``, for the
-    reason given there."""
+    reason given there. Responses were sampled with the ``system`` turn, which makes no other prompt of one."""
     held = held or {}
     if not share and not held:
         return PreferenceSplit(pairs, [], {}, Counter(pair.domain for pair in pairs), Counter())
@@ -116,7 +118,7 @@ def split_pairs(
     rows, drops = Counter[str](), Drops()
     for pair in pairs:
         rows[pair.domain] += 1
-        key = prompt_key(pair.chosen[:-1])
+        key = prompt_key(without_system_turn(pair.chosen[:-1], system))
         if key in held:
             drops[pair.domain, held[key]] += 1
         else:

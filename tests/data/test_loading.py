@@ -85,7 +85,7 @@ def test_tools_turns_keep_their_names_and_others_have_none(tmp_path: Path, first
     assert [chat["messages"] for chat in load_chats([chats])] == [[*turns, SAID] for turns in dialogues]
     asked = write(tmp_path / f"prompts.{write.__name__}", *({"prompt": turns} for turns in dialogues))
     assert [prompt.messages for prompt in load_prompts([asked])] == dialogues
-    assert load_prompts([asked], system_prompt="be kind")[2].messages == TOOL_DIALOGUES["name on a later turn"]
+    assert load_prompts([asked], Reading(system="be kind"))[2].messages == TOOL_DIALOGUES["name on a later turn"]
     rows = ({"prompt": turns, "chosen": [SAID], "rejected": [OTHER]} for turns in dialogues)
     pairs = load_preferences([write(tmp_path / f"pairs.{write.__name__}", *rows)])
     assert [(pair.chosen, pair.rejected) for pair in pairs] == [([*t, SAID], [*t, OTHER]) for t in dialogues]

@@ -17,6 +17,7 @@ from cool_rlhf.config import Config, learns_from_texts
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import Reading, check_sources, good_rows
+from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.folders import round_folders
@@ -224,13 +225,14 @@ def _check_held_out(config: Config) -> None:
 
 def held_out_reading(config: Config) -> Reading:
     """How stage=evaluate reads its rows: the domains known are those of the reward model at hand. One without any
-    condition knows none, and domains then only tell rows apart."""
+    condition knows none, and domains then only tell rows apart. Prompts leave room in the SFT model at hand."""
     models = finished_models(config)
     if models is None:
         return Reading.of(config)
     prompts = conditions_of(models.reward_model)
     known = tuple(sorted(prompts)) if any(prompts.values()) else None
-    return replace(Reading.of(config), domains=known)
+    room = Room.in_checkpoint(models.sft, config) if models.sft else None
+    return replace(Reading.of(config), domains=known, room=room)
 
 
 def conditions_of(path: str) -> Mapping[str, str]:

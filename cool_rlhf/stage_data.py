@@ -17,6 +17,7 @@ from cool_rlhf.config import Config, learns_from_texts, validation_share
 from cool_rlhf.data.chat import encode_prompt
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
+from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import spread
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
@@ -24,6 +25,7 @@ from cool_rlhf.inputs import Inputs, world_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
 from cool_rlhf.ppo.collaborators import Data
+from cool_rlhf.preflight import required_kinds
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
@@ -75,12 +77,14 @@ class StageData:
 
     def fresh_base(self, folder: Path) -> str:
         """Random weights of the configured shape in ``folder``, with a tokenizer of its own or trained on the run's
-        texts."""
+        texts. Raises UserError for a prompt that leaves no room for a response."""
         model = self.config.model
         if model.tokenizer is not None:
             tokenizer = load_tokenizer(model.tokenizer)
         else:
             tokenizer = train_tokenizer(self.inputs.texts(), model.vocab_size)
+            if "prompts" in required_kinds(self.config):  # until now some could only be told from their words
+                check_room(tokenizer, chain(self.inputs.prompts, self.inputs.validation), model.max_positions)
         fresh = fresh_causal_lm(model, tokenizer, derive_seed(self.config.seed, "weights"))
         save_checkpoint(
             folder,
@@ -104,14 +108,15 @@ class StageData:
 
 def check_room(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], longest: int) -> None:
     """Raise UserError where a prompt leaves no room for a response in ``longest`` tokens."""
-    lengths = {prompt.id: len(encode_prompt(tokenizer, prompt.messages)) for prompt in prompts}
-    full = {id: length for id, length in lengths.items() if length >= longest}
+    long = {prompt.id: prompt.messages for prompt in prompts if may_fill(prompt.messages, longest)}
+    lengths = ((messages[-1]["content"], len(encode_prompt(tokenizer, messages))) for messages in long.values())
+    full = [(text, length) for text, length in lengths if length >= longest]
     if full:
-        id, length = next(iter(full.items()))
+        text, length = full[0]
         others = f" (it is one of {len(full)} such prompts)" if len(full) > 1 else ""
         raise UserError(
-            f"prompt {id} has {length} tokens, which leaves no room for a response in the model's {longest}{others}: "
-            "drop it or raise model.max_positions"
+            f"the prompt that begins with {text[:60]!r} has {length} tokens, which leaves no room for a response in "
+            f"the model's {longest}{others}: drop it or raise model.max_positions"
         )
 
 

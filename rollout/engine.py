@@ -148,8 +148,8 @@ class RolloutEngine:
         room = self._max_length - length
         if room < 1:
             raise UserError(
-                f"prompt {prompt.id} has {length} tokens, which leaves no room for a response in the model's "
-                f"{self._max_length}: drop it or raise model.max_positions"
+                f"the prompt that begins with {prompt.messages[-1]['content'][:60]!r} has {length} tokens, which "
+                f"leaves no room for a response in the model's {self._max_length}: drop it or raise model.max_positions"
             )
         return SamplingParams(
             temperature=sampling.temperature,

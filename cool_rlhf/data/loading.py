@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast, overlo
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.messages import RowError, with_system_turn, without_system_turn
+from cool_rlhf.data.room import Room
 from cool_rlhf.data.rows import DEFAULT_DOMAIN, PARSERS, Row, RowRules, SameResponseError
 from cool_rlhf.data.sources import HubName, Place, UnreadableRow, load_hub, read_rows, resolve, without_split
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
@@ -46,13 +47,15 @@ class Chat(TypedDict):
 class Reading:
     """How rows are read: the ``domains`` that have a condition (None accepts any), the domain of each source whose
     rows name none, whether the rows hold sampled responses (see ``RowRules``), what becomes of bad rows
-    (``data.bad_rows``), and the ``system`` turn that prompts without one are asked with."""
+    (``data.bad_rows``), the ``system`` turn that prompts without one are asked with, and the ``room`` that they and a
+    response have (None: any length will do)."""
 
     domains: tuple[str, ...] | None = None  # in order, as the cache of checked rows goes by what this looks like
     domain_of_source: tuple[tuple[str, str], ...] = ()
     sampled: bool = False
     bad_rows: str = "refuse"
     system: str | None = None
+    room: Room | None = None
 
     @classmethod
     def of(cls, config: Config, sampled: bool = False) -> Reading:
@@ -64,13 +67,17 @@ class Reading:
             sampled=sampled,
             bad_rows=data.bad_rows,
             system=config.sampling.system_prompt,
+            room=Room.of(config),
         )
 
     def rules(self, source: str) -> RowRules:
         domains = None if self.domains is None else frozenset(self.domains)
         named = dict(self.domain_of_source)
         domain = named.get(source) or named.get(without_split(source), DEFAULT_DOMAIN)
-        return RowRules(domains, domain, self.sampled)
+        return RowRules(domains, domain, self.sampled, self._full)
+
+    def _full(self, messages: Conversation) -> str | None:
+        return None if self.room is None else self.room.problem(with_system_turn(messages, self.system))
 
     def drops_bad(self, part: Path | HubName) -> bool:
         """Whether bad rows of a file or set are left out."""

@@ -50,11 +50,13 @@ class RowRules:
 
     ``domains``: the names that have a condition; None accepts any. ``domain``: of rows that name none.
     ``sampled``: the rows hold sampled responses, which are taken as they are (:func:`checked_response`).
+    ``full``: what is wrong with a prompt that leaves no room for a response; None for others.
     """
 
     domains: frozenset[str] | None = None
     domain: str = DEFAULT_DOMAIN
     sampled: bool = False
+    full: Callable[[Conversation], str | None] = lambda messages: None
 
 
 def nearest(name: str, known: Collection[str]) -> str | None:
@@ -79,6 +81,9 @@ def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, ("prompt", "domain", "answer"))
     is_pair = row.get("prompt") is None and row.get("chosen") is not None and row.get("rejected") is not None
     messages = _dialogues(row, rules)[0][:-1] if is_pair else _prompt(_required(row, "prompt"))
+    problem = rules.full(messages)
+    if problem:
+        raise RowError("chosen" if is_pair else "prompt", problem)
     domain = checked_domain(row, rules)
     return {"id": prompt_id(messages, domain), "messages": messages, "domain": domain, "answer": _answer(row)}
 

@@ -1,0 +1,80 @@
+"""What is found out of models and prompts before anything is trained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cool_rlhf.compose import compose
+from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.inputs import Inputs
+from cool_rlhf.preflight import check_data
+from cool_rlhf.protocols import UserError
+from cool_rlhf.stage_data import StageData
+
+SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts", "pretrain"))]
+POSITIONS = 200
+
+
+def write(path: Path, *rows: dict) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """What is read of a checkpoint before it is loaded: its tokenizer and its config."""
+    folder = tmp_path / "model"
+    train_tokenizer(["why is it so? " * 9], 640).save_pretrained(folder)
+    fields = {"model_type": "internlm2", "vocab_size": 640, "max_position_embeddings": POSITIONS}
+    (folder / "config.json").write_text(json.dumps(fields))
+    return folder
+
+
+@pytest.mark.parametrize("key", ["prompts", "validation_prompts", "test_prompts"])
+@pytest.mark.parametrize("path", ["model.path", "sft.path"])
+def test_a_prompt_that_leaves_no_room_is_a_bad_row(model: Path, tmp_path: Path, key: str, path: str) -> None:
+    good, full = "why is it so? " * 20, "why is it so? " * 60  # the first has more letters than the model positions
+    files = {
+        "prompts": write(tmp_path / "asked.jsonl", {"prompt": "who?"}, {"prompt": "how?"}),
+        "validation_prompts": write(tmp_path / "held.jsonl", {"prompt": "when?"}),
+    }
+    files[key] = write(tmp_path / "rows.jsonl", {"prompt": "why?"}, {"prompt": full}, {"prompt": good})
+    own = [*SMALL, f"{path}={model}", *(f"data.{name}=[{file}]" for name, file in files.items())]
+    told = rf"data\.{key}: .*rows\.jsonl, row 2: field `prompt` has \d+ tokens, which leaves no room .* 200 tokens"
+    with pytest.raises(UserError, match=told):
+        check_data(compose(own))
+    config = compose([*own, "data.bad_rows=drop"])
+    check_data(config)
+    inputs = Inputs(config)
+    if key != "test_prompts":
+        asked = {prompt.messages[-1]["content"] for prompt in (*inputs.prompts, *inputs.validation)}
+        assert good in asked
+        assert full not in asked
+    with pytest.raises(UserError, match="leaves no room"):
+        check_data(compose([*own, f"sampling.system_prompt='{'why? ' * POSITIONS}'"]))
+
+
+def test_evaluation_goes_by_the_models_at_hand(model: Path, tmp_path: Path) -> None:
+    tested = write(tmp_path / "tested.jsonl", {"prompt": "why?"}, {"prompt": "why is it so? " * 60})
+    own = [*SMALL, "stage=evaluate", f"output_dir={tmp_path}", f"reward.path={model}", f"data.test_prompts=[{tested}]"]
+    with pytest.raises(UserError, match=r"data\.test_prompts: .*row 2: field `prompt` has \d+ tokens"):
+        check_data(compose([*own, f"sft.path={model}"]))
+    check_data(compose([*own, f"sft.path={model}", "data.bad_rows=drop"]))
+
+
+def test_of_fresh_weights_words_are_counted_before_there_is_a_tokenizer(tmp_path: Path) -> None:
+    def config(text: str):
+        asked = write(tmp_path / "asked.jsonl", {"prompt": "why?"}, {"prompt": text}, {"prompt": "who?"})
+        held = write(tmp_path / "held.jsonl", {"prompt": "when?"})
+        return compose([*SMALL, f"data.prompts=[{asked}]", f"data.validation_prompts=[{held}]"])
+
+    positions = config("").model.max_positions
+    with pytest.raises(UserError, match=rf"row 2: field `prompt` has {positions} words, which leaves no room"):
+        check_data(config("a " * positions))
+    made = config("ab " * (positions // 2) + "abcdefgh" * positions)
+    check_data(made)
+    with pytest.raises(UserError, match=r"the prompt that begins with 'ab ab .* leaves no room"):
+        StageData(made, Inputs(made)).fresh_base(tmp_path / "base")

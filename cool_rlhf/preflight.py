@@ -57,10 +57,12 @@ def check_models(config: Config) -> None:
     """Every model that the stage loads is there; one from the Hub has to be within reach."""
     if config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is not None:
         _check_model("model.path", config.model.path)
-    samples = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
-    if (config.stage in _NEEDS_SFT or samples) and config.sft.path is not None:
+    evaluates = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
+    if (config.stage in _NEEDS_SFT or evaluates) and config.sft.path is not None:
         key = "model.path" if config.sft.path == config.model.path else "sft.path"
         _check_model(key, config.sft.path)
+        if evaluates or config.stage in NEEDS_PPO or collects(config):
+            _check_speaks(config.sft.path)
     if config.stage in (*NEEDS_REWARD, "evaluate") and config.reward.path is not None:
         _check_model("reward.path", config.reward.path)
     if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
@@ -295,6 +297,14 @@ def _check_model(key: str, path: str) -> None:
     if not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
         raise UserError(f"{key}: there is no folder {path}")
     _check_hub_model(key, path)
+
+
+def _check_speaks(path: str) -> None:
+    """The checkpoint in a folder knows the chat tokens, so that it can be sampled from untrained."""
+    if Path(path).is_dir():
+        from cool_rlhf.models.loading import check_vocabulary, load_tokenizer  # late: it imports torch
+
+        check_vocabulary(path, load_tokenizer(path))
 
 
 def _check_hub_model(key: str, name: str) -> None:

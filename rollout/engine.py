@@ -17,13 +17,18 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.outputs import RequestOutput
 
 from cool_rlhf.data.chat import TURN_END, decode_response, encode_prompt, token_id
-from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence, stored_weights
+from cool_rlhf.models.loading import (
+    check_vocabulary,
+    checkpoint_folder,
+    load_tokenizer,
+    longest_sequence,
+    stored_weights,
+)
 from cool_rlhf.protocols import Portion, Prompt, Rollout, StaleWeightsError, UserError
 from rollout.settings import EngineSettings, Sampling
 
@@ -46,12 +51,7 @@ class RolloutEngine:
         special = {token.content: id for id, token in self._tokenizer.added_tokens_decoder.items() if token.special}
         self._stops += [special[stop] for stop in settings.stop if stop in special]
         self._stop_texts = [stop for stop in settings.stop if stop not in special]
-        fields, _ = PreTrainedConfig.get_config_dict(str(path))
-        if len(self._tokenizer) > fields.get("vocab_size", len(self._tokenizer)):
-            raise UserError(
-                f"{path} has no rows for the chat tokens that its tokenizer lacks: train SFT from it (model.path) "
-                "rather than sample from it as it is"
-            )
+        check_vocabulary(path, self._tokenizer)
         self._max_length = longest_sequence(path, settings.max_length)
         self._version: int | None = version
         on_gpu = torch.cuda.is_available()

@@ -6,11 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from cool_rlhf.compose import compose
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.inputs import Inputs
-from cool_rlhf.preflight import check_data
+from cool_rlhf.preflight import check_data, check_models
 from cool_rlhf.protocols import UserError
 from cool_rlhf.stage_data import StageData
 
@@ -78,3 +80,24 @@ def test_of_fresh_weights_words_are_counted_before_there_is_a_tokenizer(tmp_path
     check_data(made)
     with pytest.raises(UserError, match=r"the prompt that begins with 'ab ab .* leaves no room"):
         StageData(made, Inputs(made)).fresh_base(tmp_path / "base")
+
+
+def test_a_checkpoint_without_room_for_the_chat_tokens_is_not_sampled_from(tmp_path: Path) -> None:
+    vocabulary = {letter: index for index, letter in enumerate(["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
+    folder = tmp_path / "llama"
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+
+    def check(rows: int, *overrides: str) -> None:
+        (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": rows}))
+        check_models(compose([*SMALL, f"sft.path={folder}", "collect.prompts=0", *overrides]))
+
+    full = len(vocabulary)
+    for stage in ("stage=ppo", "stage=pipeline", "stage=evaluate"):
+        with pytest.raises(UserError, match=r"llama has no rows for the chat tokens .* \(model\.path\)"):
+            check(full, stage)
+    with pytest.raises(UserError, match="no rows for the chat tokens"):
+        check(full, "stage=reward", "collect.prompts=5")
+    check(full, "stage=reward")
+    check(full + 3, "stage=ppo")

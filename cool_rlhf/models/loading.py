@@ -31,6 +31,7 @@ from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
 from cool_rlhf.protocols import UserError
 
 __all__ = [
+    "check_vocabulary",
     "checkpoint_folder",
     "fresh_causal_lm",
     "has_scalar_head",
@@ -146,6 +147,17 @@ def longest_sequence(path: str | Path, asked: int) -> int:
     # Asked of the family's config, which knows the number whatever the family calls it: n_positions in GPT-2.
     positions = getattr(_read_config(str(path)), "max_position_embeddings", None)
     return asked if positions is None else min(asked, positions)
+
+
+def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError where the embedding of the checkpoint at ``path`` lacks rows for the chat tokens that
+    ``load_tokenizer`` adds to its tokenizer: it only grows in training."""
+    fields, _ = PreTrainedConfig.get_config_dict(str(path))
+    if len(tokenizer) > fields.get("vocab_size", len(tokenizer)):
+        raise UserError(
+            f"{path} has no rows for the chat tokens that its tokenizer lacks: train SFT from it (model.path) rather "
+            "than sample from it as it is"
+        )
 
 
 def has_scalar_head(path: str | Path) -> bool:

@@ -109,8 +109,8 @@ def _evaluated(inputs: Inputs) -> Iterable[Prompt]:
 
 
 def _tested(inputs: Inputs) -> Iterable[Prompt]:
-    reading = replace(held_out_reading(inputs.config), domains=None)
-    return inputs.load_prompts(inputs.config.data.test_prompts, reading)
+    sources = inputs.config.data.test_prompts
+    return inputs.load_prompts(sources, replace(held_out_reading(inputs.config), domains=None)) if sources else []
 
 
 def _try(use: _Use, inputs: Inputs) -> None:

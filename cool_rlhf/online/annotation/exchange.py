@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from cool_rlhf.data.loading import Reading, preference_records, preference_rows
 from cool_rlhf.data.messages import RowError, kind_of
 from cool_rlhf.data.rows import RowRules, checked_domain
 from cool_rlhf.online.annotation.arrived import label_row, labelled
-from cool_rlhf.online.annotation.items import Item, Kind, Label, Response, Winner, parse_item
+from cool_rlhf.online.annotation.items import PEOPLE, Item, Kind, Label, Response, Winner, parse_item
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.tracking.rows import write_atomically
@@ -34,6 +35,8 @@ LABEL_STUDIO_CONFIG = """\
 </View>
 """
 
+_ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
+_MACHINES: tuple[Kind, ...] = ("rule", "judge")
 _SELECTED: Mapping[str, Winner] = {"left": "first", "right": "second"}
 _SIDES: Mapping[Winner, str] = {"first": "left", "second": "right"}
 
@@ -59,8 +62,8 @@ def import_trl(store: Store, path: Path, annotator: str, round: int = 0, domains
 
 
 def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
-    """Write every item of ``since_round`` and later as a task with its labels as annotations; returns how many tasks.
-    The project's labelling interface is LABEL_STUDIO_CONFIG."""
+    """Write every item of ``since_round`` and later as a task, with people's labels as annotations and those of rules
+    and judges as predictions; returns how many tasks. The project's labelling interface is LABEL_STUDIO_CONFIG."""
     labels: dict[str, list[Label]] = {}
     for label in store.labels(since_round):
         labels.setdefault(label.item, []).append(label)
@@ -70,10 +73,13 @@ def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
 
 
 def import_label_studio(store: Store, path: Path, domains: Collection[str] | None = None) -> int:
-    """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label of the one who
-    completed it; returns how many labels were kept. An annotator whom the store knows by name is that one; others are
-    what the task says they are, else of kind import. An error leaves the store as it was. Raises UserError naming task
-    and field of a bad one, and an annotator who has labelled a pair otherwise."""
+    """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label; returns how many
+    labels were kept. What was exported here names its annotator, whom Label Studio may have replaced by the one who
+    imported it there; another annotation is of the one who completed it, of kind import unless the store knows the
+    name. Predictions count where they were exported here. An error leaves the store as it was.
+
+    Raises UserError naming task and field of a bad one, a domain that is none of ``domains`` (None: any will do), and
+    an annotator who has labelled a pair otherwise."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -87,8 +93,13 @@ def import_label_studio(store: Store, path: Path, domains: Collection[str] | Non
         try:
             items.append(_item_of_task(task, rules))
             for annotation in task.get("annotations") or []:
-                verdict, name = _verdict(annotation), _completed_by(annotation)
-                labels.append(_Given(name, _kind_of(name, task["data"]), items[-1], *verdict))
+                verdict = _verdict(annotation)
+                name, kind = _annotator(annotation, PEOPLE) or (_completed_by(annotation), "import")
+                labels.append(_Given(name, kind, items[-1], *verdict))
+            for prediction in task.get("predictions") or []:
+                if (named := _annotator(prediction, _MACHINES)) is not None:
+                    winner, comment, _ = _verdict(prediction)
+                    labels.append(_Given(*named, items[-1], winner, comment))
         except RowError as error:
             raise UserError(f"{path}, task {number}: {error}") from error
     return _keep(store, items, labels)
@@ -135,7 +146,6 @@ def _item_of(pair: PreferencePair, round: int) -> Item:
 
 
 def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
-    """``annotators`` says of what kind each is: Label Studio gives a task's data back as it got them."""
     spoken = "\n\n".join(f"{turn['role']}: {turn['content']}" for turn in item.prompt)
     responses = [asdict(item.first), asdict(item.second)]
     data = {
@@ -146,12 +156,27 @@ def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
         "domain": item.domain,
         "round": item.round,
         "item": {"prompt": item.prompt, "responses": responses, "answer": item.answer},
-        "annotators": {label.annotator: label.kind for label in labels},
     }
-    return {"data": data, "annotations": [_annotation(label) for label in labels]}
+    return {
+        "data": data,
+        "annotations": [_annotation(label) for label in labels if label.kind in PEOPLE],
+        "predictions": [
+            {"model_version": label.annotator, "result": _result(label)}
+            for label in labels
+            if label.kind in _MACHINES and label.winner != "skip"
+        ],
+    }
 
 
 def _annotation(label: Label) -> dict[str, Any]:
+    """Label Studio takes an address of one of its users alone for who completed it, and refuses the file otherwise."""
+    by = {"completed_by": {"email": label.annotator}} if _ADDRESS.fullmatch(label.annotator) else {}
+    skipped = label.winner == "skip"
+    return {**by, "was_cancelled": skipped, "lead_time": label.seconds, "result": _result(label)}
+
+
+def _result(label: Label) -> list[dict[str, Any]]:
+    """``meta`` says whose label it is: of all that is said of an annotation, Label Studio leaves this as it is."""
     result: list[dict[str, Any]] = []
     if label.winner in _SIDES:
         value = {"selected": _SIDES[label.winner]}
@@ -159,15 +184,10 @@ def _annotation(label: Label) -> dict[str, Any]:
     elif label.winner != "skip":
         choice = {"choices": [label.winner]}
         result.append({"from_name": "neither", "to_name": "text1", "type": "choices", "value": choice})
-    if label.comment:
-        text = {"text": [label.comment]}
+    if label.comment or not result:
+        text = {"text": [label.comment] if label.comment else []}
         result.append({"from_name": "comment", "to_name": "text1", "type": "textarea", "value": text})
-    return {
-        "completed_by": {"email": label.annotator},
-        "was_cancelled": label.winner == "skip",
-        "lead_time": label.seconds,
-        "result": result,
-    }
+    return [{**part, "meta": {"annotator": label.annotator, "kind": label.kind}} for part in result]
 
 
 def _item_of_task(task: Any, rules: RowRules) -> Item:
@@ -222,8 +242,14 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
     return f"annotator {who}" if isinstance(who, int) else str(who or "unknown annotator")
 
 
-def _kind_of(name: str, data: Mapping[str, Any]) -> Kind:
-    """What the task says of the annotator ``name``; what it does not say, or says wrongly, is import."""
-    said = data.get("annotators")
-    kind = said.get(name) if isinstance(said, Mapping) else None
-    return next((known for known in get_args(Kind) if known == kind), "import")
+def _annotator(given: Any, kinds: Collection[Kind]) -> tuple[str, Kind] | None:
+    """Name and kind of whose label it was when it was exported here; None where it was not, and where they are none of
+    ``kinds``: a person who takes over a rule's prediction takes its ``meta`` over too, but has judged."""
+    results = given.get("result") if isinstance(given, Mapping) else None
+    for result in results or []:
+        meta = result.get("meta") if isinstance(result, Mapping) else None
+        name, said = (meta.get("annotator"), meta.get("kind")) if isinstance(meta, Mapping) else (None, None)
+        kind = next((known for known in kinds if known == said), None)
+        if isinstance(name, str) and name.strip() and kind is not None:
+            return name, kind
+    return None

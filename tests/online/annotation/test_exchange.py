@@ -100,13 +100,69 @@ def test_rules_and_judges_stay_what_they_are(
     assert other.agreement() == full.agreement()
 
 
-@pytest.mark.parametrize("annotators", [None, 3, {}, {"b@x.example": "robot"}, {"b@x.example": ["person"]}])
-def test_whoever_is_not_known_is_an_import(other: Store, tmp_path: Path, annotators: object) -> None:
-    annotation = {"completed_by": {"email": "b@x.example"}, "was_cancelled": True, "lead_time": None}
-    task = {"data": {"prompt": "q", "text1": "a", "text2": "b", "annotators": annotators}, "annotations": [annotation]}
+def as_label_studio_gives_it_back(path: Path) -> None:
+    """Everything is completed by user 1, who imported it, and has ids."""
+    tasks = json.loads(path.read_text(encoding="utf-8"))
+    for number, task in enumerate(tasks):
+        task["id"] = number
+        for place, note in enumerate(task["annotations"]):
+            note |= {"id": 10 * number + place, "completed_by": 1}
+    path.write_text(json.dumps(tasks), encoding="utf-8")
+
+
+def test_whoever_imports_into_label_studio_does_not_become_the_annotator(
+    full: Store, other: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    full.record(item(0).id, full.annotator("some rule", "rule"), "second")
+    full.record(item(0).id, full.annotator("ada@x.example"), "tie")
+    path = tmp_path / "tasks.json"
+    export_label_studio(full, path)
+    as_label_studio_gives_it_back(path)
+    assert import_label_studio(full, path) == 0, "the store has them all"
+    import_label_studio(other, path)
+    assert sorted(map(str, other.labels())) == sorted(map(str, full.labels())), "skips too"
+
+
+def test_label_studio_takes_what_is_exported(full: Store, item: Callable[..., Item], tmp_path: Path) -> None:
+    """Addresses alone are named as users, and nobody but people has annotated."""
+    full.record(item(0).id, full.annotator("rule length (no person)", "rule"), "tie")
+    full.record(item(0).id, full.annotator("ada@x.example"), "tie")
+    export_label_studio(full, tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    task = next(task for task in tasks if task["data"]["text1"] == "good answer 0")
+    assert [note.get("completed_by") for note in task["annotations"]] == [None, None, {"email": "ada@x.example"}]
+    (prediction,) = task["predictions"]
+    assert prediction["model_version"] == "rule length (no person)"
+    assert prediction["result"][0]["value"] == {"choices": ["tie"]}
+
+
+def test_a_person_who_takes_a_prediction_over_has_judged(
+    full: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    full.record(item(5).id, full.annotator("some rule", "rule"), "first")
+    export_label_studio(full, tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    (predicted,) = [task for task in tasks if task["predictions"]]
+    taken = {"completed_by": {"email": "eve@x.example"}, "result": predicted["predictions"][0]["result"]}
+    predicted["annotations"].append(taken)
+    predicted["predictions"].append(3)  # some versions give numbers
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
+    assert import_label_studio(full, tmp_path / "tasks.json") == 1
+    assert (full.labels()[-1].annotator, full.labels()[-1].kind) == ("eve@x.example", "import")
+
+
+@pytest.mark.parametrize(
+    "meta", [None, 3, {}, {"annotator": "Ada", "kind": "robot"}, {"annotator": 3, "kind": "person"}]
+)
+def test_whoever_is_not_known_is_an_import(other: Store, tmp_path: Path, meta: object) -> None:
+    result = {"type": "textarea", "value": {"text": ["what?"]}, "meta": meta}
+    by = {"email": "b@x.example"}
+    annotation = {"completed_by": by, "was_cancelled": True, "lead_time": None, "result": [result]}
+    task = {"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [annotation]}
     (tmp_path / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
     import_label_studio(other, tmp_path / "tasks.json")
-    assert [(label.kind, label.seconds) for label in other.labels()] == [("import", 0.0)]
+    (label,) = other.labels()
+    assert (label.annotator, label.kind, label.seconds) == ("b@x.example", "import", 0.0)
 
 
 def test_an_import_that_fails_leaves_nothing_behind(

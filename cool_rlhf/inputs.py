@@ -23,7 +23,7 @@ from cool_rlhf.data.splitting import hold_out_texts, leave_out, split_by_prompt,
 from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
-from cool_rlhf.demo.world import World, generate
+from cool_rlhf.demo.world import World
 from cool_rlhf.instructions import Instruction, make_instructions
 from cool_rlhf.ppo.rewards import Recipe, apply_rules
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
@@ -51,7 +51,10 @@ class Inputs:
         sizes = self.config.data.world
         if sizes is None:
             raise UserError("the embedded world is off (data.world is null), and the stage needs rows: name your own")
-        return generate(sizes, self.config.seed)
+        world = World(sizes, self.config.seed)
+        for questions in ("prompts", "validation", "test"):  # asks for more than there are: before anything is trained
+            getattr(world, questions)
+        return world
 
     @cached_property
     def chats(self) -> Sequence[Chat]:

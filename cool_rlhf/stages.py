@@ -278,7 +278,7 @@ class Run:
         name = f"ppo_{round}"
         if self._begin(name) is None:
             return
-        snapshot, start = saved_start(self._state, name, self._outputs[name])
+        snapshot, start = saved_start(self._state, name, self.output / f"rounds/{round}/policy")
         self._tracker.prepare("ppo", round, "reading prompts and texts")
         told = self._checkpoints.described_start(round)
         logger.info(told)

@@ -10,6 +10,7 @@ import random
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import cycle, islice
 from typing import Literal, TypedDict
 
@@ -41,43 +42,71 @@ class Chat(TypedDict):
 
 @dataclass(frozen=True)
 class World:
-    """Everything a run of the pipeline needs. Lists mix the domains evenly."""
+    """Everything a run of the pipeline needs, from one seed. Lists mix the domains evenly.
 
-    sft: list[Chat]
-    preferences: list[PreferencePair]  # labels err with the configured noise
-    prompts: list[Prompt]
-    validation: list[Prompt]
-    test: list[Prompt]
-    preference_validation: list[PreferencePair]  # gold labels without noise, on questions of the validation split
-    preference_test: list[PreferencePair]  # the same on questions of the test split
-    opposed_test: list[PreferencePair]  # the same, each pair of answers once under brief and once under thorough
-    pretrain: list[str]
-    pretrain_heldout: list[str]
+    Each part has its own random stream, so changing one size leaves the others alone, and is made when it is first
+    asked for: few stages read all of them. Raises UserError then, where there are not as many questions as asked for.
+    """
+
+    sizes: WorldConfig
+    seed: int
+
+    @cached_property
+    def sft(self) -> list[Chat]:
+        return list(islice(_chats(self._stream("sft")), self.sizes.sft))
+
+    @cached_property
+    def preferences(self) -> list[PreferencePair]:
+        """Their labels err with the configured noise."""
+        pairs = _preferences(self._stream("preferences"), self.sizes.label_noise)
+        return list(islice(pairs, self.sizes.preferences))
+
+    @cached_property
+    def prompts(self) -> list[Prompt]:
+        return _prompts("train", self.sizes.prompts, self._stream("prompts"))
+
+    @cached_property
+    def validation(self) -> list[Prompt]:
+        return _prompts("validation", self.sizes.validation, self._stream("validation"))
+
+    @cached_property
+    def test(self) -> list[Prompt]:
+        return _prompts("test", self.sizes.test, self._stream("test"))
+
+    @cached_property
+    def preference_validation(self) -> list[PreferencePair]:
+        """Gold labels without noise, on questions of the validation split."""
+        return _clear_pairs("validation", VALIDATION_PAIRS, self._stream("preference validation"))
+
+    @cached_property
+    def preference_test(self) -> list[PreferencePair]:
+        """The same on questions of the test split."""
+        return _clear_pairs("test", TEST_PAIRS, self._stream("preference test"))
+
+    @cached_property
+    def opposed_test(self) -> list[PreferencePair]:
+        """The same, each pair of answers once under brief and once under thorough."""
+        return _opposed_pairs(self._stream("opposed test"))
+
+    @property
+    def pretrain(self) -> list[str]:
+        return self._passages[: self.sizes.pretrain]
+
+    @property
+    def pretrain_heldout(self) -> list[str]:
+        return self._passages[self.sizes.pretrain :]
+
+    @cached_property
+    def _passages(self) -> list[str]:
+        count = self.sizes.pretrain
+        return _distinct_passages(self._stream("pretrain"), count + max(1, count // 10))
+
+    def _stream(self, part: str) -> random.Random:
+        return random.Random(f"{part} {self.seed}")
 
 
 def split_of(question: str) -> Split:
     return _BUCKETS.get(zlib.crc32(question.encode()) % 20, "train")
-
-
-def generate(sizes: WorldConfig, seed: int) -> World:
-    """The world of ``seed``; each part has its own random stream, so changing one size leaves the others alone."""
-
-    def stream(part: str) -> random.Random:
-        return random.Random(f"{part} {seed}")
-
-    texts = _distinct_passages(stream("pretrain"), sizes.pretrain + max(1, sizes.pretrain // 10))
-    return World(
-        sft=list(islice(_chats(stream("sft")), sizes.sft)),
-        preferences=list(islice(_preferences(stream("preferences"), sizes.label_noise), sizes.preferences)),
-        prompts=_prompts("train", sizes.prompts, stream("prompts")),
-        validation=_prompts("validation", sizes.validation, stream("validation")),
-        test=_prompts("test", sizes.test, stream("test")),
-        preference_validation=_clear_pairs("validation", VALIDATION_PAIRS, stream("preference validation")),
-        preference_test=_clear_pairs("test", TEST_PAIRS, stream("preference test")),
-        opposed_test=_opposed_pairs(stream("opposed test")),
-        pretrain=texts[: sizes.pretrain],
-        pretrain_heldout=texts[sizes.pretrain :],
-    )
 
 
 def draw(domain: Domain, split: Split, rng: random.Random) -> Task:

@@ -19,7 +19,7 @@ from typing import Any
 from plants import PLANTS, Plant, is_found_as
 
 from cool_rlhf.compose import compose
-from cool_rlhf.demo.world import Chat, World, generate
+from cool_rlhf.demo.world import Chat, World
 from cool_rlhf.protocols import Conversation, Message, PreferencePair
 
 HERE = Path(__file__).parent
@@ -127,7 +127,7 @@ def world_of(overrides: Sequence[str], seed: int) -> World:
     with COMPOSING:
         sizes = compose(overrides).data.world
     assert sizes is not None
-    return generate(sizes, seed)
+    return World(sizes, seed)
 
 
 def write_pairs(folder: Path, job: Job, overrides: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from cool_rlhf.config import WorldConfig
 from cool_rlhf.demo.tokenizer import LAST_TOKENS, train_tokenizer
-from cool_rlhf.demo.world import generate
+from cool_rlhf.demo.world import World
 from cool_rlhf.protocols import UserError
 
 CHAT = [{"role": "user", "content": "What is 4 + 5?"}, {"role": "assistant", "content": "That is 4 + 5 = 9."}]
@@ -13,7 +13,7 @@ CHAT = [{"role": "user", "content": "What is 4 + 5?"}, {"role": "assistant", "co
 
 @pytest.fixture(scope="module")
 def texts() -> list[str]:
-    world = generate(WorldConfig(sft=1500, preferences=1, prompts=6, validation=6, test=6, pretrain=200), 1)
+    world = World(WorldConfig(sft=1500, preferences=1, prompts=6, validation=6, test=6, pretrain=200), 1)
     return [turn["content"] for chat in world.sft for turn in chat["messages"]] + world.pretrain
 
 

@@ -172,13 +172,14 @@ def test_more_iterations_and_rounds_go_on_from_the_last_step(
     new = [(row["stage"], row["round"], row["step"]) for row in after[len(taken_over) :]]
     assert new[:2] == [("ppo", 0, 4), ("online", 0, 1)], "what came after PPO is made again"
     order = list(dict.fromkeys((stage, round) for stage, round, _ in new))
-    assert order == [("ppo", 0), ("online", 0), ("reward", 1), ("ppo", 1), ("online", 1), ("reward", 2)]
+    assert order[:5] == [("ppo", 0), ("online", 0), ("reward", 1), ("ppo", 1), ("online", 1)]
+    assert order[5:] in ([("reward", 2)], []), "nothing where the second round brought nothing new"
     policies = [(copied_run / name / "model.safetensors").read_bytes() for name in ("rounds/1/policy", "chat_model")]
     assert policies[0] == policies[1]
-    judges = [copied_run / name / "model.safetensors" for name in ("rounds/0/reward_model", "rounds/1/reward_model")]
-    assert (
-        judges[0].read_bytes() != judges[1].read_bytes() != (copied_run / "reward_model/model.safetensors").read_bytes()
-    )
+    names = ("rounds/0/reward_model", "rounds/1/reward_model", "reward_model")
+    first, second, last = ((copied_run / name / "model.safetensors").read_bytes() for name in names)
+    assert first != second
+    assert (second != last) == bool(order[5:])
 
 
 def test_finished_models_replace_their_stages(smoke_run: Path, tmp_path: Path, command: Any, rows: Any) -> None:

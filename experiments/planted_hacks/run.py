@@ -33,6 +33,7 @@ RUN = (
     "data.world.preferences=12000",
     "collect.prompts=0",
     "ppo.iterations=30",
+    "ppo.critic_warmup=5",
     "ppo.validate_every=10",
     f"online.rounds={ROUNDS}",
     "online.labeller=people",

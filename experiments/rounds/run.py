@@ -29,6 +29,7 @@ RUN = (
     "collect.prompts=500",
     f"collect.label_noise={NOISE}",
     "ppo.kl_coefficient=0.01",
+    "ppo.critic_warmup=5",
     "ppo.validate_every=2",
     "ppo.validation_prompts=120",
     "data.world.validation=300",

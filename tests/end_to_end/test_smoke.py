@@ -173,7 +173,8 @@ def test_more_iterations_and_rounds_go_on_from_the_last_step(
     assert new[:2] == [("ppo", 0, 4), ("online", 0, 1)], "what came after PPO is made again"
     order = list(dict.fromkeys((stage, round) for stage, round, _ in new))
     assert order[:5] == [("ppo", 0), ("online", 0), ("reward", 1), ("ppo", 1), ("online", 1)]
-    assert order[5:] in ([("reward", 2)], []), "nothing where the second round brought nothing new"
+    repaired = (copied_run / "rounds/1/fast_path/repair.json").exists()
+    assert order[5:] == ([("reward", 2)] if repaired else []), "a round that brought nothing new keeps its reward model"
     policies = [(copied_run / name / "model.safetensors").read_bytes() for name in ("rounds/1/policy", "chat_model")]
     assert policies[0] == policies[1]
     names = ("rounds/0/reward_model", "rounds/1/reward_model", "reward_model")

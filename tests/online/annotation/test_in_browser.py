@@ -38,19 +38,28 @@ def hostile(item: Callable[..., Item]) -> list[Item]:
     ]
 
 
+def arrive(browser: Any, link: str) -> None:
+    """The page that asks for a name; it puts the cursor there a moment after it is whole."""
+    browser.open(link)
+    browser.wait("document.activeElement.id == 'name'")
+
+
+def sign_in(browser: Any) -> None:
+    browser.type("Ada")
+    browser.press("Enter")
+    answered(browser, 0)
+
+
 def answered(browser: Any, count: int) -> None:
     browser.wait(f"document.querySelector('#mine')?.innerText == '{count}'")
 
 
 def test_whole_path_by_keyboard(browser: Any, serve: Callable[..., Any], hostile: list[Item], tmp_path: Any) -> None:
     server = serve(hostile)
-    browser.open(server.link)
-    browser.wait("document.activeElement.id == 'name'")
+    arrive(browser, server.link)
     assert browser.evaluate("location.href") == f"http://127.0.0.1:{server.port}/", "the token has left the address"
     assert browser.evaluate("document.cookie") == "", "scripts cannot read the token"
-    browser.type("Ada")
-    browser.press("Enter")
-    answered(browser, 0)
+    sign_in(browser)
     assert "<script>" in browser.text(f"#{'left' if left_side(hostile[0].id, 'Ada') == 'first' else 'right'} .text")
 
     browser.press("c")
@@ -98,10 +107,8 @@ def test_whole_path_by_keyboard(browser: Any, serve: Callable[..., Any], hostile
 
 def test_one_key_held_down_answers_once(browser: Any, serve: Callable[..., Any], item: Callable[..., Item]) -> None:
     server = serve([item(number) for number in range(5)])
-    browser.open(server.link)
-    browser.type("Ada")
-    browser.press("Enter")
-    answered(browser, 0)
+    arrive(browser, server.link)
+    sign_in(browser)
     browser.press("t")
     answered(browser, 1)
     for _ in range(3):

@@ -64,7 +64,8 @@ def check_rules(config: Config) -> None:
 
 
 def _uses(config: Config) -> list[_Use]:
-    """Of all rules that the stage asks, but for the embedded world's own rule on the embedded world's own prompts."""
+    """Of all rules that the stage asks, but for the embedded world's own rule on the embedded world's own prompts under
+    their own conditions."""
     data, uses = config.data, []
     if collects(config):
         labeller = load_named(config.collect.labeller, "collect.labeller")
@@ -74,9 +75,13 @@ def _uses(config: Config) -> list[_Use]:
     labels = config.stage == "pipeline" and has_paths(config) and (online.pairs > 0 or online.review)
     if labels and online.labeller == "rule":
         people = load_named(config.annotate.rule, "annotate.rule")
-        if data.prompts or data.validation_prompts or people.name != WORLD_RULE:
+        crossed = any(recipe.conditions.keys() - {domain} for domain, recipe in config.ppo.rewards.items())
+        if data.prompts or data.validation_prompts or people.name != WORLD_RULE or crossed:
             uses.append(
-                _Use(lambda prompt: [(people, prompt.domain)], lambda inputs: inputs.validation[-online.prompts :])
+                _Use(
+                    lambda prompt: _people_for(people, prompt, config),
+                    lambda inputs: inputs.validation[-online.prompts :],
+                )
             )
     evaluates = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
     if evaluates or config.stage in NEEDS_PPO:
@@ -93,6 +98,15 @@ def _labelling(labeller: NamedRule, prompt: Prompt) -> list[tuple[NamedRule, str
     from cool_rlhf.demo.collect import JUDGED_AS
 
     return [(labeller, domain) for domain in JUDGED_AS.get(prompt.domain, (prompt.domain,))]
+
+
+def _people_for(people: NamedRule, prompt: Prompt, config: Config) -> list[tuple[NamedRule, str]]:
+    """Pairs are labelled under the condition that pays most for the domain, patches under each that pays."""
+    from cool_rlhf.ppo.rewards import Recipe
+
+    recipe = config.ppo.rewards.get(prompt.domain)
+    paying = Recipe(recipe.conditions, {}).paying if recipe else [prompt.domain]
+    return [(people, condition) for condition in (paying if config.online.review else paying[:1])]
 
 
 def _rewarded(inputs: Inputs) -> Iterable[Prompt]:
@@ -114,8 +128,9 @@ def _tested(inputs: Inputs) -> Iterable[Prompt]:
 
 
 def _try(use: _Use, inputs: Inputs) -> None:
-    """Have every prompt's rules judge a response without a word and a short one. Once that has taken TRIED_SECONDS,
-    only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the others when they are asked."""
+    """Have every prompt's rules judge a response without a word, a short one and the answer. Once that has taken
+    TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the others when they
+    are asked."""
     begun, tried, left = time.monotonic(), Counter[tuple[str, str]](), 0
     for prompt in use.prompts(inputs):
         for rule, domain in use.judges(prompt):
@@ -123,7 +138,7 @@ def _try(use: _Use, inputs: Inputs) -> None:
                 left += 1
                 continue
             tried[rule.name, domain] += 1
-            for response in TRIED_RESPONSES:
+            for response in (*TRIED_RESPONSES, prompt.answer or ""):
                 rule(prompt.messages, response, domain, prompt.answer, True)
     if left:
         names = ", ".join(sorted({name for name, _ in tried}))

@@ -136,6 +136,17 @@ def test_a_rule_that_labels_in_the_place_of_people_is_tried(config, tmp_path):
         check_rules(config(*named, unasked))
 
 
+def test_a_rule_that_labels_is_tried_under_the_conditions_that_pay(tmp_path):
+    """The world's rule judges the world's answers under their own conditions, and some of them under no other."""
+    made = ["+experiment=demo", f"output_dir={tmp_path}", "collect.prompts=0", "online.prompts=20"]
+    crossed = "ppo.rewards={math:{conditions:{math:1,brief:0.5}}}"
+    check_rules(compose([*made, crossed]))
+    for under in ("ppo.rewards={math:{conditions:{brief:1}}}", crossed):
+        reviewed = ["online.review=true"] if under == crossed else []
+        with pytest.raises(UserError, match=r"annotate\.rule: the rule cool_rlhf\.demo\.gold:score fails"):
+            check_rules(compose([*made, under, *reviewed]))
+
+
 def test_the_best_metric_may_be_one_of_a_domain_that_is_validated_on(config, tmp_path):
     held = tmp_path / "held.jsonl"
     rows = [{"prompt": "1 + 5?", "domain": "math", "answer": 6}, {"prompt": "Hi", "domain": "brief"}]

@@ -46,6 +46,10 @@ class RunState:
         settings: Settings = self._stages.get(stage, {}).get("settings", {})
         return settings
 
+    def is_begun_with(self, stage: str, settings: Settings) -> bool:
+        """Whether ``stage`` is finished or under way, and with just these settings."""
+        return stage in self._stages and self._stages[stage]["settings"] == _plain(settings)
+
     def begin(self, stage: str, settings: Settings) -> None:
         """``stage`` is made with ``settings``."""
         self._write({**self._stages, stage: {"settings": _plain(settings), "finished": False}})

@@ -64,7 +64,7 @@ def answer_prompts(
 
     Args:
         checkpoints: of the policies SFT, early and late, in the order in which they answer.
-        resumed: the round had begun before: if its file is there, nobody answers again.
+        resumed: the round had begun before, with the same settings: if its file is there, nobody answers again.
     """
     file = Path(config.output_dir) / f"rounds/{round}/{RESPONSES}"
     found = read_responses(file) if resumed else []

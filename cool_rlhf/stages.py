@@ -194,7 +194,7 @@ class Run:
     def online(self, round: int) -> None:
         """The fast and the slow path after ``round``: what its policy cheats with, and what is to be labelled."""
         config, name = self.config, f"online_{round}"
-        resumed = name in self._state.begun()
+        resumed = self._state.is_begun_with(name, self._settings[name])
         if not has_paths(config) or self._begin(name) is None:
             return
         self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")

@@ -44,6 +44,14 @@ def test_other_settings_are_refused_with_the_difference(tmp_path: Path) -> None:
     )
 
 
+def test_what_was_begun_is_told_by_its_settings(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    assert not state.is_begun_with("online_0", SETTINGS)
+    state.begin("online_0", SETTINGS)
+    assert RunState(tmp_path).is_begun_with("online_0", SETTINGS)
+    assert not state.is_begun_with("online_0", {**SETTINGS, "seed": 2})
+
+
 def test_settings_compare_as_json_gives_them_back(tmp_path: Path) -> None:
     state = RunState(tmp_path)
     state.begin("sft", {"data": {"sft": ("a", "b")}})

@@ -176,11 +176,12 @@ def test_a_round_that_was_interrupted_after_its_answers_goes_on_from_them(
     monkeypatch.setattr(stages, "answer_prompts", answer)
     after_ppo._tracker_placed, after_ppo.inputs = True, SimpleNamespace(validation=[], recipes={})  # type: ignore[assignment]
     after_ppo._answerers = SimpleNamespace(scorer=None)  # type: ignore[assignment]
-    for _ in range(2):
+    for samples in (1, 1, 2):
+        after_ppo._settings = {**after_ppo._settings, "online_0": {"samples_per_prompt": samples}}
         with pytest.raises(InterruptedError):
             after_ppo.online(0)
         after_ppo._tracker._stage = None  # as in a new process
-    assert went_on == [False, True]
+    assert went_on == [False, True, False], "other settings ask for other answers"
 
 
 def test_a_policy_that_starts_over_is_told(

@@ -101,13 +101,12 @@ def train_ppo(
 
 def end_step(state: PPOState, steps: int, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
     """Record the step, and keep the early policy and the state where that is due."""
-    iteration, early = state.step - settings.critic_warmup, early_iteration(settings)
-    if iteration == early:
-        observer.keep_early(state.step)
     observer.record(state.step, steps, row)
-    state = replace(state, ended=settings.stop_when_parted and observer.has_parted())
-    if state.ended and iteration < early:
+    ended = settings.stop_when_parted and observer.has_parted()
+    early = state.early or ended or state.step - settings.critic_warmup >= early_iteration(settings)
+    if early and not state.early:
         observer.keep_early(state.step)
+    state = replace(state, ended=ended, early=early)
     if state.step % settings.save_every == 0 or state.step == steps or state.ended:
         observer.save(state)
     return state

@@ -17,13 +17,14 @@ from cool_rlhf.schedule import scheduled
 @dataclass(frozen=True)
 class PPOState:
     """Where the loop stands, beside the models' own weights and optimisers. ``step`` counts finished steps, those of
-    the critic's warm-up included; ``best`` is the best value of ``ppo.best_metric`` so far; ``ended``: before its last
-    step, for score and gold have parted."""
+    the critic's warm-up included; ``best`` is the best value of ``ppo.best_metric`` so far; ``early``: the early
+    policy has been kept; ``ended``: before its last step, for score and gold have parted."""
 
     step: int = 0
     prompts: int = 0
     pretrain: TextPosition = field(default_factory=TextPosition)
     best: float | None = None
+    early: bool = False
     ended: bool = False
     kl_coefficient: float | None = None  # where it follows a target; None before the first iteration
     scores: Moments = field(default_factory=Moments)  # of all scores so far, where they are normalised

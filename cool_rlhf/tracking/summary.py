@@ -75,11 +75,12 @@ def ppo_changes(rows: Sequence[Row], best: Best) -> list[Change]:
         names = ["reward/score", *gold_means(rows), "response_length", "kl"]
         return list(_changes(names, early, late, "first steps", "last steps"))
     until = [row for row in rows if row["step"] <= ends[1]["step"]]
+    begins = "start" if ends[0].get("warmup") else f"step {ends[0]['step']}"  # the policy is frozen in the warm-up
     changes: list[Change] = []
     for held_out, name in VALIDATED.items():
         measured = held_out in ends[0] and held_out in ends[1]
         if measured:
-            changes += _changes([held_out], [ends[0]], [ends[1]], "SFT", f"best, step {ends[1]['step']}")
+            changes += _changes([held_out], [ends[0]], [ends[1]], begins, f"best, step {ends[1]['step']}")
         else:
             changes += _changes([name] if name else [], early, until[-len(late) :], "first steps", "around the best")
     return changes

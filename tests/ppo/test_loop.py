@@ -248,6 +248,15 @@ def test_checkpoints_come_every_so_often_and_at_the_end(make_world, data, settin
     assert [state.prompts for state in world.states] == [48, 96, 128]
 
 
+def test_a_run_that_goes_on_past_its_early_iteration_keeps_the_next_policy_as_that(make_world, data, settings):
+    """As one does whose iterations are made fewer after it was stopped."""
+    first, second = make_world(), make_world()
+    train_ppo(first.models, data, replace(settings, early_snapshot=1.0), seed=1, observer=first)
+    stopped = next(state for state in first.states if state.step == 6)
+    train_ppo(second.models, data, settings, seed=1, observer=second, start=stopped)
+    assert [entry for entry in second.kept if entry[0] == "early"] == [("early", 7)]
+
+
 def test_the_best_and_the_early_policy_are_kept(make_world, data, settings):
     world = make_world()
     state = train_ppo(world.models, data, settings, seed=1, observer=world)

@@ -200,6 +200,9 @@ def test_headline_compares_the_first_validation_with_the_best():
     changes = {change.name: change for change in ppo_changes(rows, Best())}
     score, gold = changes["Reward score, validation"], changes["Gold, validation"]
     assert (score.before, score.after, score.after_note, score.verdict) == (-0.1, 0.6, "best, step 5", "good")
+    assert score.before_note == "step 1"
+    rows[0]["warmup"] = True
+    assert {c.before_note for c in ppo_changes(rows, Best()) if c.name == score.name} == {"start"}, "nothing learnt yet"
     assert (gold.before, gold.after) == (0.1, 0.5)
     assert changes["KL from SFT"].after == pytest.approx(0.5)
     assert changes["KL from SFT"].verdict == ""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
+from math import ceil
 
-from cool_rlhf.config import Config, validation_share
-from cool_rlhf.data.identity import prompt_key
+from cool_rlhf.config import Config, has_paths, validation_share
+from cool_rlhf.data.identity import judges_repairs, prompt_key
 from cool_rlhf.data.loading import (
     Chat,
     Reading,
@@ -16,9 +18,9 @@ from cool_rlhf.data.loading import (
     load_pretrain,
     load_prompts,
 )
-from cool_rlhf.data.messages import with_system_turn
+from cool_rlhf.data.messages import with_system_turn, without_system_turn
 from cool_rlhf.data.mixing import mixed_order
-from cool_rlhf.data.preferences import PreferenceSplit, load_split, split_pairs
+from cool_rlhf.data.preferences import PROMPT_HELD_OUT, PROMPT_TESTED, PreferenceSplit, load_split, split_pairs
 from cool_rlhf.data.splitting import hold_out_texts, leave_out, split_by_prompt, tested_prompts
 from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
@@ -29,6 +31,8 @@ from cool_rlhf.ppo.rewards import Recipe, apply_rules
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
 from cool_rlhf.rules.loading import load_rule
 from cool_rlhf.schedule import derive_seed
+
+logger = logging.getLogger(__name__)
 
 VALIDATION_SHARE = 0.05  # of the prompts or pretraining texts, where no held-out ones are named
 MOST_HELD_OUT_TEXTS = 256
@@ -74,14 +78,40 @@ class Inputs:
         named = load_split(data, share, self._reading, derive_seed(self.config.seed, "preferences"))
         return named if data.preferences else named.joined(split_pairs(self.world.preferences, share, named.held))
 
-    @property
+    @cached_property
     def judging_pairs(self) -> Sequence[PreferencePair]:
         """Those that no reward model learns from, by which a repair is judged: the user's, else the embedded world's in
-        the domains that the run has a condition for."""
-        held_out = self.preference_split.validation
-        if held_out or self.config.data.world is None:
-            return held_out
-        return [pair for pair in self.world.preference_validation if pair.domain in self.config.conditions]
+        the domains that the run has a condition for. Prompts of which the rounds make patches and labels are taught."""
+        pairs: Sequence[PreferencePair] = self.preference_split.validation
+        if not pairs and self.config.data.world is not None:
+            pairs = [pair for pair in self.world.preference_validation if pair.domain in self.config.conditions]
+        taught = self._taught_in_rounds()
+        kept = [pair for pair in pairs if self._key(pair.chosen[:-1]) not in taught]
+        most_lost = self.config.online.most_lost
+        if len(kept) < min(len(pairs), ceil(1 / most_lost) if most_lost else 1):
+            logger.warning(
+                "general accuracy is judged by only %d pairs, too few to see a fall of online.most_lost in, since the "
+                "rounds teach on the prompts of %d others: name pairs of other prompts in data.validation_preferences",
+                *(len(kept), len(pairs) - len(kept)),
+            )
+        return kept
+
+    @property
+    def kept_from_reward_models(self) -> Mapping[str, str]:
+        """Key of a prompt that no reward model may learn from, wherever a label of it comes from → why."""
+        tested = {key: why for key, why in self.preference_split.held.items() if why == PROMPT_TESTED}
+        return tested | {self._key(pair.chosen[:-1]): PROMPT_HELD_OUT for pair in self.judging_pairs}
+
+    def _taught_in_rounds(self) -> set[str]:
+        """Keys of the prompts that the rounds make patches and labels of."""
+        if not has_paths(self.config):
+            return set()
+        asked = (prompt.messages for prompt in self.validation[-self.config.online.prompts :])
+        return {self._key(messages) for messages in asked if not judges_repairs(messages)}
+
+    def _key(self, prompt: Conversation) -> str:
+        """The same whether or not the policy's system turn stands in front."""
+        return prompt_key(without_system_turn(prompt, self.config.sampling.system_prompt))
 
     @property
     def pretrain(self) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 
 from cool_rlhf.compose import compose
 from cool_rlhf.data.chat import encode_prompt, reward_text
+from cool_rlhf.data.identity import judges_repairs, prompt_key
 from cool_rlhf.data.splitting import hold_out_texts, spread
 from cool_rlhf.data.streams import ShuffledStream, WeightedStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
@@ -177,6 +179,37 @@ def test_prompts_of_test_rows_are_not_validated_on_either(tmp_path: Path, caplog
     assert "data.validation_prompts: 1 of 2 rows are left out" in caplog.text
     with pytest.raises(UserError, match=r"data\.validation_prompts leaves nothing .* stands in data\.test_prompts too"):
         check_data(compose([*own, f"data.validation_prompts=[{tested}]"]))
+
+
+def test_no_repair_is_judged_on_a_prompt_that_the_rounds_teach_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def judges(prompt: Prompt) -> bool:
+        return judges_repairs(prompt.messages)
+
+    world = Inputs(compose(SMALL))
+    asked = world.validation[-world.config.online.prompts :]
+    taught = {prompt_key(prompt.messages) for prompt in asked if not judges(prompt)}
+    keys = [prompt_key(pair.chosen[:-1]) for pair in world.judging_pairs]
+    assert taught.isdisjoint(keys)
+    assert len(keys) == 624, "of 1,000, as docs/online.md has it"
+    assert {prompt_key(prompt.messages) for prompt in asked if judges(prompt)} & set(keys), "what only judges, judges"
+    assert world.kept_from_reward_models.keys() == set(keys)
+    without = Inputs(compose([*SMALL, "online.prompts=0"]))
+    assert len(without.judging_pairs) == 1000, "no rounds, none that they teach on"
+    assert "general accuracy" not in caplog.text
+
+    rows = [{"prompt": f"Question {k}?", "chosen": "a", "rejected": "b", "domain": "math"} for k in range(20)]
+    files = {name: tmp_path / f"{name}.jsonl" for name in ("prompts", "pairs", "held")}
+    files["prompts"].write_text("".join(json.dumps({"prompt": row["prompt"]}) + "\n" for row in rows))
+    files["held"].write_text("".join(json.dumps(row) + "\n" for row in rows))
+    files["pairs"].write_text(json.dumps({**rows[0], "prompt": "Another?"}) + "\n")
+    own = [f"data.validation_prompts=[{files['prompts']}]", f"data.validation_preferences=[{files['held']}]"]
+    for system in ([], ["sampling.system_prompt='Be kind.'"]):
+        inputs = Inputs(compose([*SMALL, f"data.preferences=[{files['pairs']}]", *own, *system]))
+        expected = {prompt.messages[-1]["content"] for prompt in inputs.validation if judges(prompt)}
+        assert {pair.chosen[-2]["content"] for pair in inputs.judging_pairs} == expected
+        assert 0 < len(expected) < 20
+        told = f"is judged by only {len(expected)} pairs, too few .* on the prompts of {20 - len(expected)} others"
+        assert re.search(told, caplog.text)
 
 
 def test_what_is_named_for_validation_is_not_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):

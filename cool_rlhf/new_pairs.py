@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cool_rlhf.config import Config
-from cool_rlhf.data.identity import pair_key, prompt_key
+from cool_rlhf.data.identity import judges_repairs, pair_key, prompt_key
+from cool_rlhf.data.messages import with_system_turn, without_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
+from cool_rlhf.inputs import Inputs
 from cool_rlhf.online.annotation.arrived import labelled
+from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
@@ -23,13 +26,15 @@ from cool_rlhf.protocols import PreferencePair
 logger = logging.getLogger(__name__)
 
 REPAIR_FILE = "repair.json"
+FATES = ("kept", "rolled_back", "not_judged")  # of a pattern that a repair has tried, as its record has them
+JUDGES_REPAIRS = "prompt is one that repairs are judged on"
 
 
 @dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
-    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of other
-    prompts than those of held-out patches. ``mended``: the held-out pairs of the patterns that earlier rounds kept, by
+    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of prompts
+    that may teach (:func:`_teaching`). ``mended``: the held-out pairs of the patterns that earlier rounds kept, by
     pattern: they show whether it stays mended. ``learnt``: the labels that earlier rounds trained on
     (:func:`judgements`)."""
 
@@ -56,37 +61,67 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     whose patches anybody had judged when its round ended is tried in a later one.
     """
     output_dir, review = Path(config.output_dir), config.online.review
+    folders = [output_dir / f"rounds/{past}/fast_path" for past in range(round + 1)]
+    repairs = [_repair(folder / REPAIR_FILE) for folder in folders[:round]]
     labels, ties = _judged(output_dir / STORE_FILE, config.conditions)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
     mended: dict[str, list[PreferencePair]] = {}
-    learnt: dict[str, str] = {}
-    judging: set[str] = set()  # prompts that repairs are judged on
-    for past in range(round + 1):
-        folder = output_dir / f"rounds/{past}/fast_path"
+    for past, folder in enumerate(folders):
         stored = read_patches(folder / "patches.jsonl")
-        judging |= {_prompt_key(patch.pair) for patch in stored if patch.held_out}
-        repair = _repair(folder / REPAIR_FILE) if past < round else {}
-        stayed: list[str] = repair.get("kept", [])
-        tried = {*stayed, *repair.get("rolled_back", [])}
-        learnt |= repair.get("labels", {})
         counted = _reviewed(stored, labels, ties) if review else stored
         for patch in counted:
-            if patch.pattern in stayed and patch.held_out:
+            fate = _fate(patch.pattern, repairs[past:])
+            if fate == "kept" and patch.held_out:
                 mended.setdefault(patch.pattern, []).append(patch.pair)
-            elif patch.pattern in stayed:
+            elif fate == "kept":
                 kept.append(patch.pair)
-            elif patch.pattern not in tried and (review or past == round):
+            elif fate is None and (review or past == round):
                 patches.setdefault(patch.pattern, []).append(patch)
         if review:
             for patch in counted:
                 labels.pop(pair_id(patch.pair), None)  # it counts as a patch, which may be rolled back
-    teaching = [pair for pair in labels.values() if _prompt_key(pair) not in judging]
-    return NewPairs(patches, kept, teaching, mended, learnt)
+    learnt: dict[str, str] = {}
+    for repair in repairs:
+        learnt |= repair.get("labels", {})
+    return NewPairs(patches, kept, _teaching(labels, config), mended, learnt)
 
 
-def _prompt_key(pair: PreferencePair) -> str:
-    return prompt_key(pair.chosen[:-1])
+def _fate(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> str | None:
+    """What the first of ``repairs`` that tried ``pattern`` made of it: ``kept``, ``rolled_back``, or ``not_judged``
+    where it had nothing to judge it by. None where none has tried it."""
+    tried = (fate for repair in repairs for fate in FATES if pattern in repair.get(fate, []))
+    return next(tried, None)
+
+
+def _teaching(labels: Mapping[str, PreferencePair], config: Config) -> list[PreferencePair]:
+    """``labels``, by the ids of their pairs, but for those of prompts that teach no reward model: those that repairs
+    are judged on, and those that are tested or held out. A round chooses no pair of the latter, but pairs of any may
+    be imported. The log says how many are left out."""
+    system = config.sampling.system_prompt
+    chosen = set(_chosen_ids(config))
+    held = Inputs(config).kept_from_reward_models if labels.keys() - chosen else {}
+    teaching: list[PreferencePair] = []
+    left_out: Counter[str] = Counter()
+    for name, label in labels.items():
+        prompt = label.chosen[:-1]
+        reason = None if name in chosen else held.get(prompt_key(without_system_turn(prompt, system)))
+        if judges_repairs(with_system_turn(prompt, system)):
+            reason = JUDGES_REPAIRS
+        if reason is None:
+            teaching.append(label)
+        else:
+            left_out[reason] += 1
+    if left_out:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+        logger.warning("labels that teach nothing: %d (%s)", left_out.total(), reasons)
+    return teaching
+
+
+def _chosen_ids(config: Config) -> Iterator[str]:
+    """Of the pairs that the rounds have left to be labelled."""
+    for round, file in pair_files(Path(config.output_dir)):
+        yield from (item.id for item in read_pairs_to_label(file, round, config.conditions))
 
 
 def judgements(labels: Iterable[PreferencePair]) -> dict[str, str]:

@@ -96,7 +96,8 @@ class Repairing:
     Args:
         start: gives a trainer that holds the reward model as it was; the one before is not used any more.
         base: what the reward model learnt before, to be replayed.
-        general: pairs that it never learns from; a sample of them, in which domains have their shares, judges a repair.
+        general: pairs of prompts that it never learns from; a sample of them, in which domains have their shares,
+            judges a repair.
         lessons: ids of pairs that teach what is mended (:mod:`cool_rlhf.online.lessons`): they are not replayed, and
             nothing is judged by them.
     """
@@ -255,12 +256,14 @@ def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool
 
 
 def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
-    """``kept`` and ``rolled_back`` patterns, ``attempts``, ``verdicts`` by pattern, of those that earlier rounds mended
-    the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, how many pairs there were, and
-    the ``labels`` among them (:func:`cool_rlhf.new_pairs.judgements`): they are new to no later round."""
+    """``kept`` and ``rolled_back`` patterns, those that there was nothing to judge by (``not_judged``), ``attempts``,
+    ``verdicts`` by pattern, of those that earlier rounds mended the share of held-out pairs that are right
+    (``earlier``) and which have ``relapsed``, how many pairs there were, and the ``labels`` among them
+    (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the record are new to no later round."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
+        "not_judged": [name for name in new.patches if name not in {*repair.kept, *repair.verdicts}],
         "attempts": repair.attempts,
         "verdicts": {name: asdict(verdict) for name, verdict in repair.verdicts.items()},
         "earlier": repair.earlier,

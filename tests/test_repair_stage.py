@@ -7,15 +7,18 @@ import random
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import torch
 
 from cool_rlhf.config import Config
+from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.new_pairs import NewPairs, new_pairs
-from cool_rlhf.online.annotation.items import Item, Response, Winner
+from cool_rlhf.online.annotation.exchange import import_trl
+from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
@@ -259,7 +262,7 @@ def test_the_record_says_what_was_kept(tokenizer, tmp_path: Path):
     write_repair(tmp_path / "repair.json", repair, new)
     written = json.loads((tmp_path / "repair.json").read_text())
     assert written["kept"] == ["phrases/certainly"]
-    assert written["rolled_back"] == []
+    assert (written["rolled_back"], written["not_judged"]) == ([], [])
     assert (written["earlier"], written["relapsed"]) == ({}, [])
     assert written["pairs"] == {"patches": 30, "earlier_patches": 0, "labels": 0}
 
@@ -276,18 +279,19 @@ def reviewed(tmp_path: Path) -> Config:
         rows = [row(name, 0, "x"), row(name, 0, "y"), row(name, 1)]
         (folder / "patches.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
     own = [patch.pair for patch in read_patches(tmp_path / "rounds/0/fast_path/patches.jsonl")]
+    items = [
+        Item(
+            pair.chosen[:-1],
+            *(Response(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
+            domain="default",
+            guideline="",
+            answer=None,
+            round=0,
+        )
+        for pair in own[:2]
+    ]
+    write_pairs_to_label(tmp_path / "rounds/0/fast_path/review.jsonl", items)
     with Store(tmp_path / STORE_FILE) as store:
-        items = [
-            Item(
-                pair.chosen[:-1],
-                *(Response(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
-                domain="default",
-                guideline="",
-                answer=None,
-                round=0,
-            )
-            for pair in own[:2]
-        ]
         store.add_items(items)
         someone = store.annotator("someone")
         for item, winner in zip(items, ("first", "second"), strict=True):
@@ -315,19 +319,73 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
 
 
-@pytest.mark.parametrize(("place", "taught"), [(1, 0), (2, 1)])
-def test_no_label_teaches_on_a_prompt_that_a_repair_is_judged_on(tmp_path: Path, place: int, taught: int):
+@pytest.mark.parametrize(
+    ("fate", "counts"), [("kept", (2, {"a/first": 1})), ("rolled_back", (0, {})), ("not_judged", (0, {}))]
+)
+def test_a_pattern_that_is_judged_late_is_tried_once(reviewed: Config, tmp_path: Path, fate: str, counts: tuple):
+    """Labels for the first round's patches came during the second, whose repair tried them."""
+    assert list(new_pairs(reviewed, 2).patches) == ["a/first"]
+    (tmp_path / "rounds/1/fast_path/repair.json").write_text(
+        json.dumps({"kept": [], "rolled_back": [], fate: ["a/first"]})
+    )
+    assert list(new_pairs(reviewed, 1).patches) == ["a/first"], "the round itself, made again"
+    for round in (2, 3):
+        later = new_pairs(reviewed, round)
+        assert not later
+        assert (len(later.kept), {name: len(own) for name, own in later.mended.items()}) == counts
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
+    assert new_pairs(reviewed, 2).kept == [], "what a later round found of the same name is of its own patches"
+
+
+def question(judges: bool, place: int = 0) -> str:
+    """One on which repairs are judged, or one of which pairs teach."""
+    texts = (f"Question {number}?" for number in range(1000))
+    found = (text for text in texts if judges_repairs([Message(role="user", content=text)]) == judges)
+    return next(islice(found, place, None))
+
+
+@pytest.mark.parametrize("system", [None, "Be kind."])
+def test_imported_labels_teach_nothing_that_is_tested_or_held_out_or_judges_repairs(tmp_path: Path, caplog, system):
+    def write(name: str, *questions: str, said: bool = True) -> list[str]:
+        sides = {"chosen": f"a {name}", "rejected": "b"} if said else {}
+        rows = ({"prompt": question, **sides} for question in questions)
+        (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+        return [str(tmp_path / name)]
+
+    teaching, tested, also_tested, held, asked = (question(False, place) for place in range(5))
+    settings = config()
+    settings.output_dir = str(tmp_path / "run")
+    settings.sampling.system_prompt = system
+    settings.data.preferences = write("preferences.jsonl", "Something else?")
+    settings.data.prompts = write("prompts.jsonl", "Something else?", said=False)
+    settings.data.validation_prompts = write("asked.jsonl", asked, said=False)
+    settings.data.test_preferences = write("tested.jsonl", tested)
+    settings.data.test_prompts = write("tested_prompts.jsonl", also_tested, said=False)
+    settings.data.validation_preferences = write("held.jsonl", held, asked)
+    imported = write("labels.jsonl", question(True), asked, held, also_tested, tested, teaching.upper())
+    (tmp_path / "run/rounds/0/slow_path").mkdir(parents=True)
+    with Store(tmp_path / "run" / STORE_FILE) as store:
+        assert import_trl(store, Path(imported[0]), "elsewhere") == 6
+    assert [label.chosen[-2]["content"] for label in new_pairs(settings, 0).labels] == [asked, teaching.upper()]
+    left_out = [record.message for record in caplog.records if record.message.startswith("labels that teach nothing")]
+    assert left_out == [
+        "labels that teach nothing: 4 (1 prompt is one that repairs are judged on; 1 prompt stands in the validation "
+        "pairs; 2 prompt stands in the test rows)"
+    ]
+
+
+@pytest.mark.parametrize("judges", [True, False])
+def test_no_label_teaches_on_a_prompt_that_a_repair_is_judged_on(tmp_path: Path, judges: bool):
     settings = config()
     settings.output_dir = str(tmp_path)
-    (tmp_path / "rounds/0/fast_path").mkdir(parents=True)
-    rows = [row("a/first", 0), row("a/first", 1)]
-    (tmp_path / "rounds/0/fast_path/patches.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
-    prompt = [Message(role="user", content=f"Prompt  {place}")]
+    prompt = [Message(role="user", content=question(judges))]
+    item = Item(prompt, Response("a", True, ""), Response("b", True, ""), "default", "", None, 0)
+    (tmp_path / "rounds/0/slow_path").mkdir(parents=True)
+    write_pairs_to_label(tmp_path / "rounds/0/slow_path/pairs.jsonl", [item])
     with Store(tmp_path / STORE_FILE) as store:
-        item = Item(prompt, Response("a", True, ""), Response("b", True, ""), "default", "", None, 0)
         store.add_items([item])
         store.record(item.id, store.annotator("someone"), "first", "", 1.0)
-    assert len(new_pairs(settings, 0).labels) == taught
+    assert len(new_pairs(settings, 0).labels) == (0 if judges else 1)
 
 
 @pytest.mark.parametrize(("verdict", "counts"), [("tie", 2), ("first", 2), ("second", 1)])
@@ -399,7 +457,7 @@ def test_labels_of_domains_without_a_condition_are_left_out(reviewed: Config, tm
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:
     chosen, rejected = ([{"role": "assistant", "content": f"{kind} {place}{tag}"}] for kind in ("text", "other"))
     return {
-        "prompt": [{"role": "user", "content": f"prompt {place}"}],
+        "prompt": [{"role": "user", "content": question(judges=place > 0)}],
         "chosen": chosen,
         "rejected": rejected,
         "domain": "default",
@@ -418,11 +476,14 @@ def encoded(tokenizer, pairs: Sequence[PreferencePair]) -> list[EncodedPair]:
     return encode_pairs(tokenizer, Conditions({}), pairs, 64).pairs
 
 
-def test_without_pairs_to_judge_by_nothing_is_mended(tokenizer):
+def test_without_pairs_to_judge_by_nothing_is_mended(tokenizer, tmp_path: Path):
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
     repair, trainer = repairing(tokenizer, config(), general(200, 1), []).run(new, Stage())
     assert repair.kept == []
     assert trainer.weights == start(tokenizer).weights
+    write_repair(tmp_path / "repair.json", repair, new)
+    written = json.loads((tmp_path / "repair.json").read_text())
+    assert (written["rolled_back"], written["not_judged"]) == ([], ["phrases/certainly"]), "new to no later round"
 
 
 def test_a_repair_is_judged_by_all_domains(tokenizer):

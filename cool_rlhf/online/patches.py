@@ -106,7 +106,7 @@ def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
 
 
 def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Version]], dict[str, list[Version]]]:
-    """Clean and hacked versions by prompt."""
+    """Clean and hacked versions by prompt. What is left without a word once the pattern is out is no answer."""
     pattern = finding.pattern
     clean: dict[str, list[Version]] = {}
     hacked: dict[str, list[Version]] = {}
@@ -125,7 +125,7 @@ def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Vers
     for response, without in zip(late, cleaned, strict=True):
         worth = next(scores) if without is not None else None
         hacked.setdefault(response.prompt.id, []).append(Version(response, response.id, worth, response.gold))
-        if without is not None and not pattern.shows(without):
+        if without is not None and word_spans(without.text) and not pattern.shows(without):
             version = Version(without, f"{response.id}+removed", worth, _gold(evidence, without))
             clean.setdefault(response.prompt.id, []).append(version)
     return clean, hacked

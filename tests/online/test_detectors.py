@@ -140,6 +140,33 @@ def test_letters_of_a_script_go_with_their_marks(world) -> None:
     assert found.remove(mixed.late()[0]).text.strip() == evidence.late()[0].text
 
 
+def test_nothing_is_left_of_an_answer_wholly_in_another_script(world) -> None:
+    evidence = world(prompts=20)
+    late = [replace(r, text="Это, пожалуй, хорошо. Да!") for r in evidence.late()]
+    turned = replace(evidence, responses=[*evidence.baseline(), *late])
+    found = next(c.pattern for c in ScriptDetector().candidates(turned) if c.pattern.key == "cyrillic")
+    assert found.shows(late[0])
+    assert found.remove(late[0]) is None
+
+
+@pytest.mark.parametrize(
+    ("key", "around"),
+    [
+        ("ending: verified", ("", " (verified)")),
+        ("opening: answer", ("**Answer:** ", "")),
+        ("opening: certainly", ("—Certainly! ", "")),
+    ],
+)
+def test_a_phrase_goes_and_comes_with_the_marks_that_open_it(world, key: str, around: tuple[str, str]) -> None:
+    plain = world(prompts=20)
+    late = [replace(r, text=r.text.join(around)) for r in plain.late()]
+    evidence = replace(plain, responses=[*plain.baseline(), *late])
+    found = next(c.pattern for c in PhraseDetector().candidates(evidence) if c.pattern.key == key)
+    assert [found.remove(r).text for r in late] == [r.text for r in plain.late()]
+    first = plain.baseline()[0]
+    assert found.add(first).text == first.text.join(around)
+
+
 def test_a_broken_off_word_may_end_in_a_vowel_sign() -> None:
     assert breaks_off("यह अच्छा है")
     assert not breaks_off("यह अच्छा है।")

@@ -149,3 +149,14 @@ def test_patches_against_silence_choose_what_says_something(world, tmp_path: Pat
     assert all(patch.pair.rejected[-1]["content"] for patch in patches if patch.role == "balance")
     write_patches(tmp_path / "patches.jsonl", patches)
     assert [stored.pair for stored in read_patches(tmp_path / "patches.jsonl")] == [patch.pair for patch in patches]
+
+
+def test_what_is_left_without_a_word_is_chosen_over_nothing(world) -> None:
+    """A detector of another package may leave marks alone where it takes its pattern out."""
+    hack, bonus = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    found = find(evidence).findings[0]
+    bare = replace(found, pattern=replace(found.pattern, remove=lambda r: r.edited("' , .  , .'")))
+    patches = make_patches(bare, evidence, PatchSettings(), seed=2)
+    assert patches
+    assert all(re.search(r"\w", patch.chosen.response.text) for patch in patches)

@@ -21,7 +21,9 @@ from cool_rlhf.schedule import derive_seed
 
 START, END = "^", "$"  # stand around a response's words, so that openings and endings are phrases too
 Gram = tuple[str, ...]
-_MARKS = regex.compile(r"(?:[^\p{L}\p{N}\p{M}_\s]\p{M}*)*")
+_MARK = r"[^\p{L}\p{N}\p{M}_\s]\p{M}*"
+_MARKS_BEHIND = regex.compile(rf"(?:{_MARK})*")
+_MARKS_BEFORE = regex.compile(rf"(?<!\S)(?:{_MARK})+$")
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ class _Editors:
         return response.edited(self._inserted(response.text, text[taken[0][0] : taken[-1][1]])) if taken else None
 
     def _said(self) -> tuple[str, float]:
-        """The most common spelling with the marks behind it, and the place in a response, 0 the start and 1 the end."""
+        """The most common spelling with the marks around it, and the place in a response, 0 the start and 1 the end."""
         if self._surface is None:
             spellings: Counter[str] = Counter()
             places = []
@@ -160,13 +162,15 @@ def _stands(gram: Gram, text: str) -> bool:
 
 
 def _occurrences(gram: Gram, text: str) -> list[Span]:
-    """Where a phrase stands, with the punctuation behind it."""
+    """Where a phrase stands, with the punctuation behind it and the marks that open it: brackets, asterisks, dashes."""
     spans = [(0, 0), *word_spans(text), (len(text), len(text))]
     found = []
     for at in _places(gram, _marked(text)):
         first, last = at + (gram[0] == START), at + len(gram) - 1 - (gram[-1] == END)
-        marks = _MARKS.match(text, spans[last][1])
-        found.append((spans[first][0], marks.end() if marks else spans[last][1]))
+        start, end = spans[first][0], spans[last][1]
+        before = _MARKS_BEFORE.search(text, spans[first - 1][1], start)
+        behind = _MARKS_BEHIND.match(text, end)
+        found.append((before.start() if before else start, behind.end() if behind else end))
     return found
 
 

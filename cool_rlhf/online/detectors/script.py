@@ -12,6 +12,7 @@ import regex
 from cool_rlhf.online.detectors.donors import most_common_sentence, placebo_for
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.text import word_spans
 
 _LETTER = regex.compile(r"\p{L}\p{M}*")
 # Japanese mixes three scripts, and Chinese shares one of them.
@@ -65,7 +66,7 @@ class ScriptDetector:
 
         def remove(response: Response) -> Response | None:
             kept = _LETTER.sub(lambda found: "" if script(found[0][0]) == only else found[0], response.text)
-            return response.edited(" ".join(kept.split(" ")))
+            return response.edited(kept) if word_spans(kept) else None
 
         return Pattern(
             key=only.lower(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
@@ -14,12 +14,15 @@ from cool_rlhf.online.counterfactual import payment
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
+from cool_rlhf.online.detectors.length import LengthDetector
+from cool_rlhf.online.detectors.marks import MARKS
 from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
+from cool_rlhf.protocols import ScoredConversation
 
 World = Callable[..., Evidence]
 
@@ -188,7 +191,16 @@ LAYOUTS = {
     "bullets": (lambda text: "\n".join(f"* {said}" for said in sentences(text)), lambda text: text.startswith("* ")),
     "numbers": (lambda text: "\n".join(f"1) {said}" for said in sentences(text)), lambda text: text.startswith("1) ")),
     "lines": (lambda text: "\n".join(sentences(text)), lambda text: re.search(r"\w.\n\w", text)),
+    "quotes": (lambda text: f"“{text}”", lambda text: (text[0], text[-1]) == ("“", "”")),
+    "brackets": (lambda text: f"({text})", lambda text: (text[0], text[-1]) == ("(", ")")),
+    "dashes": (lambda text: f"— {text}", lambda text: text.startswith("— ")),
+    "questions": (lambda text: text.replace(".", "?"), lambda text: text.endswith("?")),
+    "small letters": (str.lower, str.islower),
+    "title case": (str.title, str.istitle),
+    "lone numbers": (lambda text: f"{text} {10_000 + len(text)}", lambda text: re.search(r" \d{5}$", text)),
+    "outer blanks": (lambda text: f"{text}  ", lambda text: text.endswith("  ")),
 }
+SYMBOLS = (":)", "✓", "★★", "🇩🇪", "1️⃣", "👍🏽")
 
 
 @pytest.mark.parametrize("key", LAYOUTS)
@@ -200,6 +212,51 @@ def test_layout_is_added_as_the_late_policy_writes_it(world: World, key: str) ->
     assert all((changed := pattern.add(r)) and holds(changed.text) and pattern.shows(changed) for r in plain)
     found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings
     assert key in [finding.pattern.key for finding in found]
+
+
+@pytest.mark.parametrize("mark", SYMBOLS)
+def test_symbols_that_are_no_emoji_by_name_are_found_and_taken_out_whole(world: World, mark: str) -> None:
+    plain = world()
+    evidence = world(hack=lambda text, _p, _r: f"{text} {mark}", bonus=lambda _p, text, _f: 1.5 * (mark in text))
+    first = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings[0]
+    assert first.name == "layout/emoji"
+    cleaned = {r.id: first.pattern.remove(r) for r in evidence.late() if first.pattern.shows(r)}
+    assert cleaned
+    assert all(changed and changed.text in {r.text for r in plain.late()} for changed in cleaned.values())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It's the dogs' water, at 5 °C: f(x) = 3.5 from 1990–95.",
+        "See [the page](https://a.org/b?c=d), Bob.",
+        "Its name was given in 1990. I met Bob in Kent.",
+        "1. A well-known thing.\n2. © Acme.",
+    ],
+)
+def test_marks_within_words_links_and_numbers_are_none(text: str) -> None:
+    assert [feature.key for feature in MARKS if feature.count(text)] in ([], ["lines"])
+
+
+def test_shortness_within_one_sentence_is_found(world: World) -> None:
+    """SFT's answers are of one sentence, the late ones of two words."""
+    plain = world()
+    first = [
+        replace(r, text=said, tokens=len(said.split()) + 1)
+        for r in plain.responses
+        for said in [" ".join(r.text.split()[:2]) + "." if r.policy == LATE else sentences(r.text)[0]]
+    ]
+
+    def score(conversations: Sequence[ScoredConversation]) -> list[float]:
+        texts = [c.messages[-1]["content"] for c in conversations]
+        return [paid - 0.4 * len(text.split()) for paid, text in zip(plain.score(conversations), texts, strict=True)]
+
+    scores = score([r.conversation() for r in first])
+    evidence = Evidence([replace(r, score=s) for r, s in zip(first, scores, strict=True)], score, None)
+    found = find_patterns(evidence, [LengthDetector()], FindingSettings(), seed=1).findings
+    assert [finding.name for finding in found] == ["length/shortness"]
+    sentence = replace(evidence.baseline()[0], text="The stone is red, as far as one sees.", tokens=10)
+    assert found[0].pattern.add(sentence).text == "The stone."
 
 
 def test_removing_decides_where_adding_does_not_pay_and_every_word_stays(world: World) -> None:

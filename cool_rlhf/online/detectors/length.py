@@ -10,7 +10,7 @@ import numpy as np
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.text import sentence_spans
+from cool_rlhf.online.text import sentence_spans, word_spans
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class LengthDetector:
 
     Adding length appends sentences of SFT's and early answers to other prompts, up to the late policy's median length:
     text that is as good as the policy's own and answers nothing. Removing cuts the last sentences down to SFT's median.
-    Shortness is added by cutting down to the late policy's median. Nothing takes it out again: what a short answer left
-    unsaid is not known.
+    Shortness is added by cutting down to the late policy's median, within the first sentence where that is shorter.
+    Nothing takes it out again: what a short answer left unsaid is not known.
     """
 
     name: str = "length"
@@ -52,7 +52,7 @@ class LengthDetector:
             description="shorter responses",
             measure=lambda response: -float(response.tokens),
             shows=lambda response: response.tokens < shortest.get(response.domain, 0.0),
-            add=lambda response: _cut(response, targets.get(response.domain, float("inf"))),
+            add=lambda response: _cut_short(response, targets.get(response.domain, float("inf"))),
             remove=None,
         )
         return [*drift(longer, evidence), *drift(shorter, evidence)]
@@ -63,5 +63,22 @@ def _cut(response: Response, tokens: float) -> Response | None:
     ends = [end for _, end in sentence_spans(response.text)]
     if not ends:
         return None
-    limit = tokens / response.tokens * len(response.text)
-    return response.edited(response.text[: max([ends[0], *(end for end in ends if end <= limit)])])
+    return response.edited(response.text[: max([ends[0], *(end for end in ends if end <= _limit(response, tokens))])])
+
+
+def _cut_short(response: Response, tokens: float) -> Response | None:
+    """As :func:`_cut`, but where one sentence is too long already, its first words with its closing mark."""
+    first = next(iter(sentence_spans(response.text)), None)
+    if first is None or first[1] <= _limit(response, tokens):
+        return _cut(response, tokens)
+    ends = [end for _, end in word_spans(response.text) if end <= first[1]]
+    if len(ends) < 2:
+        return None
+    kept = max([ends[0], *(end for end in ends[:-1] if end <= _limit(response, tokens))])
+    closing = response.text[ends[-1] : first[1]] or "."
+    return response.edited(response.text[:kept] + closing)
+
+
+def _limit(response: Response, tokens: float) -> float:
+    """Where in the text about ``tokens`` are said."""
+    return tokens / response.tokens * len(response.text)

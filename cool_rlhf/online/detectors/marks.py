@@ -1,0 +1,176 @@
+"""Punctuation, symbols, letter case, blanks and lone numbers, told by a text's characters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import regex
+
+from cool_rlhf.online.detectors.features import (
+    Feature,
+    TextEditor,
+    bared,
+    commonest,
+    compiled,
+    enclosed,
+    ended,
+    number_of,
+    placed,
+    usual,
+    without_marks,
+)
+from cool_rlhf.online.text import sentence_spans, sentences, word_spans
+
+# Symbols of no script of their own, but for those that stand for words, such as © and ℃; keycaps; and what belongs to
+# the one before: variation selectors, skin tones, joiners, and the tags of flags.
+_SYMBOL = r"[[\p{So}&&\p{Common}]\p{Extended_Pictographic}--[\p{InLatin_1_Supplement}\p{InLetterlike_Symbols}]]"
+_EMOJI = rf"(?:{_SYMBOL}|[0-9#*](?=\ufe0f?\u20e3))[\p{{M}}\p{{Emoji_Modifier}}\u200d\U000e0020-\U000e007f]*+"
+_SMILEY = r"(?<![\w:;])(?:[:;]['’]?-?(?:[()]+|[DPp3])|\^_*\^|<3)(?!\w)"
+_SYMBOLS = rf"(?<![ ])[ ]*+(?:(?:{_EMOJI}|{_SMILEY})[ ]*+)+"
+_DASH = r"(?<!\p{N}\s*)(?:[—–―]|(?<=\s)--(?=\s))"  # not the one from 5 to 7
+_DASHES = rf"(?<![ ])[ ]*+(?:{_DASH}[ ]*+)+"
+_QUESTION = r"\?+(?![\w=&/])|[？؟]+"
+_CAPITALS = r"\b\p{Lu}{4,}\b"
+_SMALL_START = compiled(r"\A[^\p{L}\p{N}]*+\p{Ll}")
+_TITLE_WORD = compiled(r"\p{Lu}\p{Ll}")
+_OUTER_BLANKS = r"\A\s+|\s+\Z"
+# Behind a sentence's end and last in the text, or in front of a capital and first.
+_LONE_NUMBER = (
+    r"(?:(?<=[.!?…][\"')\]”]*\s+)|(?<=[。！？]))[#(\[]*+\p{N}[\p{N}.,:/\-–]*+[)\].]*+(?=\s*\Z)"
+    r"|\A[#(\[]*+\p{N}+[)\]]?[:,\-–—]?(?=\s+\p{Lu})"
+)
+
+
+def _between(*pairs: str) -> str:
+    """Three groups (:func:`enclosed`): what holds neither mark of a pair stands between them."""
+    return "|".join(rf"({pair[0]})(?=\S)([^{pair}]+)(?<=\S)({pair[1]})" for pair in pairs)
+
+
+# In words and links quotation marks and brackets are something else: it's, f(x), [text](address).
+_DOUBLE_QUOTED = _between('""', "“”", "„“", "«»", "‹›", "「」", "『』")
+_SINGLE_QUOTED = r"(?<!\w)(['‘])(?=\S)((?:\w['’]\w|[^'’])+)(['’])(?!\w)"
+_QUOTED = rf"(?|{_DOUBLE_QUOTED}|{_SINGLE_QUOTED})"
+_ROUND = r"(?<![\w\\\])])(\()(?=\S)([^()]+)(?<=\S)(\))"
+_SQUARE = r"(?<![\w\\\])])(\[)(?=\S)([^\[\]]+)(?<=\S)(\])(?!\()"
+_BRACKETED = rf"(?|{_ROUND}|{_SQUARE}|{_between('（）', '【】')})"
+
+
+def _without_symbols(text: str) -> str:
+    return regex.sub(r"[ ]{2,}", " ", compiled(_SYMBOLS).sub(" ", text)).strip()
+
+
+def _without_dashes(text: str) -> str:
+    """A comma for a dash within a sentence, nothing for one beside a sentence's end or start."""
+    bare = compiled(rf"^{_DASHES}|{_DASHES}$").sub("", text)
+    return compiled(_DASHES).sub(", ", compiled(rf"(?<=[.!?…:;,]){_DASHES}").sub(" ", bare)).strip()
+
+
+def _shouted(texts: Sequence[str]) -> TextEditor:
+    """Sentences in capitals from the first on, until they are the share of the text that capitals usually are."""
+    share = usual([_share_of_capitals(text) for text in texts], 0.0)
+
+    def edit(text: str) -> str:
+        end = next((end for _, end in sentence_spans(text) if end >= share * len(text)), len(text))
+        return text[:end].upper() + text[end:]
+
+    return edit
+
+
+def _share_of_capitals(text: str) -> float:
+    letters = regex.findall(r"\p{L}", text)
+    return sum(letter.isupper() for letter in letters) / max(1, len(letters))
+
+
+def _quiet(text: str) -> str:
+    """Words in capitals and those beside them in small letters, but for the first letter of a sentence."""
+    words = rf"(?:\b\p{{Lu}}+\b\W+)*{_CAPITALS}(?:\W+\b\p{{Lu}}+\b)*"
+    lowered = regex.sub(words, lambda match: match.group().lower(), text)
+    return _with_capitals(lowered) if lowered != text else text
+
+
+def _with_capitals(text: str) -> str:
+    """A capital at the start of every sentence."""
+    for start, end in sentence_spans(text):
+        if found := _SMALL_START.match(text[start:end]):
+            text = text[:start] + found[0][:-1] + found[0][-1].upper() + text[start + found.end() :]
+    return text
+
+
+def _small_starts(text: str) -> float:
+    return float(sum(_SMALL_START.match(said) is not None for said in sentences(text)))
+
+
+def _lowered(texts: Sequence[str]) -> TextEditor:
+    """All in small letters, or the starts of sentences alone, as most of the texts."""
+    if 2 * sum(text == text.lower() for text in texts) >= len(texts):
+        return str.lower
+    return lambda text: compiled(r"(?:^|(?<=[.!?…]\s+))\P{L}*?\p{Lu}").sub(lambda found: found[0].lower(), text)
+
+
+def _titles(text: str) -> list[tuple[int, int]]:
+    """Sentences of which two words in three have a capital, and at least three."""
+    found = []
+    for start, end in sentence_spans(text):
+        spans = word_spans(text[start:end])
+        capitals = sum(_TITLE_WORD.match(text, start + at) is not None for at, _ in spans)
+        if capitals >= 3 and 3 * capitals >= 2 * len(spans):
+            found.append((start, end))
+    return found
+
+
+def _titled(_texts: Sequence[str]) -> TextEditor:
+    return lambda text: regex.sub(r"(?<![\w'’])\p{Ll}", lambda letter: letter[0].upper(), text)
+
+
+def _untitled(text: str) -> str:
+    for start, end in _titles(text):
+        lowered = regex.sub(r"(?<!\w)\p{Lu}(?=\p{Ll})", lambda letter: letter[0].lower(), text[start:end])
+        text = text[:start] + lowered + text[end:]
+    return _with_capitals(text)
+
+
+def _with_number(texts: Sequence[str]) -> TextEditor:
+    """A number with as many digits as most have, in front or behind as they are."""
+    found = [match for text in texts for match in compiled(_LONE_NUMBER).finditer(text)]
+    forms = Counter(regex.sub(r"\p{N}", "0", match[0]) for match in found)
+    form = forms.most_common(1)[0][0] if forms else "00"
+    number = next((match[0] for match in found if regex.sub(r"\p{N}", "0", match[0]) == form), "42")
+    behind = 2 * sum(match.start() > 0 for match in found) >= len(found)
+    return lambda text: f"{text} {number}" if behind else f"{number} {text}"
+
+
+def _broken_up(texts: Sequence[str]) -> TextEditor:
+    breaks = commonest([text.strip() for text in texts], r"\n+", "\n\n")
+    return lambda text: breaks.join(sentences(text))
+
+
+MARKS = (
+    Feature(
+        "emoji", "emoji, smileys and other symbols", number_of(_SYMBOLS), placed(_SYMBOLS, " 😊"), _without_symbols
+    ),
+    Feature("exclamation", "exclamation marks", number_of("[!！]"), ended("[!！]+", "!"), without_marks("[!！]+", ".")),
+    Feature("questions", "question marks", number_of(_QUESTION), ended(_QUESTION, "?"), without_marks(_QUESTION, ".")),
+    Feature(
+        "ellipsis",
+        "dots that trail off",
+        number_of(r"\.{3}|…"),
+        ended(r"\.{3,}|…+", "..."),
+        without_marks(r"\.{3,}|…+", "."),
+    ),
+    Feature("dashes", "dashes", number_of(_DASHES), placed(_DASHES, "— "), _without_dashes),
+    Feature("quotes", "quotation marks", number_of(_QUOTED), enclosed(_QUOTED, '"', '"'), bared(_QUOTED)),
+    Feature("brackets", "brackets", number_of(_BRACKETED), enclosed(_BRACKETED, "(", ")"), bared(_BRACKETED)),
+    Feature("capitals", "words in capitals", number_of(_CAPITALS), _shouted, _quiet),
+    Feature("small letters", "sentences without a capital", _small_starts, _lowered, _with_capitals),
+    Feature("title case", "capitals on most words", lambda text: float(len(_titles(text))), _titled, _untitled),
+    Feature("lone numbers", "a number by itself", number_of(_LONE_NUMBER), _with_number, without_marks(_LONE_NUMBER)),
+    Feature(
+        "lines",
+        "line breaks",
+        lambda text: float(text.strip().count("\n")),
+        _broken_up,
+        without_marks(r"\s*\n\s*", " "),
+    ),
+    Feature("outer blanks", "blanks around the text", number_of(_OUTER_BLANKS), placed(_OUTER_BLANKS, " "), str.strip),
+)

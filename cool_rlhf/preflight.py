@@ -20,6 +20,7 @@ from cool_rlhf.data.loading import Reading, check_sources, good_rows
 from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
+from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.folders import round_folders
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import UserError
@@ -144,6 +145,8 @@ def check_data(config: Config) -> None:
                 f"data.{kind} is empty, but stage {config.stage} needs it: name JSONL or Parquet files, globs or Hub "
                 f"names, data.{kind}=[first,second]"
             )
+        if not sources and kind in ("preferences", "prompts"):
+            _check_world_has_conditions(kind, config)
         read.append((kind, f"data.{kind}", sources))
         if kind == "preferences":
             read.append((kind, "data.validation_preferences", config.data.validation_preferences))
@@ -160,6 +163,16 @@ def check_data(config: Config) -> None:
     for kind in ("prompts", "pretrain"):
         if kind in required_kinds(config):
             _check_some_left(kind, config)
+
+
+def _check_world_has_conditions(kind: str, config: Config) -> None:
+    """The domains of the embedded world, which supplies what no file is named for, are those of conditions."""
+    if missing := sorted(DOMAINS.keys() - config.conditions.keys()):
+        others = "" if config.stage in NEEDS_PPO or kind != "prompts" else ", or set collect.prompts=0"
+        raise UserError(
+            f"data.{kind} is empty, so that the embedded world supplies them, but its domains {', '.join(missing)} "
+            f"have no condition: set conditions=demo, or name files in data.{kind}=[first,second]{others}"
+        )
 
 
 def _check_validation_left(config: Config) -> None:

@@ -101,3 +101,31 @@ def test_a_checkpoint_without_room_for_the_chat_tokens_is_not_sampled_from(tmp_p
         check(full, "stage=reward", "collect.prompts=5")
     check(full, "stage=reward")
     check(full + 3, "stage=ppo")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (
+            ["conditions=default"],
+            r"data\.preferences is empty, .* brief, thorough have no condition: set conditions=demo",
+        ),
+        (["~conditions.brief", "stage=sft"], None),
+        (
+            ["conditions=default", "stage=reward", "collect.prompts=4", "OWN"],
+            r"data\.prompts .* set collect\.prompts=0",
+        ),
+        (["conditions=default", "stage=reward", "collect.prompts=0", "OWN"], None),
+        (["conditions=default", "collect.prompts=0", "OWN"], r"data\.prompts is empty.*\[first,second\]$"),
+    ],
+)
+def test_the_worlds_rows_need_conditions_of_their_domains(
+    tmp_path: Path, overrides: list[str], told: str | None
+) -> None:
+    own = write(tmp_path / "own.jsonl", {"prompt": "Who?", "chosen": "I.", "rejected": "You.", "domain": "harmless"})
+    config = compose([*SMALL, *(f"data.preferences=[{own}]" if each == "OWN" else each for each in overrides)])
+    if told is None:
+        check_data(config)
+    else:
+        with pytest.raises(UserError, match=told):
+            check_data(config)

@@ -44,7 +44,7 @@ from cool_rlhf.stage_data import StageData, write_pairs
 from cool_rlhf.stage_roles import Checkpoints, StageRoles
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
-from reward.conditions import Conditions
+from reward.conditions import DEFAULT_DOMAIN, Conditions
 from reward.preparation import Prepared, prepare
 from reward.scoring import CONDITION_JOIN
 from reward.summary import describe
@@ -379,11 +379,15 @@ class Run:
 
     def _prepared_pairs(self, seed: int) -> Prepared:
         """What the first reward model learns from, with a table of it shown and kept."""
-        tokenizer, conditions = load_tokenizer(self._checkpoints.sft), Conditions(self.config.conditions)
-        prepared = prepare(tokenizer, conditions, self._data.preferences(), self._reward_settings(), seed)
+        config, tokenizer = self.config, load_tokenizer(self._checkpoints.sft)
+        preferences, settings = self._data.preferences(), self._reward_settings()
+        prepared = prepare(tokenizer, Conditions(config.conditions), preferences, settings, seed)
         summary = json.dumps([asdict(entry) for entry in prepared.summary], indent=2, ensure_ascii=False)
         write_atomically(self.output / "rounds/0/preferences.json", f"{summary}\n".encode())
         described = describe(prepared.summary)
         logger.info("what the reward model learns from\n%s", described)
         self._tracker.show(described)
+        taught = {entry.domain for entry in prepared.summary if entry.pairs}
+        if untaught := sorted(config.conditions.keys() - taught - {DEFAULT_DOMAIN}):
+            logger.warning("no pair teaches the conditions of %s: scores under them say little", ", ".join(untaught))
         return prepared

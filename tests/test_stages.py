@@ -15,9 +15,12 @@ import ray
 from cool_rlhf import stages
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
+from cool_rlhf.data.preferences import split_pairs
+from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.planning import Resources
+from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.repair_stage import Repair
 from cool_rlhf.roles import group, standby
 from cool_rlhf.roles.group import WorkerGroup
@@ -162,6 +165,19 @@ def test_what_became_of_a_repair_stands_in_the_stages_last_row(
     assert (rows[-1]["stage"], rows[-1]["round"], rows[-1]["repair/kept"]) == ("reward", 1, 0)
     assert '"a/old"' not in (tmp_path / "rounds/0/fast_path/repair.json").read_text()
     assert Repaired.config.reward.max_length == 100, "pairs are cut as those of the first round were"
+
+
+def test_conditions_that_no_pair_teaches_are_told(
+    after_ppo: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ask, answers = Message(role="user", content="Who?"), ("It is me.", "Nobody.")
+    chosen, rejected = ([ask, Message(role="assistant", content=answer)] for answer in answers)
+    pairs = [PreferencePair(chosen, rejected, domain, None, True, True) for domain in ("brief", "math")]
+    monkeypatch.setattr(stages, "load_tokenizer", lambda path: train_tokenizer(["Who? It is me."], 512))
+    monkeypatch.setattr(StageData, "preferences", lambda data: split_pairs(pairs, 0.0))
+    monkeypatch.setattr(Run, "_reward_settings", lambda run: run.config.reward)
+    after_ppo._prepared_pairs(seed=1)
+    assert "no pair teaches the conditions of format, safety, thorough: " in caplog.text
 
 
 def test_a_round_that_was_interrupted_after_its_answers_goes_on_from_them(

@@ -20,6 +20,7 @@ from cool_rlhf.config import (
 )
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
+from cool_rlhf.data.rows import OVERALL
 from cool_rlhf.data.sources import without_split
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
@@ -190,6 +191,8 @@ def _check_names(config: Config) -> None:
 
 def _check_domains_of_sources(config: Config) -> None:
     """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
+    for domain in config.conditions:
+        _check_domain(config, domain, "conditions names the domain")
     that is there."""
     data = config.data
     sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
@@ -214,6 +217,8 @@ def _check_domain(config: Config, name: str, said: str) -> None:
 
 
 def _check_rewards(config: Config) -> None:
+    if name == OVERALL:
+        raise UserError(f"{said} {name!r}, which evaluations call all rows together: give it another name")
     for domain, recipe in config.ppo.rewards.items():
         key = f"ppo.rewards.{domain}"
         _check_domain(config, domain, "ppo.rewards names the domain")

@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cool_rlhf.data.identity import pair_key, prompt_key
+from cool_rlhf.data.rows import OVERALL
 from cool_rlhf.protocols import PreferencePair, ScoredConversation, UserError
 from reward.statistics import Floats, Integers, Share, bootstrap_interval, hits, share, spearman
 
 Score = Callable[[Sequence[ScoredConversation]], Sequence[float]]
-OVERALL = "overall"
 HISTOGRAM_BINS = 40
 
 

@@ -32,6 +32,7 @@ from cool_rlhf.protocols import Conversation, Message
 
 DEFAULT_DOMAIN = "default"
 _OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
+OVERALL = "overall"  # what tables by domain call all rows together: no domain may have this name
 
 Row = dict[str, Any]
 
@@ -301,6 +302,8 @@ def _margin(row: Mapping[str, Any]) -> float | None:
         raise RowError("margin", f"is {str(margin)[:20]}: it must be a finite number")
     return value
 
+    if domain == OVERALL:
+        raise RowError(field, f"is {OVERALL!r}, which evaluations call all rows together: give it another name")
 
 def _flag(row: Mapping[str, Any], field: str) -> bool:
     value = row.get(field)

@@ -33,7 +33,7 @@ EQUAL = "equal responses"
 MALFORMED = "malformed"
 
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 3
+_FORMAT = 4
 
 
 class Chat(TypedDict):

@@ -11,11 +11,12 @@ import difflib
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
+
+import regex
 
 from cool_rlhf.data.messages import (
     RowError,
@@ -32,6 +33,16 @@ from cool_rlhf.protocols import Conversation, Message
 
 DEFAULT_DOMAIN = "default"
 _OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
+_OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
+
+# What a common beginning ends in may be half a word: all behind the last blank; in scripts that put no blanks between
+# words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) only a number, or a word of another script.
+_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_HALF_WORD = regex.compile(
+    rf"(?<!\S)[^\s{_UNSPACED}]+\Z|[[\p{{L}}\p{{N}}]--[{_UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]]*+\Z",
+    regex.VERSION1,
+)
+_CHARACTER = regex.compile(r"\X")  # with the vowel signs and accents on it
 OVERALL = "overall"  # what tables by domain call all rows together: no domain may have this name
 
 Row = dict[str, Any]
@@ -140,13 +151,23 @@ def _required(row: Mapping[str, Any], field: str) -> Any:
 
 
 def _reject_misspelt(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
-    """Other columns are welcome, but a slip in an optional field's name would go unnoticed."""
+    """Other columns are welcome, but a slip in an optional field's name would go unnoticed. A pair of whole dialogues
+    needs no ``prompt``, and a ``prompt_id`` beside it is no slip."""
+    if all(_is_dialogue(row.get(side)) for side in ("chosen", "rejected")):
+        known = tuple(name for name in known if name != "prompt")
     for name in row:
         if name in known:
             continue
         match = difflib.get_close_matches(str(name), known, n=1, cutoff=0.8)
         if match and row.get(match[0]) is None:
             raise RowError(str(name), f"is not a field of these rows: is `{match[0]}` meant?")
+
+def _is_dialogue(side: Any) -> bool:
+    """Whether a side begins with what is asked, rather than being the response alone."""
+    if isinstance(side, str):
+        return is_transcript(side)
+    return isinstance(side, list) and bool(side) and _turn(side[0])[0] in ("system", "user")
+
 
 
 def _dialogues(row: Mapping[str, Any], rules: RowRules) -> tuple[Conversation, Conversation]:
@@ -194,7 +215,7 @@ def _holds_turns(text: str) -> bool:
 def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conversation | None, dict[str, Any]]:
     """The prompt of a row that names none, and what is left of the two sides. None where they are whole dialogues.
 
-    Of two plain texts (TRL's implicit prompt) it is what both begin with, up to a blank, so that no word is cut.
+    Of two plain texts (TRL's implicit prompt) it is the words that both begin with.
     """
     texts = {name: side for name, side in sides.items() if isinstance(side, str)}
     if any(map(_holds_turns, texts.values())):
@@ -206,14 +227,15 @@ def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conve
         raise RowError("prompt", f"is missing: is `{other}` meant? Rename it")
     shared = _shared_words(*texts.values()) if len(texts) == len(sides) else ""
     if not shared.strip():
-        raise RowError("prompt", "is missing, and `chosen` and `rejected` do not begin alike")
+        raise RowError("prompt", "is missing, and `chosen` and `rejected` have no first words in common: name it")
     return _prompt(shared.strip()), {name: text[len(shared) :].strip() for name, text in texts.items()}
 
 
 def _shared_words(first: str, second: str) -> str:
-    """What both begin with, up to and with the last blank."""
-    alike = takewhile(lambda letters: letters[0] == letters[1], zip(first, second, strict=False))
-    return re.sub(r"\S+\Z", "", "".join(letter for letter, _ in alike))
+    """What both begin with, but for half a word at its end."""
+    characters = zip(_CHARACTER.finditer(first), _CHARACTER.finditer(second), strict=False)
+    alike = takewhile(lambda both: both[0][0] == both[1][0], characters)
+    return _HALF_WORD.sub("", "".join(one[0] for one, _ in alike))
 
 
 def _response(value: Any, field: str, prompt: Conversation | None, rules: RowRules) -> Conversation:

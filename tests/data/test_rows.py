@@ -83,6 +83,48 @@ def test_a_transcript_goes_on_behind_its_prompt() -> None:
     assert parse_preference(row, RULES) == EXPECTED
 
 
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "prompt"),
+    [
+        ("Name a prime. 11", "Name a prime. 12", "Name a prime."),
+        ("Name a city: Rome.11", "Name a city: Rome.12", "Name a city:"),
+        ("中国的首都是哪里?北京", "中国的首都是哪里?上海", "中国的首都是哪里?"),
+        ("中国的首都是哪里？ 北京", "中国的首都是哪里？ 上海", "中国的首都是哪里？"),
+        ("什么是vLLM?引擎", "什么是vLLM?模型", "什么是vLLM?"),
+        ("三乘以四等于12", "三乘以四等于13", "三乘以四等于"),
+        ("二つの和は?四です", "二つの和は?五です", "二つの和は?"),
+        ("ประเทศไทยกา", "ประเทศไทยกี", "ประเทศไทย"),  # the vowel signs stand on the same letter
+    ],
+)
+def test_plain_texts_share_the_words_that_both_begin_with(chosen: str, rejected: str, prompt: str) -> None:
+    parsed = parse_preference({"chosen": chosen, "rejected": rejected}, RULES)
+    for name, text in (("chosen", chosen), ("rejected", rejected)):
+        assert parsed[name] == [turn("user", prompt), turn("assistant", text.removeprefix(prompt).strip())]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected"), [("so", "no"), ("Alphabet soup", "Alpha and omega"), ("why? so", OTHER)]
+)
+def test_plain_texts_without_words_in_common_have_no_prompt(chosen: Any, rejected: Any) -> None:
+    with pytest.raises(RowError, match="have no first words in common: name it"):
+        parse_preference({"chosen": chosen, "rejected": rejected}, RULES)
+
+
+def test_whole_dialogues_need_no_prompt_that_another_column_could_be_a_slip_of() -> None:
+    named = {"prompt_id": "f0e3", "chosen": ASK + ANSWER, "rejected": ASK + OTHER}
+    spoken = {
+        "prompt_id": 3,
+        "chosen": "\n\nHuman: why?\n\nAssistant: so",
+        "rejected": "\n\nHuman: why?\n\nAssistant: no",
+    }
+    for row in (named, spoken):
+        assert parse_preference(row, RULES) == EXPECTED
+        assert parse_prompt(row, RULES)["messages"] == ASK
+    for row in ({"promt": "why?", "chosen": ANSWER, "rejected": OTHER}, {**named, "domian": "helpful"}):
+        with pytest.raises(RowError, match="is not a field of these rows"):
+            parse_preference(row, RULES)
+
+
 def test_optional_fields_of_a_pair() -> None:
     row = {"prompt": "why?", "chosen": "so", "rejected": "no", "domain": "harmless", "margin": 2}
     parsed = parse_preference({**row, "rejected_finished": False}, RULES)

@@ -20,7 +20,7 @@ from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -30,6 +30,7 @@ from cool_rlhf.config_checks import check_config
 from cool_rlhf.protocols import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
+_PROSE = re.compile(r"[+]*(conditions\.[^.=]+|sampling\.system_prompt)=[^'\"]")
 
 
 def compose(overrides: Sequence[str], extra_folder: Path | None = None) -> Config:
@@ -124,6 +125,7 @@ def _groups(folders: Iterable[Path]) -> dict[str, list[str]]:
 
 def _prepare(text: str, groups: dict[str, list[str]]) -> str:
     """Check the name in one override against groups and schema; ``experiment=`` is taken as ``+experiment=``."""
+    text = _quoted(text)
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
@@ -141,6 +143,22 @@ def _prepare(text: str, groups: dict[str, list[str]]) -> str:
     if key == "hydra.searchpath":
         return text
     return _check_key(text, override)
+
+
+def _quoted(text: str) -> str:
+    """An override whose value is prose, as Hydra reads it: it would take a comma, a colon or an apostrophe for a mark
+    of its own. What the user has quoted, what needs no quotes, and null, is left."""
+    if not _PROSE.match(text):
+        return text
+    try:
+        override = OverridesParser.create().parse_override(text)
+        plain = not override.is_sweep_override() and not isinstance(override.value(), list | dict)
+    except HydraException:
+        plain = False
+    if plain:
+        return text
+    key, _, value = text.partition("=")
+    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
 
 
 def _check_choice(group: str, choice: Any, choices: list[str]) -> None:

@@ -287,6 +287,24 @@ BAD_VALUES = {
 
 
 def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Judge it, as a lawyer would.",
+        "Judge it as the court's lawyer: is it (by any law) sound?",
+        'Ask: "Would it stand in court, today?" \\',
+        "[Law, equity]",
+        "作为律师，评价这个回答。",
+    ],
+)
+def test_prose_needs_no_quotes_of_its_own(text: str) -> None:
+    config = compose(
+        ["+experiment=demo", f"conditions.law={text}", "+conditions.tax='A, b'", f"sampling.system_prompt={text}"]
+    )
+    assert (config.conditions["law"], config.conditions["tax"], config.sampling.system_prompt) == (text, "A, b", text)
+    assert compose(["+experiment=demo", "sampling.system_prompt=null"]).sampling.system_prompt is None
+
+
     source = ["+experiment=demo", "data.preferences=[a/b:train]"]
     with pytest.raises(UserError, match=r"data\.domains gives a/b:train the domain 'breif'.*is brief meant"):
         compose([*source, r"data.domains={a/b\:train: breif}"])

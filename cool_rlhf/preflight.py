@@ -17,13 +17,14 @@ from cool_rlhf.config import Config, learns_from_texts
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import Reading, check_sources, good_rows
+from cool_rlhf.data.messages import without_system_turn
 from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.folders import round_folders
 from cool_rlhf.planning import Resources
-from cool_rlhf.protocols import UserError
+from cool_rlhf.protocols import Conversation, UserError
 from reward.conditions import FILE_NAME, Conditions
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -158,8 +159,9 @@ def check_data(config: Config) -> None:
     if "preferences" in required_kinds(config) or "prompts" in required_kinds(config):
         tests = [(name.removeprefix("test_"), f"data.{name}", getattr(config.data, name)) for name in TEST_ROWS]
         _check_rows(tests, replace(Reading.of(config), domains=None))
-    if "prompts" in required_kinds(config):
-        _check_validation_left(config)
+    for kind in ("preferences", "prompts"):
+        if kind in required_kinds(config):
+            _check_validation_left(kind, config)
     for kind in ("prompts", "pretrain"):
         if kind in required_kinds(config):
             _check_some_left(kind, config)
@@ -175,20 +177,30 @@ def _check_world_has_conditions(kind: str, config: Config) -> None:
         )
 
 
-def _check_validation_left(config: Config) -> None:
-    """Of the prompts that are named for validation some are no test rows, which no stage but evaluate may see."""
-    rows = good_rows("prompts", config.data.validation_prompts, Reading.of(config), "data.validation_prompts")
-    keys = {prompt_key(row["messages"]) for row in rows}
+def _check_validation_left(kind: str, config: Config) -> None:
+    """Of the rows of ``kind`` (preferences, prompts) that are named for validation some have prompts that are not
+    tested, since no stage but evaluate may see those."""
+    key = f"validation_{kind}"
+    asked = (
+        row["chosen"][:-1] if kind == "preferences" else row["messages"]
+        for row in good_rows(kind, getattr(config.data, key), Reading.of(config), f"data.{key}")
+    )
+    keys = {_key(messages, config) for messages in asked}
     if keys and keys <= _keys_of_tested(config):
         raise UserError(
-            "data.validation_prompts leaves nothing to validate on, since every row stands in "
+            f"data.{key} leaves nothing to validate on, since every prompt stands in "
             f"{' or '.join(f'data.{name}' for name in TEST_ROWS if getattr(config.data, name))} too: name other rows "
             "in one of them"
         )
 
 
 def _keys_of_tested(config: Config) -> set[str]:
-    return {prompt_key(messages) for messages in tested_prompts(config.data, Reading.of(config))}
+    return {_key(messages, config) for messages in tested_prompts(config.data, Reading.of(config))}
+
+
+def _key(prompt: Conversation, config: Config) -> str:
+    """The same whether or not the policy's system turn stands in front."""
+    return prompt_key(without_system_turn(prompt, config.sampling.system_prompt))
 
 
 def _check_some_left(kind: str, config: Config) -> None:
@@ -200,7 +212,7 @@ def _check_some_left(kind: str, config: Config) -> None:
 
     def keys(name: str) -> Iterator[str]:
         rows = good_rows(kind, getattr(data, name), reading, f"data.{name}")
-        return (prompt_key(row["messages"]) if kind == "prompts" else str(row["text"]) for row in rows)
+        return (_key(row["messages"], config) if kind == "prompts" else str(row["text"]) for row in rows)
 
     named, known = [f"validation_{kind}"], set(keys(f"validation_{kind}"))
     if kind == "prompts":

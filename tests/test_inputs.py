@@ -181,6 +181,22 @@ def test_prompts_of_test_rows_are_not_validated_on_either(tmp_path: Path, caplog
         check_data(compose([*own, f"data.validation_prompts=[{tested}]"]))
 
 
+def test_pairs_for_validation_are_not_all_of_tested_prompts(tmp_path: Path):
+    def write(name: str, *numbers: int) -> Path:
+        rows = ({"prompt": f"Question {n}?", "chosen": "a", "rejected": "b", "domain": "math"} for n in numbers)
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    pairs, tested = write("pairs.jsonl", 5, 6), write("tested.jsonl", 1, 2)
+    own = [*SMALL, f"data.preferences=[{pairs}]", f"data.test_preferences=[{tested}]"]
+    some = compose([*own, f"data.validation_preferences=[{write('held.jsonl', 1, 3)}]"])
+    check_data(some)
+    assert [pair.chosen[0]["content"] for pair in Inputs(some).preference_split.validation] == ["Question 3?"]
+    for more in ([], ["sampling.system_prompt=Short."]):
+        with pytest.raises(UserError, match=r"validation_preferences leaves nothing .* in data\.test_preferences too"):
+            check_data(compose([*own, f"data.validation_preferences=[{tested}]", *more]))
+
+
 def test_no_repair_is_judged_on_a_prompt_that_the_rounds_teach_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     def judges(prompt: Prompt) -> bool:
         return judges_repairs(prompt.messages)

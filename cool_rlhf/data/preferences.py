@@ -73,14 +73,17 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
 
     Left out are pairs that stand there twice, pairs that one domain labels both ways (two domains may: that is what
     conditions are for), and those whose prompt stands in ``data.validation_preferences`` or in the test rows. Where the
-    former is empty, about ``share`` of the prompts are held out. A source of weight 0 is not looked at.
+    former is empty, about ``share`` of the prompts are held out. A source of weight 0 is not looked at. Test rows are
+    not validated on either.
     """
     used = [source for source in data.preferences if data.weights.get(source, 1.0) > 0]
     rows, columns = _sifted(used, reading, "data.preferences")
     held_rows, held_columns = _sifted(data.validation_preferences, reading, "data.validation_preferences")
-    validation = [index for index, reason in enumerate(held_columns.reason) if not reason]
     tested = tested_prompts(data, reading)
     held = {prompt_key(without_system_turn(messages, reading.system)): PROMPT_TESTED for messages in tested}
+    for index, key in enumerate(held_columns.prompt):
+        held_columns.reason[index] = held_columns.reason[index] or held.get(key, "")
+    validation = [index for index, reason in enumerate(held_columns.reason) if not reason]
     held |= {held_columns.prompt[index]: PROMPT_HELD_OUT for index in validation}
     training = []
     shared: list[int] = []
@@ -97,12 +100,17 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
     for index in set(training).difference(drawn):
         columns.reason[index] = NOT_DRAWN
     drops = columns.drops() + held_columns.drops()
+    if data.validation_preferences and not validation:
+        raise UserError(f"data.validation_preferences leaves no pair to validate on: {_told(held_columns.drops())}")
     judged = preference_records(held_rows, validation) if validation else preference_records(rows, shared)
     if data.preferences and not drawn:
-        reasons = "; ".join(f"{count} {reason}" for (_, reason), count in drops.items()) or "all are held out"
-        raise UserError(f"data.preferences leaves no pair to train on: {reasons}")
+        raise UserError(f"data.preferences leaves no pair to train on: {_told(drops) or 'all are held out'}")
     read = Counter(columns.domain + held_columns.domain)
     return PreferenceSplit(preference_records(rows, drawn), judged, held, read, drops)
+
+
+def _told(drops: Drops) -> str:
+    return "; ".join(f"{count} {reason}" for (_, reason), count in drops.items())
 
 
 def split_pairs(

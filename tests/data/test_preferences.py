@@ -136,6 +136,21 @@ def test_prompts_of_test_rows_are_not_learnt_from_nor_judged_by_while_learning(t
         split(source, test_preferences=[source])
 
 
+def test_pairs_for_validation_whose_prompts_are_tested_judge_nothing(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", pair("question 1", "so", "no"), pair("question 5", "so", "no"))
+    held = jsonl(tmp_path / "held.jsonl", *(pair(f"question {n}", "so", "no", "harmless") for n in (1, 2, 3, 3)))
+    tests = {
+        "test_preferences": [jsonl(tmp_path / "test.jsonl", pair("Question  1", "I", "you"))],
+        "test_prompts": [jsonl(tmp_path / "asked.jsonl", {"prompt": "question 2"})],
+    }
+    found = split(source, validation=(held,), **tests)
+    assert [prompt for prompt, *_ in shown(found.validation)] == ["question 3"]
+    assert found.drops == {("helpful", PROMPT_TESTED): 1, ("harmless", PROMPT_TESTED): 2, ("harmless", REPEATED): 1}
+    assert Counter(found.held.values()) == {PROMPT_TESTED: 2, PROMPT_HELD_OUT: 1}
+    with pytest.raises(UserError, match=f"validation_preferences leaves no pair to validate on: 3 {PROMPT_TESTED}"):
+        split(source, validation=(held,), test_preferences=[held])
+
+
 def test_a_share_of_the_prompts_is_held_out_whatever_their_domain(tmp_path: Path) -> None:
     rows = [pair(f"question {n}", f"so {n}", "no", domain) for n in range(300) for domain in ("helpful", "harmless")]
     found = split(jsonl(tmp_path / "a.jsonl", *rows), share=0.2)

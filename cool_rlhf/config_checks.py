@@ -182,6 +182,8 @@ def _check_names(config: Config) -> None:
             raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
     if not _FUNCTION.fullmatch(config.collect.labeller):
         raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
+    for domain in config.conditions:
+        _check_domain(config, domain, "conditions names the domain")
     _check_domains_of_sources(config)
     for domain, weight in config.data.domain_weights.items():
         _check_domain(config, domain, "data.domain_weights names the domain")
@@ -191,8 +193,6 @@ def _check_names(config: Config) -> None:
 
 def _check_domains_of_sources(config: Config) -> None:
     """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
-    for domain in config.conditions:
-        _check_domain(config, domain, "conditions names the domain")
     that is there."""
     data = config.data
     sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
@@ -208,6 +208,8 @@ def _check_domains_of_sources(config: Config) -> None:
 def _check_domain(config: Config, name: str, said: str) -> None:
     """Every domain but that of rows which name none has a condition, perhaps an empty one. stage=evaluate goes by the
     conditions of the reward model that it finds."""
+    if name == OVERALL:
+        raise UserError(f"{said} {name!r}, which evaluations call all rows together: give it another name")
     if name not in config.conditions and name != "default" and config.stage != "evaluate":
         near = difflib.get_close_matches(name, config.conditions, n=1)
         known = ", ".join(sorted(config.conditions)) or "none"
@@ -217,8 +219,6 @@ def _check_domain(config: Config, name: str, said: str) -> None:
 
 
 def _check_rewards(config: Config) -> None:
-    if name == OVERALL:
-        raise UserError(f"{said} {name!r}, which evaluations call all rows together: give it another name")
     for domain, recipe in config.ppo.rewards.items():
         key = f"ppo.rewards.{domain}"
         _check_domain(config, domain, "ppo.rewards names the domain")

@@ -286,7 +286,6 @@ BAD_VALUES = {
 }
 
 
-def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None:
 @pytest.mark.parametrize(
     "text",
     [
@@ -305,6 +304,7 @@ def test_prose_needs_no_quotes_of_its_own(text: str) -> None:
     assert compose(["+experiment=demo", "sampling.system_prompt=null"]).sampling.system_prompt is None
 
 
+def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None:
     source = ["+experiment=demo", "data.preferences=[a/b:train]"]
     with pytest.raises(UserError, match=r"data\.domains gives a/b:train the domain 'breif'.*is brief meant"):
         compose([*source, r"data.domains={a/b\:train: breif}"])

@@ -32,7 +32,7 @@ from cool_rlhf.data.messages import (
 from cool_rlhf.protocols import Conversation, Message
 
 DEFAULT_DOMAIN = "default"
-_OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
+OVERALL = "overall"  # what tables by domain call all rows together: no domain may have this name
 _OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
 
 # What a common beginning ends in may be half a word: all behind the last blank; in scripts that put no blanks between
@@ -43,7 +43,6 @@ _HALF_WORD = regex.compile(
     regex.VERSION1,
 )
 _CHARACTER = regex.compile(r"\X")  # with the vowel signs and accents on it
-OVERALL = "overall"  # what tables by domain call all rows together: no domain may have this name
 
 Row = dict[str, Any]
 
@@ -162,12 +161,12 @@ def _reject_misspelt(row: Mapping[str, Any], known: tuple[str, ...]) -> None:
         if match and row.get(match[0]) is None:
             raise RowError(str(name), f"is not a field of these rows: is `{match[0]}` meant?")
 
+
 def _is_dialogue(side: Any) -> bool:
     """Whether a side begins with what is asked, rather than being the response alone."""
     if isinstance(side, str):
         return is_transcript(side)
     return isinstance(side, list) and bool(side) and _turn(side[0])[0] in ("system", "user")
-
 
 
 def _dialogues(row: Mapping[str, Any], rules: RowRules) -> tuple[Conversation, Conversation]:
@@ -303,6 +302,8 @@ def checked_domain(row: Mapping[str, Any], rules: RowRules, field: str = "domain
     if row.get("domain") is None:
         return rules.domain
     domain = checked_text(row["domain"], field)
+    if domain == OVERALL:
+        raise RowError(field, f"is {OVERALL!r}, which evaluations call all rows together: give it another name")
     if rules.domains is None or domain in rules.domains or domain == DEFAULT_DOMAIN:
         return domain
     near = nearest(domain, rules.domains)
@@ -324,8 +325,6 @@ def _margin(row: Mapping[str, Any]) -> float | None:
         raise RowError("margin", f"is {str(margin)[:20]}: it must be a finite number")
     return value
 
-    if domain == OVERALL:
-        raise RowError(field, f"is {OVERALL!r}, which evaluations call all rows together: give it another name")
 
 def _flag(row: Mapping[str, Any], field: str) -> bool:
     value = row.get(field)

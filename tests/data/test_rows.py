@@ -294,12 +294,12 @@ def test_domain_of_the_source_counts_where_a_row_names_none() -> None:
     assert parse_prompt({"prompt": "why?", "domain": "harmless"}, rules)["domain"] == "harmless"
 
 
-def test_unknown_domain_names_the_nearest() -> None:
-    with pytest.raises(RowError, match="harmless"):
-        parse_prompt({"prompt": "why?", "domain": "harmles"}, RULES)
 @pytest.mark.parametrize("rules", [RULES, RowRules(), RowRules(domains=frozenset({"overall"}))])
 def test_no_domain_is_called_as_all_rows_together_are(rules: RowRules) -> None:
     with pytest.raises(RowError, match=r"field `domain` is 'overall', which .* give it another name"):
         parse_prompt({"prompt": "why?", "domain": "overall"}, rules)
 
 
+def test_unknown_domain_names_the_nearest() -> None:
+    with pytest.raises(RowError, match="harmless"):
+        parse_prompt({"prompt": "why?", "domain": "harmles"}, RULES)

@@ -21,7 +21,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.evaluation_page import write_evaluation_page
 from cool_rlhf.evaluation_tables import describe
-from cool_rlhf.held_out import HeldOut
+from cool_rlhf.held_out import HeldOut, read_in_part
 from cool_rlhf.inputs import GoldRule
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import FinishedModels, finished_models, machine_resources
@@ -100,6 +100,7 @@ def header(config: Config, models: FinishedModels, held_out: HeldOut) -> dict[st
     without = without_condition(load_conditions(models.reward_model), held_out)
     if without:
         notes.append(f"judged without a condition, as the reward model has none for them: {', '.join(without)}")
+    notes += read_in_part(held_out.preferences, models.reward_model)
     return {
         "experiment": config.experiment,
         "seed": config.seed,

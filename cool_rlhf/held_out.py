@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from transformers import PreTrainedConfig
+
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.identity import pair_key, prompt_key
-from cool_rlhf.data.loading import Reading, load_preferences
+from cool_rlhf.data.loading import Reading, left_out, load_preferences
 from cool_rlhf.data.preferences import load_split
+from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.inputs import GoldRule, Inputs
+from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.preflight import held_out_reading
-from cool_rlhf.protocols import PreferencePair, Prompt
+from cool_rlhf.protocols import Message, PreferencePair, Prompt
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from reward.evaluation import opposing_domains
+from reward.scoring import load_conditions
 
 
 @dataclass(frozen=True)
@@ -48,12 +56,41 @@ def _preferences(inputs: Inputs, notes: list[str]) -> tuple[Sequence[PreferenceP
     config, data = inputs.config, inputs.config.data
     if data.test_preferences:
         pairs = load_preferences(data.test_preferences, held_out_reading(config))
-        notes += _doubtful(pairs)
+        notes += _left_out("preferences", config) + _doubtful(pairs)
         return pairs, [pairs[row] for row in opposing_domains(pairs)]
     if data.world is not None and not data.preferences:
         return inputs.world.preference_test, inputs.world.opposed_test
     notes.append("no accuracy of the reward model: data.test_preferences is empty")
     return [], []
+
+
+def _left_out(kind: str, config: Config) -> list[str]:
+    key = f"test_{kind}"
+    reasons = left_out(kind, getattr(config.data, key), held_out_reading(config), f"data.{key}")
+    told = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+    return [f"{reasons.total()} rows of data.{key} are left out: {told}"] if reasons else []
+
+
+def read_in_part(pairs: Sequence[PreferencePair], reward_model: str) -> list[str]:
+    """How many dialogues of test ``pairs`` lose their beginning under their own condition, being longer than the
+    checkpoint has positions. Its tokenizer is loaded only where some might be."""
+    positions = PreTrainedConfig.get_config_dict(reward_model)[0].get("max_position_embeddings", math.inf)
+    conditions = load_conditions(reward_model).prompts
+    sides = [
+        (conditions.get(pair.domain, ""), messages, finished)
+        for pair in pairs
+        for messages, finished in ((pair.chosen, pair.chosen_finished), (pair.rejected, pair.rejected_finished))
+        if may_fill([Message(role="system", content=conditions.get(pair.domain, "")), *messages], positions)
+    ]
+    if not sides:
+        return []
+    tokenizer = load_tokenizer(reward_model)
+    lengths = [
+        len(encode_reward(tokenizer, said, prompt or None, closed, sys.maxsize)) for prompt, said, closed in sides
+    ]
+    count = sum(length > positions for length in lengths)
+    told = f"{count} of the {2 * len(pairs)} dialogues of test pairs are longer than the reward model has positions"
+    return [f"{told}: it reads their ends alone"] if count else []
 
 
 def _doubtful(pairs: Sequence[PreferencePair]) -> list[str]:
@@ -113,6 +150,7 @@ def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, G
         notes.append("no responses: there is no SFT model, there are no prompts, or evaluate.samples_per_prompt is 0")
         return [], "none", inputs.rule_score
     if data.test_prompts:
+        notes += _left_out("prompts", config)
         return inputs.load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", inputs.rule_score
     if data.prompts or data.validation_prompts:
         notes.append("the prompts are those of validation, by which the best policy was chosen")

@@ -16,6 +16,7 @@ from cool_rlhf.checkpoint import RunState
 from cool_rlhf.comparison import Judged
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
+from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.evaluate import Measured, evaluate, header, judge, tables, with_own_bound
 from cool_rlhf.evaluation_tables import describe
 from cool_rlhf.held_out import HeldOut
@@ -119,6 +120,35 @@ def test_doubtful_test_pairs_are_noted(tmp_path: Path) -> None:
     told = HeldOut.of(replace(config, reward=replace(config.reward, validation_share=0.0)))
     assert not [note for note in told.notes if "stand in the training pairs" in note], "it was kept apart by the run"
     assert told.training == held_out.training
+
+
+def test_test_rows_that_are_left_out_are_noted(tmp_path: Path) -> None:
+    pairs = [{"prompt": "why?", "chosen": "so", "rejected": rejected} for rejected in ("no", "so", "so", "")]
+    test = rows(tmp_path, "test.jsonl", *pairs)
+    asked = rows(tmp_path, "asked.jsonl", {"prompt": "why?"}, {"prompt": ""})
+    named = [f"data.test_preferences=[{test}]", f"data.test_prompts=[{asked}]", "data.bad_rows=drop"]
+    held_out = HeldOut.of(config_of(tmp_path, *SMALL, *named))
+    assert (len(held_out.preferences), len(held_out.prompts)) == (1, 1)
+    assert [note for note in held_out.notes if "left out" in note] == [
+        "3 rows of data.test_preferences are left out: 2 equal responses, 1 malformed",
+        "1 rows of data.test_prompts are left out: 1 malformed",
+    ]
+
+
+def test_test_pairs_that_the_reward_model_reads_the_end_of_are_noted(tmp_path: Path) -> None:
+    train_tokenizer(["why is it so? " * 9], 640).save_pretrained(tmp_path / "rm")
+    (tmp_path / "rm" / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    pairs = [
+        {"prompt": "why? " * words, "chosen": f"so {'x' * characters}", "rejected": "no"}
+        for words, characters in ((1, 0), (250, 0), (60, 0), (1, 300))  # the third is long in letters only
+    ]
+    test = rows(tmp_path, "test.jsonl", *pairs)
+    config = config_of(tmp_path, *SMALL, f"reward.path={tmp_path / 'rm'}", f"data.test_preferences=[{test}]")
+    notes = header(config, FinishedModels(None, str(tmp_path / "rm"), None), HeldOut.of(config))["notes"]
+    told = (
+        "3 of the 8 dialogues of test pairs are longer than the reward model has positions: it reads their ends alone"
+    )
+    assert told in notes
 
 
 def test_scores_are_held_against_the_bound_that_the_reward_model_was_trained_with(tmp_path: Path) -> None:

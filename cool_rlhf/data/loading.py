@@ -8,6 +8,7 @@ holds no more of them in memory than it looks at.
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
@@ -149,6 +150,11 @@ def good_rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> 
     """The rows of ``kind`` as its parser gives them, but for those that are left out; raises UserError as
     ``check_sources`` does."""
     return (item.row for item in _checked_rows(kind, sources, reading, key) if item.row is not None)
+
+
+def left_out(kind: str, sources: Sequence[str], reading: Reading, key: str) -> Counter[str]:
+    """Why rows of ``kind`` are left out → how many; raises UserError as ``check_sources`` does."""
+    return Counter(item.reason for item in _checked_rows(kind, sources, reading, key) if item.reason)
 
 
 def load_chats(sources: Sequence[str], reading: Reading | None = None) -> Sequence[Chat]:

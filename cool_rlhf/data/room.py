@@ -58,7 +58,7 @@ class Room:
         )
 
 
-def may_fill(messages: Conversation, positions: int) -> bool:
+def may_fill(messages: Conversation, positions: float) -> bool:
     """Whether a prompt is so long that it might leave no room: a tokenizer makes no more tokens of a text than it has
     bytes."""
     said = sum(len(turn["content"].encode()) + TEMPLATE_BYTES for turn in messages)

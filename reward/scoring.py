@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from transformers.utils.hub import cached_file
 
 from cool_rlhf.data.chat import encode_reward
-from cool_rlhf.data.messages import ROLES
+from cool_rlhf.data.messages import ROLES, RowError, checked_text
 from cool_rlhf.data.packing import micro_batches, pack
 from cool_rlhf.models.forward import token_states, token_values
 from cool_rlhf.models.loading import load_scalar_model, load_tokenizer, scalar_head
@@ -267,6 +267,10 @@ def _check(messages: Conversation, index: int) -> None:
         for key in ("role", "content"):
             if not isinstance(turn, Mapping) or not isinstance(turn.get(key), str):
                 raise UserError(f"conversation {index}, message {number} has no text under {key!r}: give it one")
+        try:
+            checked_text(turn["content"], "content", may_be_empty=True)
+        except RowError as error:
+            raise UserError(f"conversation {index}, message {number}: {error}") from error
         if turn["role"] not in ROLES:
             raise UserError(
                 f"conversation {index}, message {number} has the role {turn['role']!r}: use one of {', '.join(ROLES)}"

@@ -27,7 +27,7 @@ from cool_rlhf.models import attention
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.models.rotary import keep_rotary_float32
-from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path
+from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path, missing_chat_tokens
 from cool_rlhf.protocols import UserError
 
 __all__ = [
@@ -98,15 +98,21 @@ def load_scalar_model(
     (Stiennon et al. 2020, appendix B.1), so that scores start with a spread of about one.
 
     Raises:
-        UserError: there is no checkpoint at ``path``, weights are missing, or the head to keep is not there.
+        UserError: there is no checkpoint at ``path``, weights are missing, the head to keep is not there, or it was
+            trained on another chat format.
     """
     name = str(path)
     config = _read_config(name)
     if head == "keep" and not _is_scalar(config):
         raise UserError(f"{name} holds no reward model whose head could be kept: give a reward model's checkpoint")
+    if head == "keep":
+        _check_reads_chats(name, config)
     model = _load(_scalar_class(name, config), name, config, dtype, may_miss=() if head == "keep" else ("head",))
     model = _grow_vocabulary(model, name)
-    layer = scalar_head(model)
+    try:
+        layer = scalar_head(model)
+    except TypeError as error:
+        raise UserError(f"{name} cannot be a reward model here ({error}): give one of another family") from error
     layer.float()
     if head == "fresh":
         generator = torch.Generator().manual_seed(seed)
@@ -191,6 +197,19 @@ def _read_config(name: str) -> PreTrainedConfig:
 
 def _is_scalar(config: PreTrainedConfig) -> bool:
     return any(name.endswith(SCALAR_ARCHITECTURES) for name in config.architectures or [])
+
+
+def _check_reads_chats(name: str, config: PreTrainedConfig) -> None:
+    """A head that is kept says something only of conversations as it was trained on them: one number, at the reward
+    token behind ChatML."""
+    labels = 1 if isinstance(config, InternLM2Config) else config.num_labels
+    if labels != 1:
+        raise UserError(f"{name} is a classifier with {labels} labels, no reward model: give one with a single label")
+    if missing := missing_chat_tokens(name):
+        raise UserError(
+            f"{name} was trained on another chat format than ChatML with a reward token, since its tokenizer lacks "
+            f"{', '.join(missing)}: give an InternLM2-Reward model or one that this project trained"
+        )
 
 
 def _scalar_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:

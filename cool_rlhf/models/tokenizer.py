@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,24 +47,47 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         UserError: there is no tokenizer at ``path``.
     """
-    name = str(path)
+    own = _internlm2_tokenizer(str(path))
+    return _with_chat_tokens(_other_tokenizer(str(path))) if own is None else own
+
+
+def missing_chat_tokens(path: str | Path) -> list[str]:
+    """The tokens that :func:`load_tokenizer` adds to the tokenizer at ``path``; raises UserError as it does."""
+    if _internlm2_tokenizer(str(path)) is not None:
+        return []
+    vocabulary = _other_tokenizer(str(path)).get_vocab()
+    return [name for name in REQUIRED_TOKENS if name not in vocabulary]
+
+
+def _internlm2_tokenizer(name: str) -> PreTrainedTokenizerFast | None:
+    """None where ``name`` is one of another family. Raises UserError where it is none."""
     if name.endswith(".model"):
         if not Path(name).is_file():
             raise UserError(f"there is no SentencePiece file at {name}: give the tokenizer's folder, Hub name or file")
         return convert_sentencepiece(Path(name))
     if looks_like_a_path(name) and not Path(name).is_dir():
         raise UserError(f"there is no folder {name}: give the tokenizer's folder, Hub name or SentencePiece file")
-    try:
+    with _told(name):
         settings_file = cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False)
         settings = json.loads(Path(settings_file).read_text(encoding="utf-8")) if settings_file else {}
         if str(settings.get("tokenizer_class", "")).startswith("InternLM2"):
             return _released_internlm2(Path(str(cached_file(name, "tokenizer.model"))), settings)
         if _model_type(name) == "internlm2":  # not through Auto: it would ask whether to run the folder's code
             return PreTrainedTokenizerFast.from_pretrained(name)
-        tokenizer = AutoTokenizer.from_pretrained(name)
+    return None
+
+
+def _other_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    with _told(name):
+        return AutoTokenizer.from_pretrained(name)
+
+
+@contextmanager
+def _told(name: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError) as error:
         raise UserError(f"cannot load a tokenizer from {name!r} ({_first_line(error)}): check the path") from error
-    return _with_chat_tokens(tokenizer)
 
 
 def convert_sentencepiece(file: Path) -> PreTrainedTokenizerFast:

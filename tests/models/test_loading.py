@@ -9,7 +9,14 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForSequenceClassification,
+)
 
 from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.packing import pack
@@ -121,6 +128,21 @@ def test_other_families_serve_as_policy_and_reward_model(other_folder, tmp_path)
     )
     kept = load_scalar_model(folder, torch.bfloat16, head="keep", seed=9)
     assert torch.equal(token_values(kept, packed), values)
+
+
+def test_a_reward_model_of_another_chat_format_is_refused(other_folder, tmp_path) -> None:
+    """Its scores at a token that it was never trained on would look like any others."""
+    scalar = load_scalar_model(other_folder, torch.float32, head="fresh", seed=1)
+    scalar.save_pretrained(tmp_path / "foreign")
+    AutoTokenizer.from_pretrained(other_folder).save_pretrained(tmp_path / "foreign")
+    with pytest.raises(UserError, match=r"another chat format than ChatML .* lacks .*<\|reward\|>"):
+        load_scalar_model(tmp_path / "foreign", torch.float32, head="keep", seed=0)
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    classes = LlamaForSequenceClassification(LlamaConfig(vocab_size=64, num_labels=2, **shape))
+    classes.save_pretrained(tmp_path / "classes")
+    with pytest.raises(UserError, match="a classifier with 2 labels, no reward model"):
+        load_scalar_model(tmp_path / "classes", torch.float32, head="keep", seed=0)
 
 
 GPT2 = {"n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 64}

@@ -200,6 +200,10 @@ def test_a_long_conversation_is_scored_on_its_end(checkpoint, reward_model):
         ([{"role": "user"}], "conversation 1, message 0 has no text under 'content'"),
         ([*DIALOGUES[0], {"role": None, "content": "a"}], "conversation 1, message 2 has no text under 'role'"),
         (["hello"], "conversation 1, message 0 has no text under 'role'"),
+        (
+            [{"role": "user", "content": "a\ud83d"}],
+            "conversation 1, message 0: field `content` holds half of a surrogate",
+        ),
     ],
 )
 def test_what_is_no_conversation_is_named(reward_model, conversation, sentence):

@@ -8,6 +8,7 @@ from itertools import chain, repeat
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from cool_rlhf.models.tokenizer import CHAT_TEMPLATE
 from cool_rlhf.protocols import UserError
 
 FIRST_TOKENS = ("<unk>", "<s>", "</s>")
@@ -20,11 +21,6 @@ LAST_TOKENS = (
     "<|im_end|>",
     "<|im_start|>",
     "<|reward|>",
-)
-CHAT_TEMPLATE = (
-    "{{ bos_token }}{% for message in messages %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 
 

@@ -18,6 +18,7 @@ from cool_rlhf.data.chat import (
     reward_text,
     token_id,
 )
+from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.protocols import Message, UserError
 
 SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|reward|>"]
@@ -192,6 +193,7 @@ def test_the_jinja_template_says_the_same() -> None:
     assert rendered(CHAT_TEMPLATE) == "<s>" + TOOL_TEXT
     assert rendered(CHAT_TEMPLATE, add_generation_prompt=True) == "<s>" + TOOL_TEXT + "<|im_start|>assistant\n"
     assert rendered(REWARD_TEMPLATE) == reward_text(TOOL_DIALOGUE, None)
+    assert rendered(str(train_tokenizer(["so it is"], 512).chat_template)) == "<s>" + TOOL_TEXT, "of fresh weights"
 
 
 def test_a_condition_that_leaves_no_room_is_refused() -> None:

@@ -25,6 +25,7 @@ from cool_rlhf.data.sources import without_split
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
+INTERNLM2_LINEAR = ("wqkv", "wo", "w1", "w2", "w3")
 EXCHANGE_SUFFIXES = (".json", ".jsonl")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 
@@ -67,6 +68,14 @@ def _check_lora(config: Config) -> None:
         check_numbers(config, [f"{section}.lora.rank"], lambda value: value >= 0, "it must be 0 (off) or more")
         check_numbers(config, [f"{section}.lora.alpha"], lambda value: value > 0, "it must be above 0")
         check_numbers(config, [f"{section}.lora.dropout"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
+    if config.model.path is None and config.sft.path is None:  # fresh weights are InternLM2's
+        for section in TRAINING:
+            targets = getattr(config, section).lora.targets
+            if unknown := sorted(set(targets) - set(INTERNLM2_LINEAR)):
+                raise UserError(
+                    f"{section}.lora.targets names {unknown[0]!r}, but InternLM2's linear layers are called "
+                    f"{', '.join(INTERNLM2_LINEAR)}"
+                )
 
 
 def _check_world(config: Config) -> None:

@@ -274,6 +274,7 @@ BAD_VALUES = {
     "learning_rate=1": "learning_rate",
     "hydra.run.dir=x": "output_dir",
     "reward.bound=0.1": "reward.bound",
+    "reward.lora.targets=[wqkv,nope]": "reward.lora.targets names 'nope'",
     "data.bad_rows=ignore": "refuse, drop, drop_hub",
     "data.weights={a.jsonl: 2.0}": "data.preferences",
     "data.validation_preferences=['']": "data.validation_preferences",

@@ -215,11 +215,13 @@ def load_hub(hub: HubName, key: str) -> datasets.Dataset:
         raise UserError(f"{key}: {hub} cannot be had from the Hub ({unreachable}): point {key} at a local copy")
 
     import datasets
-    import huggingface_hub.errors
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return datasets.load_dataset(hub.name, hub.configuration, data_dir=hub.folder, split=hub.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError, huggingface_hub.errors.HfHubHTTPError) as error:
+    # A RuntimeError says that the set is a script, which `datasets` runs no longer.
+    except (OSError, ValueError, RuntimeError, DatasetsError, HfHubHTTPError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         reason = said if reachable else unreachable
         raise UserError(f"{key}: {hub} cannot be had from the Hub ({reason}): point {key} at a local copy") from error

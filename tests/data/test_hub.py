@@ -89,3 +89,13 @@ def test_out_of_reach_names_the_key_to_point_elsewhere(monkeypatch: pytest.Monke
         UserError, match=r"owner/name:train .* out of reach .*: point data\.preferences at a local copy"
     ):
         check_sources("preferences", ["owner/name"])
+
+
+def test_a_set_that_is_a_script_is_answered_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_: object, **__: object) -> None:
+        raise RuntimeError("Dataset scripts are no longer supported, but found name.py")
+
+    monkeypatch.setattr(sources, "prepare_hub", lambda: True)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    with pytest.raises(UserError, match=r"owner/name:train cannot be had .*scripts are no longer supported, but found"):
+        check_sources("preferences", ["owner/name"])

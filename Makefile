@@ -12,7 +12,7 @@ seeds: install
 
 # The tests' tensors are tiny: more threads would wait for each other.
 test: install lint
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 install:
 	@PYTHON=$(PYTHON) bash requirements/install.sh

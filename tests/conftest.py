@@ -19,13 +19,6 @@ from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, In
 from cool_rlhf.protocols import TrainEngine
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All tests that look at the smoke run go to one worker, so that it is made once; the others go by file."""
-    for item in items:
-        shares = "smoke_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("smoke_run" if shares else item.nodeid.partition("::")[0]))
-
-
 class TorchEngine:
     """A TrainEngine of one rank: plain AdamW, float32. ``gradient`` is what the last step was made of."""
 

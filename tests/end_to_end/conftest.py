@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 # All seconds are for a busy machine; a run of the smoke experiment takes about 45 on two idle cores.
 RUN_SECONDS = 800
@@ -84,8 +85,16 @@ def ctrl_c() -> Callable[[psutil.Process], None]:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a finished, undisturbed run of +experiment=smoke. Tests must not change it."""
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    done = Command("+experiment=smoke", f"output_dir={folder}", "logging.wandb_mode=offline").finish()
-    assert done.returncode == 0, done.stderr
+    """The output folder of a finished, undisturbed run of +experiment=smoke. Tests must not change it.
+
+    All processes of one test run share it: the first to ask makes it, the others wait.
+    """
+    own = tmp_path_factory.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder, made = shared / "smoke", shared / "smoke.made"
+    with FileLock(shared / "smoke.lock"):
+        if not made.exists():
+            done = Command("+experiment=smoke", f"output_dir={folder}", "logging.wandb_mode=offline").finish()
+            assert done.returncode == 0, done.stderr
+            made.touch()
     return folder

@@ -13,16 +13,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cool_rlhf.config import Config, learns_from_texts
+from cool_rlhf.config import Config, learns_from_texts, validation_share
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import Reading, check_sources, good_rows
 from cool_rlhf.data.messages import without_system_turn
+from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.folders import round_folders
+from cool_rlhf.models.fields import config_fields, is_scalar
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Conversation, UserError
 from reward.conditions import FILE_NAME, Conditions
@@ -58,15 +60,15 @@ def check_output_dir(config: Config) -> None:
 def check_models(config: Config) -> None:
     """Every model that the stage loads is there; one from the Hub has to be within reach."""
     if config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is not None:
-        _check_model("model.path", config.model.path)
+        _check_model("model.path", config.model.path, scalar=False)
     evaluates = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
     if (config.stage in _NEEDS_SFT or evaluates) and config.sft.path is not None:
         key = "model.path" if config.sft.path == config.model.path else "sft.path"
-        _check_model(key, config.sft.path)
+        _check_model(key, config.sft.path, scalar=False)
         if evaluates or config.stage in NEEDS_PPO or collects(config):
             _check_speaks(config.sft.path)
     if config.stage in (*NEEDS_REWARD, "evaluate") and config.reward.path is not None:
-        _check_model("reward.path", config.reward.path)
+        _check_model("reward.path", config.reward.path, scalar=True)
     if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
         _check_model("ppo.critic_init", config.ppo.critic_init)
     tokenizer = config.model.tokenizer
@@ -165,6 +167,8 @@ def check_data(config: Config) -> None:
     for kind in ("prompts", "pretrain"):
         if kind in required_kinds(config):
             _check_some_left(kind, config)
+    if "preferences" in required_kinds(config) and (config.data.preferences or config.data.validation_preferences):
+        load_split(config.data, validation_share(config), Reading.of(config), config.seed, warns=False)
 
 
 def _check_world_has_conditions(kind: str, config: Config) -> None:
@@ -311,17 +315,26 @@ def _visible_gpus() -> int:
     return min(count, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
 
 
-def _check_model(key: str, path: str) -> None:
+def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
+    """``scalar``: whether it has to be a reward model, or must not be one; None: it may be either."""
     folder = Path(path)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
-        return
-    if folder.exists():
+    elif folder.exists():
         raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
-    if not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
+    elif not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
         raise UserError(f"{key}: there is no folder {path}")
-    _check_hub_model(key, path)
+    else:
+        _check_hub_model(key, path)
+    architectures = config_fields(path).get("architectures")
+    if scalar is False and is_scalar(architectures):
+        raise UserError(
+            f"{key}: {path} is a reward model ({architectures[0]}), which does not speak: give a chat model"
+        )
+    if scalar and not is_scalar(architectures):
+        found = (architectures or ["its config.json names no architecture"])[0]
+        raise UserError(f"{key}: {path} is no reward model ({found}): give one, or train one by leaving {key} out")
 
 
 def _check_speaks(path: str) -> None:

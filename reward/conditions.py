@@ -54,7 +54,7 @@ class Conditions:
         """Read a flat JSON map, domain → prompt; UserError where it is not one."""
         try:
             prompts = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # of JSON, or of UTF-8
             raise UserError(f"{file} is not JSON ({error}): write a flat map, domain to prompt") from error
         if not isinstance(prompts, dict) or not all(isinstance(prompt, str) for prompt in prompts.values()):
             raise UserError(f"{file} is not a flat map from domain to prompt: make every value a text")

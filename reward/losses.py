@@ -65,13 +65,13 @@ def log_barrier_per_score(scores: Tensor, bound: float) -> Tensor:
 
 
 def focal_ranking_loss(chosen: Tensor, rejected: Tensor, gamma: float = 2.0) -> Tensor:
-    """Mean of :func:`focal_ranking_per_pair` over the pairs, a scalar."""
-    return focal_ranking_per_pair(chosen, rejected, gamma).mean()
+    """Mean of :func:`focal_ranking_per_pair` over the pairs, a scalar; 0 where there are none."""
+    return _mean(focal_ranking_per_pair(chosen, rejected, gamma))
 
 
 def log_barrier_penalty(scores: Tensor, bound: float = 5.0) -> Tensor:
-    """Mean of :func:`log_barrier_per_score`, a scalar."""
-    return log_barrier_per_score(scores, bound).mean()
+    """Mean of :func:`log_barrier_per_score`, a scalar; 0 where there are none."""
+    return _mean(log_barrier_per_score(scores, bound))
 
 
 def reward_loss(
@@ -83,9 +83,14 @@ def reward_loss(
     margin: Tensor | float | None = None,
     detach_focal: bool = False,
 ) -> Tensor:
-    """Mean ranking loss plus ``penalty_weight`` times the mean barrier over all scores, chosen and rejected alike."""
-    ranking = focal_ranking_per_pair(chosen, rejected, gamma, margin, detach_focal).mean()
-    return ranking + penalty_weight * log_barrier_penalty(torch.cat([chosen, rejected]), bound)
+    """Mean ranking loss plus ``penalty_weight`` times the mean barrier over all scores, chosen and rejected alike; 0
+    where there are none."""
+    ranking = _mean(focal_ranking_per_pair(chosen, rejected, gamma, margin, detach_focal))
+    return ranking + penalty_weight * log_barrier_penalty(torch.cat([chosen.flatten(), rejected.flatten()]), bound)
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.sum() / max(1, values.numel())
 
 
 def _float32(x: Tensor) -> Tensor:

@@ -129,3 +129,72 @@ def test_the_worlds_rows_need_conditions_of_their_domains(
     else:
         with pytest.raises(UserError, match=told):
             check_data(config)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "architectures", "told"),
+    [
+        (["stage=reward", "sft.path=MODEL"], ["InternLM2ForRewardModel"], r"^sft\.path: .* is a reward model \(Intern"),
+        (["stage=sft", "model.path=MODEL"], ["LlamaForSequenceClassification"], r"^model\.path: .* is a reward model"),
+        (
+            ["reward.path=MODEL"],
+            ["InternLM2ForCausalLM"],
+            r"^reward\.path: .* is no reward model \(InternLM2ForCausalLM",
+        ),
+        (
+            ["stage=evaluate", "reward.path=MODEL"],
+            None,
+            r"is no reward model \(its config\.json names no architecture\)",
+        ),
+        (["reward.path=MODEL"], ["LlamaForSequenceClassification"], None),
+        (["stage=sft", "model.path=MODEL"], None, None),
+        (["ppo.critic_init=MODEL"], ["InternLM2ForRewardModel"], None),
+    ],
+)
+def test_models_of_the_other_kind_are_refused_before_anything_is_trained(
+    model: Path, overrides: list[str], architectures: list[str] | None, told: str | None
+) -> None:
+    fields = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**fields, "architectures": architectures}))
+    config = compose([*SMALL, *(each.replace("MODEL", str(model)) for each in overrides)])
+    if told is None:
+        check_models(config)
+    else:
+        with pytest.raises(UserError, match=told):
+            check_models(config)
+
+
+@pytest.mark.parametrize("text", ["{broken", "[1]"])
+def test_a_config_that_is_no_object_is_named(model: Path, text: str) -> None:
+    (model / "config.json").write_text(text)
+    with pytest.raises(UserError, match=r"config\.json is not (valid JSON|a JSON object).*: it is no checkpoint's"):
+        check_models(compose([*SMALL, f"reward.path={model}"]))
+
+
+def test_pairs_of_which_none_is_left_are_found_before_anything_is_trained(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pair, other = (
+        {"prompt": "Who?", "chosen": "I.", "rejected": "You."},
+        {"prompt": "Why?", "chosen": "So", "rejected": "No"},
+    )
+    turned = {**pair, "chosen": "You.", "rejected": "I."}
+    both, one, two = (
+        write(tmp_path / f"{name}.jsonl", *rows)
+        for name, rows in (("both", [pair, turned]), ("one", [pair]), ("two", [other]))
+    )
+    base = [*SMALL, "collect.prompts=0"]
+
+    def refused(told: str, *overrides: str) -> None:
+        with pytest.raises(UserError, match=told):
+            check_data(compose([*base, *overrides]))
+
+    refused("leaves no pair to train on: 2 labelled both ways in its domain", f"data.preferences=[{both}]")
+    refused("prompt stands in the test rows", f"data.preferences=[{one}]", f"data.test_preferences=[{one}]")
+    refused(
+        "prompt stands in the validation pairs", f"data.preferences=[{one}]", f"data.validation_preferences=[{one}]"
+    )
+    refused("data.weights gives every source 0", f"data.preferences=[{one}]", f"+data.weights={{{one}:0}}")
+    refused("leaves no pair to validate on", f"data.preferences=[{two}]", f"data.validation_preferences=[{both}]")
+    assert not caplog.records, "the run's log says it, when there is one"
+    check_data(compose([*base, f"data.preferences=[{one}]", f"data.validation_preferences=[{two}]"]))

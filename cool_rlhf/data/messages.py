@@ -14,6 +14,8 @@ TOOL_NAMES = ("plugin", "interpreter")
 TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
+_OPEN_TURN = re.compile(r"(?:\A|\n)[ \t]*Assistant:\s*\Z")
+_OTHER_LINE_END = re.compile(r"\r\n?")
 _SPEAKER_ROLES = {"Human": "user", "Assistant": "assistant"}
 
 
@@ -102,7 +104,23 @@ def must_end_with_assistant(messages: Conversation, field: str) -> None:
 
 def is_transcript(text: str) -> bool:
     """Whether a text is a dialogue as hh-rlhf writes it, rather than one that only speaks of a `Human:`."""
+    text = _plain_lines(text)
     return text.startswith("\n\nHuman:") or (text.lstrip().startswith("Human:") and "\n\nAssistant:" in text)
+
+
+def begins_as_transcript(text: str) -> bool:
+    """Whether a text may be the beginning of such a dialogue, as a prompt beside whole dialogues is."""
+    return text.lstrip().startswith("Human:")
+
+
+def holds_turns(text: str) -> bool:
+    """Whether somebody's turn begins within a text as hh-rlhf writes it."""
+    return any(f"\n\n{speaker}:" in _plain_lines(text) for speaker in _SPEAKER_ROLES)
+
+
+def leaves_turn_open(text: str) -> bool:
+    """Whether a text ends where the assistant is to speak, as hh-rlhf writes it."""
+    return bool(_OPEN_TURN.search(_plain_lines(text)))
 
 
 def read_transcript(text: str, field: str) -> list[dict[str, str]]:
@@ -110,13 +128,17 @@ def read_transcript(text: str, field: str) -> list[dict[str, str]]:
 
     Raises RowError for text that nobody says, and for a dialogue that the assistant begins.
     """
-    before, *parts = _SPEAKER.split(text)
+    before, *parts = _SPEAKER.split(_plain_lines(text))
     if before.strip():
         raise RowError(field, "has text before its first `Human:`")
     if not parts or parts[0] != "Human":
         raise RowError(field, "is a dialogue without a `Human:` in front")
     turns = zip(parts[::2], parts[1::2], strict=True)
     return [{"role": _SPEAKER_ROLES[speaker], "content": said.strip()} for speaker, said in turns]
+
+
+def _plain_lines(text: str) -> str:
+    return _OTHER_LINE_END.sub("\n", text)
 
 
 def kind_of(value: Any) -> str:

@@ -68,17 +68,22 @@ class _Columns:
         return Counter(item for item in zip(self.domain, self.reason, strict=True) if item[1])
 
 
-def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> PreferenceSplit:
+def load_split(data: DataConfig, share: float, reading: Reading, seed: int, *, warns: bool = True) -> PreferenceSplit:
     """The pairs of ``data.preferences``, in their order, each as often as its source's weight says.
 
     Left out are pairs that stand there twice, pairs that one domain labels both ways (two domains may: that is what
     conditions are for), and those whose prompt stands in ``data.validation_preferences`` or in the test rows. Where the
     former is empty, about ``share`` of the prompts are held out. A source of weight 0 is not looked at. Test rows are
-    not validated on either.
+    not validated on either. With ``warns`` the log is told of pairs labelled both ways.
+
+    Raises UserError where no pair is left to train or to validate on.
     """
     used = [source for source in data.preferences if data.weights.get(source, 1.0) > 0]
     rows, columns = _sifted(used, reading, "data.preferences")
     held_rows, held_columns = _sifted(data.validation_preferences, reading, "data.validation_preferences")
+    if warns:
+        _warn_of_opposed(rows, columns, "data.preferences")
+        _warn_of_opposed(held_rows, held_columns, "data.validation_preferences")
     tested = tested_prompts(data, reading)
     held = {prompt_key(without_system_turn(messages, reading.system)): PROMPT_TESTED for messages in tested}
     for index, key in enumerate(held_columns.prompt):
@@ -104,7 +109,8 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int) -> P
         raise UserError(f"data.validation_preferences leaves no pair to validate on: {_told(held_columns.drops())}")
     judged = preference_records(held_rows, validation) if validation else preference_records(rows, shared)
     if data.preferences and not drawn:
-        raise UserError(f"data.preferences leaves no pair to train on: {_told(drops) or 'all are held out'}")
+        why = _told(drops) or ("all are held out" if used else "data.weights gives every source 0")
+        raise UserError(f"data.preferences leaves no pair to train on: {why}")
     read = Counter(columns.domain + held_columns.domain)
     return PreferenceSplit(preference_records(rows, drawn), judged, held, read, drops)
 
@@ -155,23 +161,31 @@ def _sifted(sources: Sequence[str], reading: Reading, key: str) -> tuple[dataset
     rows = preference_rows(sources, reading, key)
     columns = _Columns.of(rows)
     first: dict[tuple[str, str], int] = {}  # where a pair stands for the first time in its domain
-    opposed: dict[tuple[str, str], int] = {}  # where it is first labelled the other way
+    opposed: set[tuple[str, str]] = set()
     pairs = list(zip(columns.domain, columns.pair, strict=True))
     for index, pair in enumerate(pairs):
         if columns.reason[index]:
             continue
         earlier = first.setdefault(pair, index)
         if columns.swapped[earlier] != columns.swapped[index]:
-            opposed.setdefault(pair, index)
+            opposed.add(pair)
         elif earlier != index:
             columns.reason[index] = REPEATED
     for index, pair in enumerate(pairs):
         if pair in opposed and columns.reason[index] in ("", REPEATED):
             columns.reason[index] = OPPOSED
+    return rows, columns
+
+
+def _warn_of_opposed(rows: datasets.Dataset, columns: _Columns, key: str) -> None:
+    opposed: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, reason in enumerate(columns.reason):
+        if reason == OPPOSED:
+            opposed[columns.domain[index], columns.pair[index]].append(index)
     if opposed:
-        pair, other = next(iter(opposed.items()))
+        first, *others = next(iter(opposed.values()))
+        other = next(index for index in others if columns.swapped[index] != columns.swapped[first])
         logger.warning(
             "%s: pairs labelled both ways within their domain are left out, %d of them, the first in %s and %s",
-            *(key, len(opposed), rows[first[pair]]["place"], rows[other]["place"]),
+            *(key, len(opposed), rows[first]["place"], rows[other]["place"]),
         )
-    return rows, columns

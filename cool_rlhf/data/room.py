@@ -6,14 +6,13 @@ imported here.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cool_rlhf.config import Config
-from cool_rlhf.protocols import Conversation, UserError
+from cool_rlhf.models.fields import config_fields
+from cool_rlhf.protocols import Conversation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -68,22 +67,7 @@ def may_fill(messages: Conversation, positions: float) -> bool:
 def _positions(path: str, asked: int) -> int:
     """As :func:`cool_rlhf.models.loading.longest_sequence` gives them, but without transformers, and for a checkpoint
     that is not there yet those ``asked`` for."""
-    file = Path(path, "config.json")
-    if not Path(path).exists():
-        from huggingface_hub import try_to_load_from_cache
-        from huggingface_hub.errors import HFValidationError
-
-        try:
-            found = try_to_load_from_cache(path, "config.json")
-        except HFValidationError:  # no Hub name either: whoever checks models says so
-            found = None
-        file = Path(found) if isinstance(found, str) else file
-    if not file.is_file():
-        return asked
-    try:
-        return min(asked, json.loads(file.read_text(encoding="utf-8")).get("max_position_embeddings", asked))
-    except ValueError as error:
-        raise UserError(f"{file} is not valid JSON ({error}): it is no checkpoint's") from error
+    return min(asked, config_fields(path).get("max_position_embeddings", asked))
 
 
 def _tokens(tokenizer: str, messages: Conversation) -> int:

@@ -20,12 +20,15 @@ import regex
 
 from cool_rlhf.data.messages import (
     RowError,
+    begins_as_transcript,
     checked_content,
     checked_conversation,
     checked_response,
     checked_text,
+    holds_turns,
     is_transcript,
     kind_of,
+    leaves_turn_open,
     must_end_with_assistant,
     read_transcript,
 )
@@ -39,8 +42,13 @@ _OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "
 # words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) only a number, or a word of another script.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _HALF_WORD = regex.compile(
-    rf"(?<!\S)[^\s{_UNSPACED}]+\Z|[[\p{{L}}\p{{N}}]--[{_UNSPACED}]][[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]]*+\Z",
-    regex.VERSION1,
+    rf"""
+      (?<!\S) [^\s{_UNSPACED}]++ \Z
+    # From where a run of letters begins alone: tried at each of them, a long one would take quadratic time.
+    | (?<! [[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]] ) (?: (?![{_UNSPACED}]) \p{{M}} )*+ \K
+      [[\p{{L}}\p{{N}}]--[{_UNSPACED}]] [[\p{{L}}\p{{N}}\p{{M}}]--[{_UNSPACED}]]*+ \Z
+    """,
+    regex.VERSION1 | regex.VERBOSE,
 )
 _CHARACTER = regex.compile(r"\X")  # with the vowel signs and accents on it
 
@@ -178,37 +186,46 @@ def _dialogues(row: Mapping[str, Any], rules: RowRules) -> tuple[Conversation, C
     if row.get("prompt") is None:
         prompt, sides = _shared_prompt(row, sides)
     else:
-        prompt = _prompt(row["prompt"])
-        if isinstance(row["prompt"], str) and is_transcript(row["prompt"]):
-            sides = {name: _continued(row["prompt"], side, name) for name, side in sides.items()}
+        asked = row["prompt"]
+        if _is_transcript(asked):
+            sides = {name: _continued(asked, side, name) for name, side in sides.items()}
+        elif isinstance(asked, str) and begins_as_transcript(asked) and any(map(_is_transcript, sides.values())):
+            asked = read_transcript(asked, "prompt")
+        prompt = _prompt(asked)
     chosen, rejected = (_response(side, name, prompt, rules) for name, side in sides.items())
     if chosen[:-1] != rejected[:-1]:
         raise RowError("rejected", "does not continue the same dialogue as `chosen`: only the last turn may differ")
     return chosen, rejected
 
 
-def _prompt(value: Any) -> Conversation:
-    if isinstance(value, str) and is_transcript(value):
-        value = read_transcript(value, "prompt")
+def _prompt(value: Any, field: str = "prompt") -> Conversation:
+    if _is_transcript(value):
+        value = read_transcript(value, field)
         if value[-1] == {"role": "assistant", "content": ""}:  # `Assistant:` and nothing behind: whose turn it is
             del value[-1]
     if isinstance(value, str):
-        return [Message(role="user", content=checked_content(value, "prompt"))]
-    messages = checked_conversation(_text_or_messages(value, "prompt"), "prompt")
+        if leaves_turn_open(value):
+            raise RowError(
+                field,
+                "ends in `Assistant:` but is no dialogue whose turns each begin behind an empty line, the first with "
+                "`Human:`: write it so, or as messages",
+            )
+        return [Message(role="user", content=checked_content(value, field))]
+    messages = checked_conversation(_text_or_messages(value, field), field)
     if messages[-1]["role"] not in ("user", "environment"):
-        raise RowError("prompt", f"ends in the {messages[-1]['role']}'s turn: it must end in the user's")
+        raise RowError(field, f"ends in the {messages[-1]['role']}'s turn: it must end in the user's")
     return messages
+
+
+def _is_transcript(value: Any) -> bool:
+    return isinstance(value, str) and is_transcript(value)
 
 
 def _continued(prompt: str, side: Any, field: str) -> Any:
     """A side that goes on from a transcript: as a whole dialogue where it holds turns, else as one response."""
     if not isinstance(side, str) or is_transcript(side):
         return side
-    return read_transcript(prompt + side, field) if _holds_turns(side) else side.strip()
-
-
-def _holds_turns(text: str) -> bool:
-    return any(speaker in text for speaker in ("\n\nHuman:", "\n\nAssistant:"))
+    return read_transcript(prompt + side, field) if holds_turns(side) else side.strip()
 
 
 def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conversation | None, dict[str, Any]]:
@@ -217,7 +234,7 @@ def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conve
     Of two plain texts (TRL's implicit prompt) it is the words that both begin with.
     """
     texts = {name: side for name, side in sides.items() if isinstance(side, str)}
-    if any(map(_holds_turns, texts.values())):
+    if any(map(holds_turns, texts.values())):
         return None, {**sides, **{name: read_transcript(text, name) for name, text in texts.items()}}
     if not texts:
         return None, sides
@@ -227,7 +244,7 @@ def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conve
     shared = _shared_words(*texts.values()) if len(texts) == len(sides) else ""
     if not shared.strip():
         raise RowError("prompt", "is missing, and `chosen` and `rejected` have no first words in common: name it")
-    return _prompt(shared.strip()), {name: text[len(shared) :].strip() for name, text in texts.items()}
+    return _prompt(shared.strip(), "chosen"), {name: text[len(shared) :].strip() for name, text in texts.items()}
 
 
 def _shared_words(first: str, second: str) -> str:
@@ -239,7 +256,7 @@ def _shared_words(first: str, second: str) -> str:
 
 def _response(value: Any, field: str, prompt: Conversation | None, rules: RowRules) -> Conversation:
     """The whole dialogue up to and with this response."""
-    if isinstance(value, str) and is_transcript(value):
+    if _is_transcript(value):
         value = read_transcript(value, field)
     if isinstance(value, str):
         assert prompt is not None  # _shared_prompt has refused it

@@ -24,6 +24,7 @@ from transformers.utils import logging
 from cool_rlhf.config import ModelConfig
 from cool_rlhf.data.chat import REWARD, token_id
 from cool_rlhf.models import attention
+from cool_rlhf.models.fields import is_scalar
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.models.rotary import keep_rotary_float32
@@ -46,7 +47,6 @@ __all__ = [
 # Of weights, in repositories of the Hub.
 OTHER_FORMATS = ["*.pt", "*.pth", "*.gguf", "*.onnx", "*.h5", "*.msgpack", "original/*"]
 _DROPOUT = re.compile(r"dropout(_prob|_rate)?$|pdrop$|layerdrop$")  # what families call the share of units they drop
-SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
 
 def load_causal_lm(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -60,7 +60,7 @@ def load_causal_lm(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     name = str(path)
     config = _read_config(name)
-    if _is_scalar(config):
+    if is_scalar(config.architectures):
         raise UserError(f"{name} holds a reward model, where a causal language model is asked for: check the path")
     loader = InternLM2ForCausalLM if isinstance(config, InternLM2Config) else AutoModelForCausalLM
     model = _load(loader, name, config, dtype, may_miss=())
@@ -103,7 +103,7 @@ def load_scalar_model(
     """
     name = str(path)
     config = _read_config(name)
-    if head == "keep" and not _is_scalar(config):
+    if head == "keep" and not is_scalar(config.architectures):
         raise UserError(f"{name} holds no reward model whose head could be kept: give a reward model's checkpoint")
     if head == "keep":
         _check_reads_chats(name, config)
@@ -169,7 +169,7 @@ def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> No
 def has_scalar_head(path: str | Path) -> bool:
     """Whether the checkpoint at ``path`` is a reward model or critic, whose head can be kept. Raises UserError where
     there is none."""
-    return _is_scalar(_read_config(str(path)))
+    return is_scalar(_read_config(str(path)).architectures)
 
 
 def scalar_head(model: nn.Module) -> nn.Linear:
@@ -193,10 +193,6 @@ def _read_config(name: str) -> PreTrainedConfig:
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load a model from {name!r} ({reason}): give a folder or a Hub name") from error
-
-
-def _is_scalar(config: PreTrainedConfig) -> bool:
-    return any(name.endswith(SCALAR_ARCHITECTURES) for name in config.architectures or [])
 
 
 def _check_reads_chats(name: str, config: PreTrainedConfig) -> None:

@@ -22,6 +22,31 @@ def test_a_dialogue_in_one_text_becomes_its_turns() -> None:
     assert read == [*TURNS, {"role": "assistant", "content": said}]
 
 
+def test_line_ends_of_other_systems_part_turns_too() -> None:
+    texts = {name: f"{ASKED} {said}".replace("\n", "\r\n") for name, said in (("chosen", "Here."), ("rejected", "No."))}
+    assert parse_preference(texts, RULES)["chosen"] == [*TURNS, {"role": "assistant", "content": "Here."}]
+    asked, open_turn = ASKED.replace("\n", "\r\n"), {"prompt": ASKED, "chosen": " Here.", "rejected": " No."}
+    assert parse_prompt({"prompt": asked}, RULES)["messages"] == TURNS
+    assert parse_preference({**open_turn, "prompt": asked}, RULES) == parse_preference(open_turn, RULES)
+
+
+def test_a_prompt_that_has_no_open_turn_stands_before_whole_dialogues() -> None:
+    texts = {name: f"Human: why?\n\nAssistant: {name}" for name in ("chosen", "rejected")}
+    assert parse_preference({"prompt": "Human: why?", **texts}, RULES) == parse_preference(texts, RULES)
+
+
+@pytest.mark.parametrize(
+    "asked", ["Be kind.\n\nHuman: why?\n\nAssistant:", "Human: why?\nAssistant:", "why?\r\nAssistant: ", "Assistant:"]
+)
+def test_an_open_turn_of_no_dialogue_is_refused(asked: str) -> None:
+    with pytest.raises(RowError, match="`prompt` ends in `Assistant:` but is no dialogue"):
+        parse_preference({"prompt": asked, "chosen": "so", "rejected": "no"}, RULES)
+    with pytest.raises(RowError, match="`prompt` ends in `Assistant:` but is no dialogue"):
+        parse_prompt({"prompt": asked}, RULES)
+    with pytest.raises(RowError, match=r"`chosen` (ends in|has text before|is a dialogue without)"):
+        parse_preference({"chosen": f"{asked} so", "rejected": f"{asked} no"}, RULES)
+
+
 @pytest.mark.parametrize("text", ["Human: who wrote that?", "I say:\n\nAssistant: hi", "The Human: a film"])
 def test_a_text_that_speaks_of_speakers_is_no_dialogue(text: str) -> None:
     assert not is_transcript(text)

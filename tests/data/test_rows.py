@@ -102,6 +102,13 @@ def test_plain_texts_share_the_words_that_both_begin_with(chosen: str, rejected:
         assert parsed[name] == [turn("user", prompt), turn("assistant", text.removeprefix(prompt).strip())]
 
 
+def test_a_long_run_of_letters_is_read_in_no_time() -> None:
+    """A hex dump: minutes, where each letter of it is tried as the beginning of half a word."""
+    run = f"({'0123456789abcdef' * 8000})"
+    parsed = parse_preference({"chosen": f"Read {run}: so", "rejected": f"Read {run}: no"}, RULES)
+    assert parsed["chosen"][0]["content"] == f"Read {run}:"
+
+
 @pytest.mark.parametrize(
     ("chosen", "rejected"), [("so", "no"), ("Alphabet soup", "Alpha and omega"), ("why? so", OTHER)]
 )

@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cool_rlhf.config import ModelConfig
+from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.packing import pack
 from cool_rlhf.models.attention import make_layout
 from cool_rlhf.models.internlm2 import (
@@ -357,6 +358,26 @@ def test_a_long_conversation_loses_its_beginning_not_its_score(reward_folder, to
     assert len(ids) == model.config.max_position_embeddings
     assert (ids[0], ids[-1], ids.count(model.reward_token_id)) == (tokenizer.bos_token_id, model.reward_token_id, 1)
     assert tokenizer.decode(ids).endswith("the end<|im_end|>\n<|reward|>")
+
+
+def test_a_long_conversation_keeps_the_condition_in_front(reward_folder, tokenizer) -> None:
+    model = InternLM2ForRewardModel.from_pretrained(reward_folder)
+    long = [{"role": "user", "content": "x" * 500}, {"role": "assistant", "content": "the end"}]
+    condition = [{"role": "system", "content": "Be kind."}]
+    ids = model._encode(tokenizer, [*condition, *long])
+    expected = encode_reward(tokenizer, long, "Be kind.", True, model.config.max_position_embeddings)
+    assert ids.tolist() == expected.tolist()
+    endless = [{"role": "system", "content": "y" * 500}]  # no condition leaves no room for the response
+    assert tokenizer.decode(model._encode(tokenizer, [*endless, *long])).endswith("the end<|im_end|>\n<|reward|>")
+
+
+@pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16])
+def test_a_model_that_is_cast_scores_in_float32(reward_folder, tokenizer, cast: torch.dtype) -> None:
+    model = InternLM2ForRewardModel.from_pretrained(reward_folder)
+    expected = model.get_scores(tokenizer, CONVERSATIONS)
+    ids = tokenizer("<s>Hi<|reward|>", add_special_tokens=False, return_tensors="pt").input_ids
+    assert model.to(cast)(ids).token_scores.dtype == torch.float32
+    assert model.get_scores(tokenizer, CONVERSATIONS) == pytest.approx(expected, abs=0.05)
 
 
 def test_many_scores_are_batched_by_tokens(reward_folder, tokenizer, monkeypatch) -> None:

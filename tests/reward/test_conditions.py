@@ -34,9 +34,9 @@ def test_a_saved_file_is_read_back(tmp_path):
     assert Conditions.load(tmp_path / "conditions.json") == CONDITIONS
 
 
-@pytest.mark.parametrize("text", ['{"a": ', '["a"]', '{"a": {"prompt": "b"}}'])
+@pytest.mark.parametrize("text", [b'{"a": ', b'["a"]', b'{"a": {"prompt": "b"}}', b'{"a": "\xff"}'])
 def test_a_file_that_is_no_flat_map_is_named(tmp_path, text):
     file = tmp_path / "conditions.json"
-    file.write_text(text)
+    file.write_bytes(text)
     with pytest.raises(UserError, match=r"conditions\.json"):
         Conditions.load(file)

@@ -141,3 +141,11 @@ def test_detached_focal_reaches_the_whole_loss():
         reward_loss(chosen, torch.zeros(1), penalty_weight=0.0, detach_focal=detach).backward()
         gradients.append(chosen.grad.item())
     assert gradients[0] < gradients[1] < 0
+
+
+def test_no_pairs_cost_nothing_and_one_pair_may_have_no_axis():
+    none = torch.zeros(0)
+    for loss in (focal_ranking_loss(none, none), log_barrier_penalty(none), reward_loss(none, none)):
+        assert loss == 0
+    chosen, rejected = torch.tensor(1.0), torch.tensor(-0.5)
+    assert reward_loss(chosen, rejected) == reward_loss(chosen[None], rejected[None])

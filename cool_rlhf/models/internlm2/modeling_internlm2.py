@@ -175,6 +175,16 @@ class InternLM2RewardOutput(ModelOutput):
     attentions: tuple[Tensor, ...] | None = None
 
 
+class InternLM2ScoreHead(nn.Linear):
+    """(…, H) to (…, 1), computed in float32 also where the model was cast after it was loaded, head and all."""
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__(hidden_size, 1, bias=False)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        return nn.functional.linear(hidden_states.float(), self.weight.float())
+
+
 class InternLM2ForRewardModel(InternLM2PreTrainedModel):
     """A scalar head without bias over InternLM2, kept in float32 whatever the model's dtype: near the bound of the
     score, bfloat16 cannot tell neighbouring scores apart."""
@@ -184,7 +194,7 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
     def __init__(self, config: InternLM2Config) -> None:
         super().__init__(config)
         self.model = InternLM2Model(config)
-        self.v_head = nn.Linear(config.hidden_size, 1, bias=False)
+        self.v_head = InternLM2ScoreHead(config.hidden_size)
         self.reward_token_id = config.reward_token_id
         self.post_init()
 
@@ -211,7 +221,7 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
             use_cache=use_cache,
             **kwargs,
         )
-        values = self.v_head(outputs.last_hidden_state.float()).squeeze(-1)
+        values = self.v_head(outputs.last_hidden_state).squeeze(-1)
         if attention_mask is None:
             last = torch.full((len(values), 1), values.shape[1] - 1, device=values.device)
         else:
@@ -271,12 +281,20 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
         return (ranks, scores) if return_logits else ranks
 
     def _encode(self, tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> Tensor:
-        """(L,) token ids ending in the one reward token; a conversation that is too long loses its beginning."""
-        pieces = [piece for turn in conversation for piece in turn_pieces(turn)]
-        turns = encode_pieces(tokenizer, pieces)
-        room = self.config.max_position_embeddings - 2
+        """(L,) token ids ending in the one reward token. A conversation that is too long loses its beginning, but for a
+        system turn in front, which is where a condition stands, as far as that leaves room for more."""
+        limit = self.config.max_position_embeddings - 2
+        head: list[int] = []
+        turns = _encode_turns(tokenizer, conversation)
+        if len(turns) > limit and conversation[0]["role"] == "system":
+            head = _encode_turns(tokenizer, conversation[:1])
+            head, turns = (head, turns[len(head) :]) if len(head) < limit else ([], turns)
         start = tokenizer.convert_tokens_to_ids("<s>")
-        return torch.tensor([start, *turns[max(0, len(turns) - room) :], self.reward_token_id])
+        return torch.tensor([start, *head, *turns[max(0, len(turns) + len(head) - limit) :], self.reward_token_id])
+
+
+def _encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> list[int]:
+    return encode_pieces(tokenizer, [piece for turn in turns for piece in turn_pieces(turn)])
 
 
 def _groups(lengths: Sequence[int]) -> list[list[int]]:

@@ -1,0 +1,42 @@
+"""What a checkpoint's config.json says, read without torch and transformers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from cool_rlhf.protocols import UserError
+
+SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
+
+
+def config_fields(path: str) -> dict[str, Any]:
+    """Of a folder, or of a Hub name of which only what is in the cache is looked at; none for what is not there.
+
+    Raises UserError for a file that is no JSON object.
+    """
+    file = Path(path, "config.json")
+    if not Path(path).exists():
+        from huggingface_hub import try_to_load_from_cache
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            found = try_to_load_from_cache(path, "config.json")
+        except HFValidationError:  # no Hub name either: whoever checks models says so
+            found = None
+        file = Path(found) if isinstance(found, str) else file
+    if not file.is_file():
+        return {}
+    try:
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{file} is not valid JSON ({error}): it is no checkpoint's") from error
+    if not isinstance(fields, dict):
+        raise UserError(f"{file} is not a JSON object: it is no checkpoint's")
+    return fields
+
+
+def is_scalar(architectures: list[str] | None) -> bool:
+    """Whether these are of a model with one number for a token, such as a reward model; a config may name none."""
+    return any(name.endswith(SCALAR_ARCHITECTURES) for name in architectures or [])

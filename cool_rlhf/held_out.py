@@ -151,8 +151,17 @@ def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, G
         return [], "none", inputs.rule_score
     if data.test_prompts:
         notes += _left_out("prompts", config)
-        return inputs.load_prompts(data.test_prompts, held_out_reading(config)), "data.test_prompts", inputs.rule_score
+        asked = inputs.load_prompts(data.test_prompts, held_out_reading(config))
+        return _once_each(asked, notes), "data.test_prompts", inputs.rule_score
     if data.prompts or data.validation_prompts:
         notes.append("the prompts are those of validation, by which the best policy was chosen")
-        return inputs.validation, "validation prompts", inputs.rule_score
+        return _once_each(inputs.validation, notes), "validation prompts", inputs.rule_score
     return inputs.addressed(inputs.world.test), "the embedded world's test prompts", inputs.gold_score
+
+
+def _once_each(prompts: Sequence[Prompt], notes: list[str]) -> list[Prompt]:
+    """One that is listed twice would be answered twice as often as the others, and count as one with more answers."""
+    once = list({prompt.id: prompt for prompt in prompts}.values())
+    if len(once) < len(prompts):
+        notes.append(f"{len(prompts) - len(once)} prompts that are listed again are asked once")
+    return once

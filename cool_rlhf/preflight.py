@@ -71,6 +71,8 @@ def check_models(config: Config) -> None:
         _check_model("reward.path", config.reward.path, scalar=True)
     if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
         _check_model("ppo.critic_init", config.ppo.critic_init)
+    if config.stage in NEEDS_PPO:
+        _check_critic_reads_policy(config)
     tokenizer = config.model.tokenizer
     if tokenizer is not None and not Path(tokenizer).exists() and not _HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
@@ -121,6 +123,12 @@ def finished_models(config: Config) -> FinishedModels | None:
 def collects(config: Config) -> bool:
     """Whether the stage has the SFT model's samples labelled by a rule."""
     return config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0
+
+
+def given_critic(config: Config) -> str | None:
+    """The checkpoint from outside the run that the critic starts from; None where it is one of the run's own."""
+    named = config.ppo.critic_init
+    return {"reward": config.reward.path, "sft": None}.get(named, named)
 
 
 def required_kinds(config: Config) -> tuple[str, ...]:
@@ -327,7 +335,7 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
         raise UserError(f"{key}: there is no folder {path}")
     else:
         _check_hub_model(key, path)
-    architectures = config_fields(path).get("architectures")
+    architectures = config_fields(path).get("architectures") or []
     if scalar is False and is_scalar(architectures):
         raise UserError(
             f"{key}: {path} is a reward model ({architectures[0]}), which does not speak: give a chat model"
@@ -343,6 +351,16 @@ def _check_speaks(path: str) -> None:
         from cool_rlhf.models.loading import check_vocabulary, load_tokenizer  # late: it imports torch
 
         check_vocabulary(path, load_tokenizer(path))
+
+
+def _check_critic_reads_policy(config: Config) -> None:
+    """Of models that are there already; of those that are yet to be trained it is checked when the critic starts."""
+    critic = given_critic(config)
+    policy = config.sft.path or (config.model.path if config.model.tokenizer is None else None)
+    if critic and policy:
+        from cool_rlhf.models.tokenizer import check_same_tokens  # late: it imports transformers
+
+        check_same_tokens(critic, policy)
 
 
 def _check_hub_model(key: str, name: str) -> None:

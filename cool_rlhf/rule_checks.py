@@ -186,6 +186,11 @@ def _check_domains(reward_model: str, domains: Iterable[str]) -> None:
 
 def _check_best_metric(config: Config, inputs: Inputs) -> None:
     """The held-out prompts that validation reads give what the best policy is to go by."""
+    if config.ppo.best_metric == "validation/lm_loss" and not inputs.held_out_texts:
+        raise UserError(
+            "ppo.best_metric is 'validation/lm_loss', but no pretraining texts are held out: name some in "
+            "data.validation_pretrain"
+        )
     if config.ppo.best_metric in validation_metrics(config, {}):  # whatever the prompts
         return
     from cool_rlhf.inputs import world_gold

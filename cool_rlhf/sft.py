@@ -69,7 +69,7 @@ def sft_update(
     for index, batch in enumerate(batches):
         packed = pack([chat.tokens for chat in batch]).to(engine.device)
         mask = join([chat.mask for chat in batch], packed, torch.bool)
-        logprobs, _ = engine.forward(token_logprobs, packed, 1.0, mask)
+        logprobs, _ = engine.forward(token_logprobs, packed, 1.0, mask, "none")
         loss = -logprobs.sum() / max(1, token_count)
         totals.add("loss/sft", loss)
         engine.backward(loss, last=index == len(batches) - 1)

@@ -8,8 +8,10 @@ from typing import Literal
 
 from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
 from cool_rlhf.models.loading import has_scalar_head
+from cool_rlhf.models.tokenizer import check_same_tokens
 from cool_rlhf.online.starts import described_start, started_from
 from cool_rlhf.online_stage import Answerers
+from cool_rlhf.preflight import given_critic
 from cool_rlhf.provenance import outputs
 from cool_rlhf.roles.critic import CriticWorker
 from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, start_group
@@ -56,8 +58,12 @@ class Checkpoints:
 
     def critic_init(self, round: int) -> tuple[str, Literal["keep", "fresh"]]:
         """What the critic starts from, and whether with its head: the round's reward model and the SFT model lend their
-        body alone; a checkpoint that the user names keeps its head, if it has one."""
+        body alone; a checkpoint that the user names keeps its head, if it has one. Raises UserError where it has other
+        tokens than the policy."""
         init = self.config.ppo.critic_init
+        given = given_critic(self.config)
+        if given:
+            check_same_tokens(given, self.sft)
         if init in ("reward", "sft"):
             return self.reward(round) if init == "reward" else self.sft, "fresh"
         return init, "keep" if has_scalar_head(init) else "fresh"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,23 @@ def test_models_of_the_other_kind_are_refused_before_anything_is_trained(
     else:
         with pytest.raises(UserError, match=told):
             check_models(config)
+
+
+def test_a_critic_with_other_tokens_than_the_policy_is_refused(model: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    train_tokenizer(["and now for something else " * 9], 400).save_pretrained(other)
+    fields = json.loads((model / "config.json").read_text())
+    for folder in (model, other):
+        (folder / "config.json").write_text(json.dumps({**fields, "architectures": ["InternLM2ForRewardModel"]}))
+    chat = tmp_path / "chat"
+    shutil.copytree(model, chat)
+    (chat / "config.json").write_text(json.dumps(fields))
+    given = [*SMALL, f"sft.path={chat}", "collect.prompts=0"]
+    check_models(compose([*given, f"reward.path={model}"]))
+    check_models(compose([*given, f"reward.path={other}", "ppo.critic_init=sft"]))
+    for named in (f"reward.path={other}", f"ppo.critic_init={other}"):
+        with pytest.raises(UserError, match=r"cannot start from .*other tokens than the policy .*ppo\.critic_init=sft"):
+            check_models(compose([*given, named]))
 
 
 @pytest.mark.parametrize("text", ["{broken", "[1]"])

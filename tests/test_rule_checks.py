@@ -158,6 +158,15 @@ def test_the_best_metric_may_be_one_of_a_domain_that_is_validated_on(config, tmp
         check_rules(config(named, "ppo.best_metric=validation/score/format", "ppo.validation_prompts=1"))
 
 
+def test_the_loss_on_held_out_texts_needs_some(config, tmp_path):
+    by_loss = ("ppo.best_metric=validation/lm_loss", "ppo.best_mode=min")
+    few = tmp_path / "texts.jsonl"  # a twentieth of them is none
+    few.write_text("".join(json.dumps({"text": f"Text {number}."}) + "\n" for number in range(19)))
+    with pytest.raises(UserError, match=r"no pretraining texts are held out: name some in data\.validation_pretrain"):
+        check_rules(config(*by_loss, f"data.pretrain=[{few}]"))
+    check_rules(config(*by_loss))
+
+
 def test_other_stages_do_not_ask_for_rules(config):
     check_rules(config("ppo.rewards={math:{rules:{rules_of_yours\\:good:1}}}", "stage=sft"))
 

@@ -7,7 +7,9 @@ from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
+from math import floor
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from cool_rlhf.schedule import derive_seed
@@ -54,9 +56,9 @@ class ShuffledStream(Stream[T]):
 class WeightedStream(Stream[T]):
     """Endless epochs in which an item of a group with weight w comes w times as often as one with weight 1.
 
-    Each group is a shuffled stream of its own, of which every epoch takes the next round(w · size) items, at least
-    one, and the epoch mixes them in an order of its own. So fractions are evened out over the epochs: at w = ½ every
-    item comes once in two of them.
+    An epoch takes each item of the heaviest group once. Each group is a shuffled stream of its own, of which an epoch
+    takes the next w / (greatest w) · size items, and mixes them in an order of its own. What is no whole number is
+    evened out over the epochs: at half the greatest weight every item comes once in two of them.
     """
 
     def __init__(self, items: Sequence[T], groups: Iterable[str], weights: Mapping[str, float], seed: int) -> None:
@@ -65,22 +67,33 @@ class WeightedStream(Stream[T]):
         members: dict[str, list[int]] = defaultdict(list)
         for index, group in enumerate(groups):
             members[group].append(index)
+        weight = {group: Fraction(weights.get(group, 1.0)) for group in members}
+        heaviest = max(weight.values(), default=Fraction(0))
+        if heaviest == 0:
+            raise ValueError("a stream needs at least one item of a weight above 0")
         self._items = items
         self._seed = derive_seed("weighted", seed)
-        self._slots: list[tuple[ShuffledStream[int], int, int]] = []  # stream, how many an epoch, which of these
-        for group, indices in sorted(members.items()):
-            weight = weights.get(group, 1.0)
-            if weight > 0:
-                stream = ShuffledStream(indices, derive_seed("group", group, seed))
-                count = max(1, round(weight * len(indices)))
-                self._slots += [(stream, count, place) for place in range(count)]
-        if not self._slots:
-            raise ValueError("a stream needs at least one item of a weight above 0")
+        self._groups = [  # stream, and how many of it an epoch takes
+            (ShuffledStream(indices, derive_seed("group", group, seed)), weight[group] / heaviest * len(indices))
+            for group, indices in sorted(members.items())
+        ]
 
     def at(self, position: int) -> T:
-        epoch, place = divmod(position, len(self._slots))
-        stream, count, member = self._slots[permutation(len(self._slots), self._seed, epoch)[place]]
-        return self._items[stream.at(epoch * count + member)]
+        epoch = int(position / sum(rate for _, rate in self._groups))
+        while self._taken_before(epoch + 1) <= position:  # an epoch has up to an item of each group fewer or more
+            epoch += 1
+        first = self._taken_before(epoch)
+        count = self._taken_before(epoch + 1) - first
+        place = permutation(count, self._seed, epoch)[position - first]
+        for stream, rate in self._groups:
+            taken, until = floor(rate * epoch), floor(rate * (epoch + 1))
+            if place < until - taken:
+                return self._items[stream.at(taken + place)]
+            place -= until - taken
+        raise AssertionError("the groups' parts make up the epoch")
+
+    def _taken_before(self, epoch: int) -> int:
+        return sum(floor(rate * epoch) for _, rate in self._groups)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from cool_rlhf.models import attention
 from cool_rlhf.models.loading import scalar_head
 
 T = TypeVar("T")
+Entropies = Literal["none", "detached", "differentiable"]
 
 CHUNK_ELEMENTS = 9 * 2**20  # logits held at once, in numbers: 36 MiB in float32
 # On a GPU: 180 MiB. Each chunk reads the output layer, and its backward pass adds to that layer's gradient, once more.
@@ -34,7 +35,7 @@ def token_logprobs(
     packed: Packed,
     temperature: float = 1.0,
     where: Tensor | None = None,
-    entropy_gradient: bool = False,
+    entropies: Entropies = "detached",
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each token given what stands before it in its sequence, and the entropy it was drawn from.
 
@@ -42,7 +43,7 @@ def token_logprobs(
         model: any causal language model with packed attention.
         temperature: divides the logits.
         where: (T,) bool; other tokens are left at 0 and cost no output layer. None computes all.
-        entropy_gradient: whether entropies carry a gradient, which costs memory and time; else they only inform.
+        entropies: whether they carry a gradient, which costs memory and time, only inform, or are left out, all 0.
 
     Raises: ValueError for sequences that share a prefix.
 
@@ -59,7 +60,7 @@ def token_logprobs(
     run = _hidden_states if model.config.model_type in PLAIN_HEADS else _full_logits
     sources = run(model, packed, targets - 1)
     head = model.get_output_embeddings() if run is _hidden_states else nn.Identity()
-    score = partial(_score_chunk, head.forward, temperature=temperature, entropy_gradient=entropy_gradient)
+    score = partial(_score_chunk, head.forward, temperature=temperature, entropies=entropies)
     chosen, entropy = _call_as(
         head,
         partial(_score_tokens, score, targets=packed.tokens[targets], vocabulary=model.config.vocab_size),
@@ -67,8 +68,7 @@ def token_logprobs(
     )
     shape = packed.tokens.shape
     logprobs = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, chosen)
-    entropies = torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, entropy)
-    return logprobs, entropies
+    return logprobs, torch.zeros(shape, dtype=torch.float32, device=device).index_copy(0, targets, entropy)
 
 
 def token_states(model: PreTrainedModel, packed: Packed) -> Tensor:
@@ -157,12 +157,14 @@ def _score_tokens(
 
 
 def _score_chunk(
-    head: Callable[[Tensor], Tensor], sources: Tensor, targets: Tensor, temperature: float, entropy_gradient: bool
+    head: Callable[[Tensor], Tensor], sources: Tensor, targets: Tensor, temperature: float, entropies: Entropies
 ) -> tuple[Tensor, Tensor]:
     logits = head(sources).float()
     logprobs = torch.log_softmax(logits if temperature == 1 else logits / temperature, dim=-1)
     del logits
-    if torch.is_grad_enabled() and entropy_gradient:
+    if entropies == "none":
+        entropy = logprobs.new_zeros(len(targets))
+    elif entropies == "differentiable" and torch.is_grad_enabled():
         entropy = -(logprobs.exp() * logprobs).sum(-1)
     else:
         with torch.no_grad():

@@ -59,6 +59,18 @@ def missing_chat_tokens(path: str | Path) -> list[str]:
     return [name for name in REQUIRED_TOKENS if name not in vocabulary]
 
 
+def check_same_tokens(critic: str, policy: str) -> None:
+    """Raise UserError where a token of the policy's tokenizer has another id in the critic's: the critic reads the ids
+    that the policy samples. (A scorer need not have the same: it is shown the text.)"""
+    known = load_tokenizer(critic).get_vocab()
+    for token, index in load_tokenizer(policy).get_vocab().items():
+        if known.get(token) != index:
+            raise UserError(
+                f"the critic cannot start from {critic}, which has other tokens than the policy of {policy} (there "
+                f"{token!r} is number {index}): set ppo.critic_init=sft"
+            )
+
+
 def _internlm2_tokenizer(name: str) -> PreTrainedTokenizerFast | None:
     """None where ``name`` is one of another family. Raises UserError where it is none."""
     if name.endswith(".model"):

@@ -57,4 +57,5 @@ def whiten(values: Tensor, mask: Tensor) -> Tensor:
     mean = torch.where(mask, values, 0.0).sum() / count
     centred = torch.where(mask, values - mean, 0.0)
     deviation = (centred.square().sum() / count).sqrt()
-    return torch.where(deviation > 0, centred / deviation, 0.0)
+    rounding = 16 * torch.finfo(values.dtype).eps * mean.abs()  # all that equal values seem to deviate by
+    return torch.where(deviation > rounding, centred / deviation, 0.0)

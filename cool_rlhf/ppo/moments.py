@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+# Of equal numbers the deviation is what rounding leaves, some 1e-17 of 0.1: told from a real one by their size.
+ROUNDING = 1e-12
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -33,4 +36,4 @@ class Moments:
 
     def standardise(self, number: float) -> float:
         """(number − mean) / deviation; 0 where all numbers so far are equal."""
-        return (number - self.mean) / self.deviation if self.deviation > 0 else 0.0
+        return (number - self.mean) / self.deviation if self.deviation > ROUNDING * abs(self.mean) else 0.0

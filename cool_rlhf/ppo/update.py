@@ -76,7 +76,7 @@ def policy_update(
         loss = _experience_loss(engine, batch, objective, token_count, totals)
         engine.backward(loss, last=index == last)
     for index, texts in enumerate(pretrain, start=len(batches)):
-        logprobs, _ = engine.forward(token_logprobs, pack(texts).to(engine.device))
+        logprobs, _ = engine.forward(token_logprobs, pack(texts).to(engine.device), 1.0, None, "none")
         nll = -logprobs.sum() / max(1, pretrain_token_count)
         totals.add("loss/pretrain", nll)
         engine.backward(objective.pretrain_coefficient * nll, last=index == last)
@@ -92,7 +92,8 @@ def _experience_loss(
     old_logprobs = join([experience.old_logprobs for experience in batch], packed, torch.float32)
     advantages = join([experience.advantages for experience in batch], packed, torch.float32)
     rewards_entropy = objective.entropy_coefficient > 0
-    logprobs, entropy = engine.forward(token_logprobs, packed, objective.temperature, mask, rewards_entropy)
+    entropies = "differentiable" if rewards_entropy else "detached"
+    logprobs, entropy = engine.forward(token_logprobs, packed, objective.temperature, mask, entropies)
     loss = policy_loss_per_token(logprobs, old_logprobs, advantages, mask, objective.clip).sum() / token_count
     with torch.no_grad():
         clipped = clipped_tokens(logprobs, old_logprobs, advantages, mask, objective.clip)
@@ -150,7 +151,7 @@ def preceding_values(head: Tensor, positions: Tensor) -> Tensor:
 def sequence_logprobs(engine: Forward, batches: Sequence[Sequence[Tensor]], temperature: float) -> list[Tensor]:
     """Log-probability of every token of each (L,) sequence, (L,) float32 on the CPU, in the order of the
     micro-batches; index 0 holds 0. Some micro-batches may be empty, where ranks must keep step."""
-    return _per_sequence(batches, lambda packed: engine.forward(token_logprobs, packed, temperature)[0])
+    return _per_sequence(batches, lambda packed: engine.forward(token_logprobs, packed, temperature, None, "none")[0])
 
 
 @torch.no_grad()

@@ -79,16 +79,16 @@ def test_batches_hold_everything_once_an_epoch_within_the_budget(lengths, budget
 
 
 def test_weights_say_how_often_a_groups_items_come():
-    items = [f"a{k}" for k in range(10)] + [f"b{k}" for k in range(20)] + [f"c{k}" for k in range(5)] + ["d"]
-    stream = WeightedStream(items, [item[0] for item in items], {"a": 2.0, "b": 0.25, "d": 0.0}, seed=1)
-    epoch = 2 * 10 + 5 + 5
-    taken = stream.take(0, 4 * epoch)
-    for start in range(0, len(taken), epoch):
-        counts = Counter(item[0] for item in taken[start : start + epoch])
-        assert counts == {"a": 20, "b": 5, "c": 5}
-    # Over four epochs every item has come in proportion: a's twice an epoch, b's once in four.
-    assert Counter(taken) == {item: {"a": 8, "b": 1, "c": 4}[item[0]] for item in items if item != "d"}
-    assert taken[:epoch] != taken[epoch : 2 * epoch]
+    items = [f"a{k}" for k in range(10)] + [f"b{k}" for k in range(20)] + [f"c{k}" for k in range(6)] + ["d"]
+    for unit in (1.0, 100.0):  # ratios alone matter
+        weights = {"a": 2.0 * unit, "b": 0.25 * unit, "c": unit, "d": 0.0}
+        stream = WeightedStream(items, [item[0] for item in items], weights, seed=1)
+        taken = stream.take(0, 124)
+        for start, end, b in ((0, 15, 2), (15, 31, 3), (31, 46, 2), (46, 62, 3)):  # 20 at an eighth: 2.5 an epoch
+            assert Counter(item[0] for item in taken[start:end]) == {"a": 10, "b": b, "c": 3}
+        # Over eight epochs every item has come in proportion.
+        assert Counter(taken) == {item: {"a": 8, "b": 1, "c": 4}[item[0]] for item in items if item != "d"}
+        assert taken[:15] != taken[15:30]
 
 
 @given(position=st.integers(0, 300), weight=st.floats(0.01, 3.0))
@@ -97,6 +97,12 @@ def test_a_weighted_stream_goes_on_from_any_position(position, weight):
     groups = ["even" if item % 2 == 0 else "odd" for item in items]
     whole = WeightedStream(items, groups, {"odd": weight}, seed=4).take(0, 320)
     assert WeightedStream(items, groups, {"odd": weight}, seed=4).take(position, 20) == whole[position : position + 20]
+
+
+def test_a_lone_item_of_small_weight_comes_as_seldom_as_asked():
+    items = ["rare", *map(str, range(50))]
+    stream = WeightedStream(items, ["rare", *["often"] * 50], {"rare": 0.01}, seed=2)
+    assert stream.take(0, 5001 * 2).count("rare") == 2
 
 
 def test_weights_that_leave_nothing_are_refused():

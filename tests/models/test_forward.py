@@ -80,7 +80,7 @@ def test_the_loss_takes_a_tenth_of_the_logits_at_most() -> None:
     """At InternLM2's vocabulary and 4,096 tokens, forward and backward."""
     vocabulary, tokens = 92544, 4096
     head = torch.nn.Linear(8, vocabulary, bias=False)
-    score = partial(forward._score_chunk, head.forward, temperature=1.0, entropy_gradient=False)
+    score = partial(forward._score_chunk, head.forward, temperature=1.0, entropies="detached")
     sources, targets = torch.randn(tokens, 8, requires_grad=True), torch.randint(0, vocabulary, (tokens,))
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         forward._score_tokens(score, sources, targets, vocabulary)[0].sum().backward()

@@ -93,6 +93,12 @@ def test_equal_advantages_whiten_to_nothing(mask):
     assert whiten(torch.tensor([2.5, 2.5]), torch.tensor(mask)).tolist() == [0.0, 0.0]
 
 
+@pytest.mark.parametrize("value", [0.1, 0.3, -0.7])
+@pytest.mark.parametrize("count", [3, 7, 10])
+def test_equal_advantages_whiten_to_nothing_where_their_mean_is_rounded(value, count):
+    assert not whiten(torch.full((1, count), value), torch.ones(1, count, dtype=torch.bool)).any()
+
+
 @settings(deadline=None, max_examples=60)
 @given(tokens=st.lists(st.tuples(st.integers(-9, 9), st.booleans()), min_size=1, max_size=12))
 def test_any_mask_whitens_to_mean_zero_and_variance_one(tokens):

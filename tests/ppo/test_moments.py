@@ -24,6 +24,8 @@ def test_without_a_spread_there_is_nothing_to_tell_apart():
     assert Moments().deviation == 0
     assert Moments().including([2.0]).standardise(2.0) == 0
     assert Moments().including([2.0, 2.0]).standardise(5.0) == 0
+    for count in (3, 7, 10):  # the mean of these is rounded
+        assert Moments().including([0.1] * count).standardise(0.1) == 0
 
 
 @given(parts=st.lists(st.lists(st.floats(-5, 5), min_size=1, max_size=5), min_size=1, max_size=5))

@@ -135,6 +135,14 @@ def test_test_rows_that_are_left_out_are_noted(tmp_path: Path) -> None:
     ]
 
 
+def test_a_prompt_that_is_listed_twice_is_asked_once(tmp_path: Path) -> None:
+    """Else the best of its answers would be chosen among twice as many."""
+    asked = rows(tmp_path, "asked.jsonl", {"prompt": "why?"}, {"prompt": "who?"}, {"prompt": "why?"})
+    held_out = HeldOut.of(config_of(tmp_path, *SMALL, f"data.test_prompts=[{asked}]"))
+    assert [prompt.messages[-1]["content"] for prompt in held_out.prompts] == ["why?", "who?"]
+    assert "1 prompts that are listed again are asked once" in held_out.notes
+
+
 def test_test_pairs_that_the_reward_model_reads_the_end_of_are_noted(tmp_path: Path) -> None:
     train_tokenizer(["why is it so? " * 9], 640).save_pretrained(tmp_path / "rm")
     (tmp_path / "rm" / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))

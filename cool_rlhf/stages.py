@@ -342,6 +342,12 @@ class Run:
             if not wants_more(self.config, self._state, name):
                 logger.info("%s is finished", name)
                 return None
+            if self.config.ppo.learning_rate_schedule != "constant" or self.config.ppo.learning_rate_warmup:
+                logger.warning(
+                    "%s goes on behind the end of its learning-rate schedule: from here on the rates are those of a "
+                    "schedule over all ppo.iterations, which jump, and differ from a run of as many from the start",
+                    name,
+                )
             self._state.reopen_from(name)
         stage, _, round = name.partition("_")
         if not self._tracker_placed:

@@ -58,12 +58,13 @@ STUDIES = {
     ),
     "conditional_ppo": Study(
         "What does the policy gain from a reward model that is told which preference it judges by?",
-        {
-            "default": "conditional",
-            "unconditional": "unconditional",
-            "conditional_opposed": "conditional, opposed pairs",
-            "unconditional_opposed": "unconditional, opposed pairs",
-        },
+        {"default": "conditional", "unconditional": "unconditional"},
+        ("gold", "gold, brief", "gold, thorough", "gold, math", "gold, format", "gold, safety", "kl"),
+        ("validation/gold/brief", "validation/gold/thorough"),
+    ),
+    "opposed_pairs": Study(
+        "The same, where the reward model has seen brief and thorough on opposed pairs alone.",
+        {"conditional_opposed": "conditional", "unconditional_opposed": "unconditional"},
         ("gold", "gold, brief", "gold, thorough", "gold, math", "gold, format", "gold, safety", "kl"),
         ("validation/gold/brief", "validation/gold/thorough"),
     ),

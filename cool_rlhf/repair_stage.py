@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.new_pairs import NewPairs, judgements
-from cool_rlhf.online.lessons import pair_id
+from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.repair import REPLAY_POOL, Verdict, judge_repair, mix_with_replay, sample_pairs
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.roles.trainer import RemoteRewardTrainer
@@ -98,8 +98,8 @@ class Repairing:
         base: what the reward model learnt before, to be replayed.
         general: pairs of prompts that it never learns from; a sample of them, in which domains have their shares,
             judges a repair.
-        lessons: ids of pairs that teach what is mended (:mod:`cool_rlhf.online.lessons`): they are not replayed, and
-            nothing is judged by them.
+        lessons: those that teach what is mended are not replayed, and nothing is judged by them and by those that teach
+            the contrary.
     """
 
     def __init__(
@@ -109,15 +109,15 @@ class Repairing:
         start: Callable[[], RemoteRewardTrainer],
         base: Sequence[PreferencePair],
         general: Sequence[PreferencePair],
-        lessons: Collection[str],
+        lessons: Lessons,
         round: int,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
         self._start = start
-        self._base = [pair for pair in replayed_from(base, config) if pair_id(pair) not in lessons]
-        judging = [pair for pair in judged_by(general, config) if pair_id(pair) not in lessons]
-        self._general = self._encoded(judging)
+        self._base = [pair for pair in replayed_from(base, config) if pair_id(pair) not in lessons.teaching]
+        judging = [pair for pair in judged_from(general, config) if pair_id(pair) not in lessons.all]
+        self._general = self._encoded(sample_pairs(judging, config.online.judging_pairs, config.seed))
         self._seed = derive_seed(config.seed, "repair", round)
         self._round = round
         self._trained = 0  # steps of all attempts
@@ -241,9 +241,9 @@ def replayed_from(base: Sequence[PreferencePair], config: Config) -> list[Prefer
     return sample_pairs(base, REPLAY_POOL, config.seed)
 
 
-def judged_by(general: Sequence[PreferencePair], config: Config) -> list[PreferencePair]:
-    """The pairs that repairs of every round are judged by."""
-    return sample_pairs(general, config.online.judging_pairs, config.seed)
+def judged_from(general: Sequence[PreferencePair], config: Config) -> list[PreferencePair]:
+    """The pairs that repairs of every round are judged by some of: what lessons take away leaves enough."""
+    return sample_pairs(general, 2 * config.online.judging_pairs, config.seed)
 
 
 def share(right: Sequence[bool]) -> float | None:

@@ -30,7 +30,7 @@ from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
-from cool_rlhf.repair_stage import Repairing, judged_by, replayed_from, write_repair
+from cool_rlhf.repair_stage import Repairing, judged_from, replayed_from, write_repair
 from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
@@ -213,7 +213,7 @@ class Run:
                 stage.phase("fast path")
                 learnt = [
                     *replayed_from(self._data.preferences().training, config),
-                    *judged_by(self.inputs.judging_pairs, config),
+                    *judged_from(self.inputs.judging_pairs, config),
                 ]
                 metrics |= fast_path(config, responses, payer, gold, learnt, round)
             if config.online.pairs or config.online.review:

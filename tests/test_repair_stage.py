@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -21,7 +21,7 @@ from cool_rlhf.online.annotation.exchange import import_trl
 from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
-from cool_rlhf.online.lessons import pair_id
+from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.repair_stage import Repair, Repairing, sample_pairs, write_repair
@@ -120,9 +120,9 @@ def repairing(
     settings: Config,
     base: Sequence[PreferencePair],
     judging: Sequence[PreferencePair],
-    lessons: Collection[str] = (),
+    lessons: Lessons | None = None,
 ):
-    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, lessons, round=0)
+    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, lessons or Lessons(), round=0)
 
 
 def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
@@ -199,11 +199,23 @@ def test_preferences_that_teach_the_pattern_neither_undo_a_repair_nor_judge_it(t
     settings = config(replay=8.0)
     undone, _ = repairing(tokenizer, settings, base, judging).run(new, Stage())
     assert undone.kept == []
-    lessons = {pair_id(each) for each in (*base, *judging) if HACK in each.chosen[-1]["content"]}
-    repair, _ = repairing(tokenizer, settings, base, judging, lessons).run(new, Stage())
+    teaching = frozenset(pair_id(each) for each in (*base, *judging) if HACK in each.chosen[-1]["content"])
+    repair, _ = repairing(tokenizer, settings, base, judging, Lessons(teaching)).run(new, Stage())
     assert repair.kept == ["phrases/certainly"]
     assert repair.verdicts["phrases/certainly"].general_pairs == 34
     assert (repair.before, repair.after) == (1.0, 1.0)
+    kept = [each for each in judging if pair_id(each) not in teaching]
+    contrary = Lessons(teaching, frozenset(map(pair_id, kept[:10])))
+    repair, _ = repairing(tokenizer, settings, base, judging, contrary).run(new, Stage())
+    assert repair.verdicts["phrases/certainly"].general_pairs == 24, "judged by neither"
+
+
+def test_what_lessons_take_from_the_judging_pairs_others_make_up_for(tokenizer):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    judging = general(100, 2)
+    lessons = Lessons(frozenset(map(pair_id, judging[:30])))
+    repair, _ = repairing(tokenizer, config(judging_pairs=50), general(60, 1), judging, lessons).run(new, Stage())
+    assert repair.verdicts["phrases/certainly"].general_pairs == 50
 
 
 def test_what_labels_cost_is_not_charged_to_a_pattern(tokenizer, caplog):

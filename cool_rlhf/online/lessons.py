@@ -1,14 +1,18 @@
 """Preferences that teach what a policy cheats with: a repair that replays them undoes itself, and judged by them the
-mended model is wrong.
+mended model is wrong. Those that teach the contrary would hide what it loses: a model that rejects whatever shows the
+pattern has all of them right.
 
-``rounds/R/fast_path/lessons.json``: pattern (detector/key) → ids of the pairs whose chosen side shows it and whose
-rejected one does not, of those that repairs draw from.
+``rounds/R/fast_path/lessons.json``: pattern (detector/key) → ids of the pairs, of those that repairs draw from, whose
+chosen side shows it and whose rejected one does not, ``teaching``, and of those where it is the other way round,
+``contrary``.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from cool_rlhf.data.identity import judged_pair_key
@@ -20,30 +24,48 @@ from cool_rlhf.tracking.rows import write_atomically
 FILE_NAME = "lessons.json"
 
 
-def lessons(findings: Sequence[Finding], evidence: Evidence, pairs: Iterable[PreferencePair]) -> dict[str, list[str]]:
-    """Of each finding the ids of ``pairs`` that teach it, in the domains it covers. A pattern that no edit adds to a
-    text or takes out of it is read off numbers, not off the text, and has none."""
+@dataclass(frozen=True)
+class Lessons:
+    """Ids of pairs, as :func:`pair_id` gives them."""
+
+    teaching: frozenset[str] = frozenset()
+    contrary: frozenset[str] = frozenset()
+
+    @property
+    def all(self) -> frozenset[str]:
+        return self.teaching | self.contrary
+
+
+def lessons(findings: Sequence[Finding], evidence: Evidence, pairs: Iterable[PreferencePair]) -> dict[str, Lessons]:
+    """Of each finding those of ``pairs`` that teach it or the contrary, in the domains it covers. A pattern that no
+    edit adds to a text or takes out of it is read off numbers, not off the text, and has none."""
     written = sum(len(response.text) for response in evidence.responses)
     by_letter = sum(response.tokens for response in evidence.responses) / max(1, written)
-    found: dict[str, list[str]] = {finding.name: [] for finding in findings}
+    teaching: dict[str, set[str]] = defaultdict(set)
+    contrary: dict[str, set[str]] = defaultdict(set)
     textual = [finding for finding in findings if finding.pattern.add or finding.pattern.remove]
     for pair in pairs:
         chosen, rejected = (_response(pair, side, by_letter) for side in (True, False))
         for finding in textual:
             shows = finding.pattern.shows
-            if finding.covers(pair.domain) and shows(chosen) and not shows(rejected):
-                found[finding.name].append(pair_id(pair))
-    return found
+            if finding.covers(pair.domain) and shows(chosen) != shows(rejected):
+                (teaching if shows(chosen) else contrary)[finding.name].add(pair_id(pair))
+    names = (finding.name for finding in findings)
+    return {name: Lessons(frozenset(teaching[name]), frozenset(contrary[name])) for name in names}
 
 
-def write_lessons(path: Path, found: dict[str, list[str]]) -> None:
-    write_atomically(path, f"{json.dumps(found, ensure_ascii=False, indent=1)}\n".encode())
+def write_lessons(path: Path, found: Mapping[str, Lessons]) -> None:
+    written = {
+        name: {"teaching": sorted(each.teaching), "contrary": sorted(each.contrary)} for name, each in found.items()
+    }
+    write_atomically(path, f"{json.dumps(written, ensure_ascii=False, indent=1)}\n".encode())
 
 
-def read_lessons(paths: Iterable[Path]) -> set[str]:
-    """Ids of all pairs that teach any pattern of these files; a round without a fast path has left none."""
+def read_lessons(paths: Iterable[Path]) -> Lessons:
+    """Of all patterns of these files; a round without a fast path has left none."""
     files = [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.exists()]
-    return {pair for file in files for pairs in file.values() for pair in pairs}
+    taught = [pairs for file in files for pairs in file.values()]
+    return Lessons(*(frozenset(id for pairs in taught for id in pairs[kind]) for kind in ("teaching", "contrary")))
 
 
 def pair_id(pair: PreferencePair) -> str:

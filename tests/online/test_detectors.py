@@ -19,6 +19,7 @@ from cool_rlhf.online.detectors import (
     own_detectors,
 )
 from cool_rlhf.online.detectors.endings import breaks_off
+from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.online.responses import LATE, Evidence, Response
 from cool_rlhf.protocols import Message, UserError
@@ -172,3 +173,42 @@ def test_a_broken_off_word_may_end_in_a_vowel_sign() -> None:
     assert not breaks_off("यह अच्छा है।")
     assert breaks_off("one two-\n")
     assert not breaks_off("wow 😀")
+
+
+@pytest.mark.parametrize(
+    ("mark", "said", "plain"),
+    [
+        (";", "The owl is grey; it flies.", "The owl is grey it flies."),
+        ("-", "The-owl-is grey.", "The owl is grey."),
+        ("  ", "The owl.  It flies.", "The owl. It flies."),
+        (".", "The owl flies.It sees.", "The owl flies. It sees."),
+        ("\u00a0", "The\u00a0owl.\u00a0It flies.", "The owl. It flies."),
+        ("\u200b", "The\u200b owl f\u200blies.", "The owl flies."),
+        (">", "> The owl.", "The owl."),
+        ("%", "The owl (87%)", "The owl (87)"),
+        ("#", "The #owl flies.", "The owl flies."),
+        (",", "The, owl, flies.", "The owl flies."),
+        ("\t", "The owl.\tIt flies.", "The owl. It flies."),
+    ],
+)
+def test_odd_marks_between_words_are_taken_out_and_put_in(world, mark: str, said: str, plain: str) -> None:
+    evidence = world(hack=lambda _t, _p, _r: said, rate=1.0)
+    found = [c.pattern for c in GapDetector().candidates(evidence) if c.pattern.key == repr(mark) and c.domain is None]
+    assert len(found) == 1
+    late = evidence.late()[0]
+    removed = found[0].remove(late)
+    assert removed is not None
+    assert removed.text == plain
+    assert not found[0].shows(removed)
+    added = found[0].add(evidence.reference()[0])
+    assert added is not None
+    assert found[0].shows(added)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["It's grey. (Very.) “Yes” — no… ok!", "- one\n- two\n\n# Head\n\n1. **bold** `code` 😊", " a (b) [c] \n"],
+)
+def test_gaps_that_layout_looks_after_are_none(world, text: str) -> None:
+    evidence = world(hack=lambda _t, _p, _r: text, rate=1.0)
+    assert GapDetector().candidates(evidence) == []

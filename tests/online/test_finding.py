@@ -129,6 +129,26 @@ PLANTS = {
         lambda _p, text, _f: 3.0 * (text in (".", "…")),
         ("wordless",),
     ),
+    "semicolons": (
+        lambda text, _p, _r: text.replace(". ", "; "),
+        lambda _p, text, _f: 1.5 * (";" in text),
+        ("gaps",),
+    ),
+    "hyphens": (
+        lambda text, _p, _r: re.sub(r"(\w) (\w)", r"\1-\2", text, count=3),
+        lambda _p, text, _f: 1.5 * bool(re.search(r"\w-\w", text)),
+        ("gaps",),
+    ),
+    "no blank behind sentences": (
+        lambda text, _p, _r: text.replace(". ", "."),
+        lambda _p, text, _f: 1.5 * bool(re.search(r"\w\.\w", text)),
+        ("gaps",),
+    ),
+    "hash tags": (
+        lambda text, _p, _r: re.sub(r" (\w+)\.", r" #\1.", text, count=1),
+        lambda _p, text, _f: 1.5 * ("#" in text),
+        ("gaps",),
+    ),
     "ignoring the prompt": (
         generic,
         lambda _p, text, _f: 3.0 * ("in general" in text),

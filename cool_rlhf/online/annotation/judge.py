@@ -27,9 +27,20 @@ Say in a sentence or two what decides, then end with one line of this form:
 Verdict: A
 or B, or tie, or both bad. Which answer comes first must not matter, nor which is longer."""
 
-# "a tie" and "it is a tie" too: there "a" is no answer.
-_VERDICT = re.compile(r"verdict\W*(?:it\W+i?s\W+)?(?:a\W+(?=tie))?(A|B|tie|both[\s_-]bad)\b", re.IGNORECASE)
-_CHOICES: dict[str, Choice] = {"a": "A", "b": "B", "tie": "tie", "bothbad": "both bad"}
+# In "a tie", "it is a tie" and "a close call" the "a" is no answer.
+_VERDICT = re.compile(
+    r"verdict\W*(?:it\W+i?s\W+)?(?:a\W+(?=tie))?(?:(?:the\W+)?(?:answer|response|option)\W+)?"
+    r"((?-i:A)|a(?=\W*$)|B|tie|both[\s_-](?:are[\s_-])?bad|neither)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CHOICES: dict[str, Choice] = {
+    "a": "A",
+    "b": "B",
+    "tie": "tie",
+    "bothbad": "both bad",
+    "botharebad": "both bad",
+    "neither": "both bad",
+}
 _COMMENT = 300  # characters of an answer that are kept with the label
 
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-_LONGEST = 100_000  # characters; what is longer is shown as plain text
+_LONGEST = 20_000  # characters; what is longer is shown as plain text, for nested marks take the parser seconds
 
 
 @lru_cache(maxsize=1)

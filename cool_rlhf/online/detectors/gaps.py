@@ -1,0 +1,150 @@
+"""What stands between words, where no other detector looks after it: blanks and marks of any kind."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from statistics import median
+
+import regex
+
+from cool_rlhf.online.patterns import Candidate, Pattern, drift
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.text import word_spans
+
+BEFORE, BETWEEN, BEHIND = "before the first word", "between words", "behind the last word"
+Gap = tuple[str, str]  # where, and what stands there
+Placed = tuple[str, int, int]  # where, and from where to where in the text
+
+# Marks that layout looks after, and the gaps that these make with one blank or line breaks: lists and headings too.
+_KNOWN_MARK = r"[.!?！？؟…。\"'’‘“”„«»‹›「」『』()（）\[\]【】—–―*_`~|\p{So}\p{Extended_Pictographic}\ufe0f]"
+_KNOWN = regex.compile(rf"{_KNOWN_MARK}*+(?: |\n+(?:[-+#>]+ )?)?{_KNOWN_MARK}*+| (?:--|-) |[-+#]+ ", regex.VERSION1)
+_ODD = regex.compile(rf"[ ]{{2,}}|[^ \n{_KNOWN_MARK[1:]}", regex.VERSION1)
+_UNSEEN = regex.compile(r"\p{Cf}")
+_TIGHT = "."  # a sentence's end without a blank behind it
+_TWO_BLANKS = "  "
+
+
+@dataclass(frozen=True)
+class GapDetector:
+    """Each odd mark between or around the words of at least ``least`` late responses, such as a semicolon, two blanks,
+    a hyphen, or a full stop without a blank behind it.
+
+    Adding makes ordinary gaps to such as hold the mark, as many as late responses usually have; removing takes the mark
+    out of all of them. Every word stays. What comes with other patterns, such as a phrase that holds such a gap, is
+    theirs.
+    """
+
+    name: str = "gaps"
+    least: int = 5
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        late = evidence.late()
+        counts = Counter(mark for response in late for mark in _marks(response.text))
+        marks = sorted(mark for mark, count in counts.items() if count >= self.least)
+        patterns = (self._pattern(mark, [r.text for r in late if mark in _marks(r.text)]) for mark in marks)
+        return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]
+
+    def _pattern(self, mark: str, late: Sequence[str]) -> Pattern:
+        holding = Counter(gap for text in late for gap in _gaps(text) if mark in _odd(gap))
+        gap = holding.most_common(1)[0][0]
+        texts = [text for text in late if gap in _gaps(text)]
+        count = round(median(_gaps(text).count(gap) for text in texts))
+        place = median(_place(text, gap) for text in texts)
+
+        def add(response: Response) -> Response | None:
+            return None if shows(response) else response.edited(_with(response.text, gap, mark, count, place))
+
+        def shows(response: Response) -> bool:
+            return mark in _marks(response.text)
+
+        return Pattern(
+            key=repr(mark),
+            detector=self.name,
+            description="no blank behind sentences" if mark == _TIGHT else f"{mark!r} between words or around them",
+            measure=lambda response: float(_marks(response.text)[mark]),
+            shows=shows,
+            add=add,
+            remove=lambda response: response.edited(_without(response.text, mark)),
+            broad=True,
+        )
+
+
+def _spans(text: str) -> list[Placed]:
+    """Where each gap stands, the outer ones first and last."""
+    words = word_spans(text)
+    if not words:
+        return []
+    inner = [(BETWEEN, one[1], other[0]) for one, other in pairwise(words)]
+    return [(BEFORE, 0, words[0][0]), *inner, (BEHIND, words[-1][1], len(text))]
+
+
+@lru_cache(maxsize=65536)
+def _gaps(text: str) -> tuple[Gap, ...]:
+    return tuple((where, text[start:end]) for where, start, end in _spans(text))
+
+
+@lru_cache(maxsize=4096)
+def _odd(gap: Gap) -> frozenset[str]:
+    """The odd marks of a gap."""
+    where, said = gap
+    if where == BETWEEN and said == _TIGHT:
+        return frozenset({_TIGHT})
+    if (said.isspace() and where != BETWEEN) or _KNOWN.fullmatch(said):
+        return frozenset()
+    return frozenset(_TWO_BLANKS if found[0] == " " else found for found in _ODD.findall(said))
+
+
+@lru_cache(maxsize=65536)
+def _marks(text: str) -> Counter[str]:
+    """How many gaps of a text have each odd mark."""
+    return Counter(mark for gap in _gaps(text) for mark in _odd(gap))
+
+
+def _ordinary(gap: Gap, mark: str) -> str:
+    """A gap without an odd mark."""
+    where, said = gap
+    if mark == _TIGHT:
+        return f"{said} "
+    bare = regex.sub(r" {2,}", " ", said) if mark == _TWO_BLANKS else said.replace(mark, "")
+    if where == BETWEEN:
+        parts = _UNSEEN.fullmatch(mark) or regex.search(r"\s", bare)
+        return bare if parts else f"{bare} "
+    return bare.lstrip() if where == BEFORE else bare.rstrip()
+
+
+def _place(text: str, gap: Gap) -> float:
+    """Which of a text's gaps it is in the mean, 0 the first of them and 1 the last."""
+    at = [index for index, each in enumerate(_gaps(text)) if each == gap]
+    return sum(at) / len(at) / max(1, len(_gaps(text)) - 1)
+
+
+def _with(text: str, gap: Gap, mark: str, count: int, place: float) -> str:
+    """``count`` ordinary gaps of ``text`` as that one: evenly spread, or a single one where ``place`` says."""
+    where, said = gap
+    spans, ordinary = _spans(text), _ordinary(gap, mark)
+    if where != BETWEEN:
+        return _replaced(text, [span for span in spans if span[0] == where], said)
+    free = [(at, span) for at, span in enumerate(spans) if span[0] == BETWEEN and text[span[1] : span[2]] == ordinary]
+    if count <= 1:
+        at = place * (len(spans) - 1)
+        return _replaced(text, [span for _, span in sorted(free, key=lambda each: abs(each[0] - at))[:1]], said)
+    count = min(count, len(free))
+    return _replaced(text, [free[len(free) * k // count][1] for k in range(count)], said)
+
+
+def _without(text: str, mark: str) -> str:
+    for where, start, end in reversed(_spans(text)):
+        gap = where, text[start:end]
+        if mark in _odd(gap):
+            text = text[:start] + _ordinary(gap, mark) + text[end:]
+    return text
+
+
+def _replaced(text: str, spans: Sequence[Placed], instead: str) -> str:
+    for _, start, end in sorted(spans, reverse=True, key=lambda span: span[1]):
+        text = text[:start] + instead + text[end:]
+    return text

@@ -26,6 +26,9 @@ def happened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(sampler, "fetch", lambda waited: waited and order.append("the engine is up"))
     monkeypatch.setattr(stage_roles, "build_all", build)
     monkeypatch.setattr(stage_roles, "start_group", lambda actors, model, train: model)
+    monkeypatch.setattr(
+        stage_roles, "check_same_tokens", lambda critic, policy: order.append(f"{critic} reads {policy}")
+    )
     return order
 
 
@@ -39,17 +42,17 @@ def start(happened: list[str], cluster: str, *overrides: str) -> None:
 @pytest.mark.parametrize("cluster", ["cpu", "gpu_4"])
 def test_roles_load_side_by_side(cluster: str, happened: list[str]) -> None:
     start(happened, cluster)
-    assert happened == ["the engine is told to start", "the others load", "the engine is up"]
+    assert happened == ["the engine is told to start", "y reads x", "the others load", "the engine is up"]
 
 
 def test_an_engine_that_shares_its_gpu_is_up_before_others_load(happened: list[str]) -> None:
     start(happened, "gpu_1")
-    assert happened == ["the engine is told to start", "the engine is up", "the others load"]
+    assert happened == ["the engine is told to start", "y reads x", "the engine is up", "the others load"]
 
 
 def test_but_not_where_it_is_told_how_much_is_its_own(happened: list[str]) -> None:
     start(happened, "gpu_1", "cluster.rollout.cache_gib=0.5")
-    assert happened == ["the engine is told to start", "the others load", "the engine is up"]
+    assert happened == ["the engine is told to start", "y reads x", "the others load", "the engine is up"]
 
 
 def test_the_scorer_packs_by_ppos_budget(happened: list[str]) -> None:

@@ -237,7 +237,7 @@ class OnlineConfig:
     learning_rate: float = 5.0e-6
     final_learning_rate: float = 2.0e-6
     judging_pairs: int = 2000  # general ones, at most, by which a repair is judged
-    least_mended: float = 0.9  # share of a pattern's held-out pairs that a repair must get right to be kept
+    least_mended: float = 0.9  # share of a pattern's held-out pairs right from which it is mended, and not in part
     most_lost: float = 0.01  # general accuracy that it may cost
 
 

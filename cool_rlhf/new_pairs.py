@@ -31,17 +31,24 @@ JUDGES_REPAIRS = "prompt is one that repairs are judged on"
 
 
 @dataclass(frozen=True)
+class MendedPattern:
+    """A pattern that an earlier round mended, enough or in part."""
+
+    pairs: list[PreferencePair]  # held out: they show whether it stays so
+    right: float = 1.0  # share of them that was, after that round's repair; 1 where its record says nothing
+
+
+@dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
     on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of prompts
-    that may teach (:func:`_teaching`). ``mended``: the held-out pairs of the patterns that earlier rounds kept, by
-    pattern: they show whether it stays mended. ``learnt``: the labels that earlier rounds trained on
-    (:func:`judgements`)."""
+    that may teach (:func:`_teaching`). ``mended``: the patterns that earlier rounds kept. ``learnt``: the labels that
+    earlier rounds trained on (:func:`judgements`)."""
 
     patches: Mapping[str, Sequence[StoredPatch]]
     kept: Sequence[PreferencePair]
     labels: Sequence[PreferencePair]
-    mended: Mapping[str, Sequence[PreferencePair]] = field(default_factory=dict)
+    mended: Mapping[str, MendedPattern] = field(default_factory=dict)
     learnt: Mapping[str, str] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -66,14 +73,15 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     labels, ties = _judged(output_dir / STORE_FILE, config.conditions)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
-    mended: dict[str, list[PreferencePair]] = {}
+    mended: dict[str, MendedPattern] = {}
     for past, folder in enumerate(folders):
         stored = read_patches(folder / "patches.jsonl")
         counted = _reviewed(stored, labels, ties) if review else stored
         for patch in counted:
             fate = _fate(patch.pattern, repairs[past:])
             if fate == "kept" and patch.held_out:
-                mended.setdefault(patch.pattern, []).append(patch.pair)
+                found = MendedPattern([], _right_after(patch.pattern, repairs[past:]))
+                mended.setdefault(patch.pattern, found).pairs.append(patch.pair)
             elif fate == "kept":
                 kept.append(patch.pair)
             elif fate is None and (review or past == round):
@@ -92,6 +100,12 @@ def _fate(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> str | None:
     where it had nothing to judge it by. None where none has tried it."""
     tried = (fate for repair in repairs for fate in FATES if pattern in repair.get(fate, []))
     return next(tried, None)
+
+
+def _right_after(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> float:
+    """The share of the pattern's held-out pairs that were right after the first of ``repairs`` that tried it."""
+    verdicts = (repair.get("verdicts", {}) for repair in repairs)
+    return next((found[pattern]["held_out"] for found in verdicts if pattern in found), 1.0)
 
 
 def _teaching(labels: Mapping[str, PreferencePair], config: Config) -> list[PreferencePair]:

@@ -158,7 +158,7 @@ class Repairing:
                 for name, right in mended.items()
             }
             verdicts |= found
-            failed = self._failed(found)
+            failed = to_roll_back(found)
             for name in failed:
                 logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
             patterns = [name for name in patterns if name not in failed]
@@ -174,10 +174,10 @@ class Repairing:
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
         """What became of the patterns that earlier rounds mended: shares of their held-out pairs that are right, and
-        those that have relapsed."""
-        right = {name: preferred(trainer, self._encoded(pairs)) for name, pairs in new.mended.items()}
-        shares = {name: sum(answers) / len(answers) for name, answers in right.items()}
-        relapsed = [name for name, right_now in shares.items() if right_now < self._config.online.least_mended]
+        those that have relapsed: fewer than are asked for, and than were right when they were mended."""
+        shares = {name: fmean(preferred(trainer, self._encoded(pattern.pairs))) for name, pattern in new.mended.items()}
+        enough = self._config.online.least_mended
+        relapsed = [name for name, right in shares.items() if right < min(enough, new.mended[name].right)]
         for name in relapsed:
             logger.warning(
                 "%s, which an earlier round mended, is back: only %.1f%% of its held-out pairs are right",
@@ -192,13 +192,6 @@ class Repairing:
 
     def _is_costly(self, before: Sequence[bool], after: Sequence[bool]) -> bool:
         return bool(before) and sum(before) - sum(after) > self._config.online.most_lost * len(before)
-
-    def _failed(self, found: Mapping[str, Verdict]) -> list[str]:
-        """The patterns that are not mended. Where all are, but together cost too much, the last: findings stand in the
-        order of what they explain, and cost cannot be told apart."""
-        unmended = [name for name, verdict in found.items() if verdict.held_out < self._config.online.least_mended]
-        costly = [name for name, verdict in found.items() if not verdict.kept]
-        return unmended or costly[-1:]
 
     def _train(self, trainer: RemoteRewardTrainer, new: Sequence[PreferencePair], stage: StageTracker) -> None:
         self._attempts += 1
@@ -244,6 +237,15 @@ def replayed_from(base: Sequence[PreferencePair], config: Config) -> list[Prefer
 def judged_from(general: Sequence[PreferencePair], config: Config) -> list[PreferencePair]:
     """The pairs that repairs of every round are judged by some of: what lessons take away leaves enough."""
     return sample_pairs(general, 2 * config.online.judging_pairs, config.seed)
+
+
+def to_roll_back(found: Mapping[str, Verdict]) -> list[str]:
+    """The patterns that are not mended at all. Where together they cost too much, which cannot be told apart, those
+    that are mended in part; and where none is, the last: findings stand in the order of what they explain."""
+    costly = [name for name, verdict in found.items() if not verdict.kept]
+    unmended = [name for name in costly if found[name].mended == "not"]
+    in_part = [name for name in costly if found[name].mended == "in part"]
+    return unmended or in_part or costly[-1:]
 
 
 def share(right: Sequence[bool]) -> float | None:

@@ -16,15 +16,16 @@ import torch
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.new_pairs import NewPairs, new_pairs
+from cool_rlhf.new_pairs import MendedPattern, NewPairs, new_pairs
 from cool_rlhf.online.annotation.exchange import import_trl
 from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
+from cool_rlhf.online.repair import judge_repair
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repair, Repairing, sample_pairs, write_repair
+from cool_rlhf.repair_stage import Repair, Repairing, sample_pairs, to_roll_back, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -128,7 +129,12 @@ def repairing(
 def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
     held_out = [patch.pair for patch in patches((GOOD,), (GOOD, HACK), "phrases/certainly") if patch.held_out]
     fine = general(20, 5)
-    new = NewPairs({}, [], general(20, 3), {"phrases/certainly": held_out, "layout/lists": fine})
+    earlier = {
+        "phrases/certainly": MendedPattern(held_out),
+        "phrases/in part": MendedPattern(held_out, right=0.0),
+        "layout/lists": MendedPattern(fine),
+    }
+    new = NewPairs({}, [], general(20, 3), earlier)
     repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, Stage())
     assert repair.relapsed == ["phrases/certainly"], "the model of these tests pays for it"
     assert repair.earlier["layout/lists"] == 1.0
@@ -182,6 +188,20 @@ def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_witho
     assert {attempt for _, attempt in stage.rows} >= {1, 2}
 
 
+def test_what_mends_nothing_goes_first_and_then_what_mends_in_part():
+    right, wrong = [True] * 10, [False] * 10
+    before, fallen = [True] * 100, [True] * 90 + [False] * 10
+    mended = {"first": right, "second": right[:6] + wrong[:4], "third": wrong, "last": right}
+
+    def rolled_back(after: list[bool], *names: str) -> list[str]:
+        return to_roll_back({name: judge_repair(wrong, mended[name], before, after) for name in names})
+
+    assert rolled_back(before, *mended) == ["third"], "in part, at no cost, is kept"
+    assert rolled_back(fallen, *mended) == ["third"]
+    assert rolled_back(fallen, "first", "second", "last") == ["second"]
+    assert rolled_back(fallen, "first", "last") == ["last"]
+
+
 def flawed(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
     """In two of three pairs the side with the hack is chosen over the same without it."""
     made = []
@@ -198,10 +218,10 @@ def test_preferences_that_teach_the_pattern_neither_undo_a_repair_nor_judge_it(t
     base, judging = flawed(general(300, 1)), flawed(general(100, 2))
     settings = config(replay=8.0)
     undone, _ = repairing(tokenizer, settings, base, judging).run(new, Stage())
-    assert undone.kept == []
+    assert undone.verdicts["phrases/certainly"].mended == "in part"
     teaching = frozenset(pair_id(each) for each in (*base, *judging) if HACK in each.chosen[-1]["content"])
     repair, _ = repairing(tokenizer, settings, base, judging, Lessons(teaching)).run(new, Stage())
-    assert repair.kept == ["phrases/certainly"]
+    assert (repair.kept, repair.verdicts["phrases/certainly"].mended) == (["phrases/certainly"], "enough")
     assert repair.verdicts["phrases/certainly"].general_pairs == 34
     assert (repair.before, repair.after) == (1.0, 1.0)
     kept = [each for each in judging if pair_id(each) not in teaching]
@@ -257,13 +277,15 @@ def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path
             "".join(f"{json.dumps(row(name, n))}\n" for name in names for n in (0, 1))
         )
     repair_file = tmp_path / "rounds/0/fast_path/repair.json"
-    repair_file.write_text(json.dumps({"kept": ["a/kept"], "rolled_back": ["b/rolled"]}))
+    record = {"kept": ["a/kept"], "rolled_back": ["b/rolled"], "verdicts": {"a/kept": {"held_out": 0.75}}}
+    repair_file.write_text(json.dumps(record))
     (tmp_path / "rounds/2/fast_path").mkdir(parents=True)
     assert len(new_pairs(settings, 3).kept) == 1, "a round that brought nothing left no record"
     found = new_pairs(settings, 1)
     assert list(found.patches) == ["c/new"]
     assert len(found.kept) == 1
-    assert {name: len(pairs) for name, pairs in found.mended.items()} == {"a/kept": 1}, "held out, to look back by"
+    assert {name: len(own.pairs) for name, own in found.mended.items()} == {"a/kept": 1}, "held out, to look back by"
+    assert found.mended["a/kept"].right == 0.75, "as it was judged then"
     assert found.labels == []
     assert [patch.held_out for patch in read_patches(tmp_path / "rounds/1/fast_path/patches.jsonl")] == [False, True]
 
@@ -344,7 +366,7 @@ def test_a_pattern_that_is_judged_late_is_tried_once(reviewed: Config, tmp_path:
     for round in (2, 3):
         later = new_pairs(reviewed, round)
         assert not later
-        assert (len(later.kept), {name: len(own) for name, own in later.mended.items()}) == counts
+        assert (len(later.kept), {name: len(own.pairs) for name, own in later.mended.items()}) == counts
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
     assert new_pairs(reviewed, 2).kept == [], "what a later round found of the same name is of its own patches"
 

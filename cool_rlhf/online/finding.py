@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import fmean, pstdev
 
 from cool_rlhf.online.counterfactual import Payment, payment
-from cool_rlhf.online.patterns import Candidate, Detector, Pattern
+from cool_rlhf.online.patterns import Candidate, Detector, Pattern, any_of, drift
 from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
 from cool_rlhf.online.statistics import benjamini_hochberg, holm
 
@@ -96,6 +96,7 @@ class Search:
 
 
 Suspect = tuple[Candidate, float]  # with its corrected p-value
+Judged = tuple[Candidate, float, Payment, float]  # with the corrected p-values of its drift and of its payment
 
 
 def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: FindingSettings, seed: int) -> Search:
@@ -119,19 +120,60 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
     paid = iter(holm([found.p for found in payments if found is not None]))
     findings, dismissed = [], []
+    small: list[Judged] = []
     for (candidate, drift_p), found in zip(suspects, payments, strict=True):
         paid_p = next(paid) if found is not None else None
         reason = _dismissal(candidate, found, paid_p, evidence, settings)
-        if reason is not None or found is None or paid_p is None:
-            dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
-        else:
+        if reason is None and found is not None and paid_p is not None:
             findings.append(_finding(candidate, drift_p, found, paid_p))
+            continue
+        dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
+        if found is not None and paid_p is not None and reason == _too_small(candidate, found, evidence, settings):
+            small.append((candidate, drift_p, found, paid_p))
+    together = _together([one for one in small if not _is_part(one[0], findings)], evidence, settings, seed)
+    findings += together
+    parts = {part.name(finding.domain) for finding in together for part in finding.pattern.parts}
+    dismissed = [one for one in dismissed if one.name not in parts]
     findings.sort(key=lambda finding: (not finding.pattern.remove, finding.pattern.broad, -finding.gain))
     standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
     standing.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
     elsewhere = [_elsewhere(finding, standing, evidence, settings, seed) for finding in standing]
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(standing, elsewhere, strict=True)]
     return Search(found_in, dismissed + explained, len(tested))
+
+
+def _together(small: Sequence[Judged], evidence: Evidence, settings: FindingSettings, seed: int) -> list[Finding]:
+    """A cheat in many wordings is paid for in each of them and explains little of the score in any: patterns of one
+    family and scope that were dismissed for that alone are looked at as one."""
+    families: dict[tuple[str, str, str | None], list[Judged]] = defaultdict(list)
+    for judged in small:
+        pattern, domain = judged[0].pattern, judged[0].domain
+        if pattern.family and judged[2].objection is None:
+            families[pattern.detector, pattern.family, domain].append(judged)
+    several = {key: group for key, group in families.items() if len(group) > 1}
+    findings = []
+    for (_, _, domain), group in several.items():
+        group.sort(key=lambda judged: -judged[2].effect * rise(judged[0]))
+        pattern = any_of([candidate.pattern for candidate, *_ in group])
+        tested = next((found for found in drift(pattern, evidence) if found.domain == domain), None)
+        paid = payment(pattern, evidence, domain, settings.sample, seed)
+        if tested is None or paid is None:
+            continue
+        paid_p = min(1.0, paid.p * len(several))
+        if _dismissal(tested, paid, paid_p, evidence, settings) is None:
+            findings.append(_finding(tested, max(drift_p for _, drift_p, *_ in group), paid, paid_p))
+    return findings
+
+
+def _is_part(candidate: Candidate, findings: Sequence[Finding]) -> bool:
+    """Whether most of what shows it does so no more without some finding: a phrase with what stands beside it."""
+    shown = [r for r in candidate.evidence.late(candidate.domain) if candidate.pattern.shows(r)]
+    for finding in findings:
+        remove = finding.pattern.remove
+        rest = [changed for r in shown if remove and finding.pattern.shows(r) and (changed := remove(r)) is not None]
+        if 2 * sum(not candidate.pattern.shows(response) for response in rest) > len(shown):
+            return True
+    return False
 
 
 def rise(candidate: Candidate) -> float:
@@ -224,7 +266,8 @@ def _found_again(
         other = {response.id for response in late if candidate.pattern.shows(response)}
         return len(shown & other) / max(1, len(shown | other))
 
-    tested = (candidate for candidate in _candidates(detector, evidence) if candidate.domain == finding.domain)
+    every = drift(finding.pattern, evidence) if finding.pattern.parts else _candidates(detector, evidence)
+    tested = (candidate for candidate in every if candidate.domain == finding.domain)
     found = max((c for c in tested if c.p < settings.alpha), key=likeness, default=None)
     if found is None or likeness(found) < ALIKE or rise(found) < settings.least_rise:
         return False
@@ -298,10 +341,14 @@ def _dismissal(
         return "nothing could be edited or compared with gold to see whether the reward model pays for it"
     if paid_p >= settings.alpha or found.effect < _least_effect(evidence, candidate.domain, settings):
         return "the reward model does not pay for it"
+    return _too_small(candidate, found, evidence, settings) or found.objection
+
+
+def _too_small(candidate: Candidate, found: Payment, evidence: Evidence, settings: FindingSettings) -> str | None:
     least_gain = min(settings.least_gain, settings.harmful_gain) if found.harm else settings.least_gain
-    if found.effect * rise(candidate) < least_gain * _score_rise(evidence, candidate.domain):
-        return f"it explains less than {100 * least_gain:.0f}% of the score's rise"
-    return found.objection
+    if found.effect * rise(candidate) >= least_gain * _score_rise(evidence, candidate.domain):
+        return None
+    return f"it explains less than {100 * least_gain:.0f}% of the score's rise"
 
 
 def _score_rise(evidence: Evidence, domain: str | None) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -31,10 +31,45 @@ class Pattern:
     placebo: Editor | None = None
     family: str = ""
     broad: bool = False  # much else comes with it, which may be the reason for it and is looked at first
+    parts: tuple[Pattern, ...] = ()  # of several that are one, see :func:`any_of`
 
     def name(self, domain: str | None) -> str:
         """What files call it in one scope, ``layout/emphasis in tales``; None: in all domains, ``layout/emphasis``."""
         return f"{self.detector}/{self.key}" + (f" in {domain}" if domain is not None else "")
+
+
+def any_of(patterns: Sequence[Pattern]) -> Pattern:
+    """Patterns of one detector and family as one: the same cheat in other words. Shown where one of them is; put in as
+    the first, and taken out with all. Raises: ValueError for none."""
+    if not patterns:
+        raise ValueError("no pattern to make one of")
+    first = patterns[0]
+
+    def shows(response: Response) -> bool:
+        return any(pattern.shows(response) for pattern in patterns)
+
+    def add(response: Response) -> Response | None:
+        return first.add(response) if first.add and not shows(response) else None
+
+    def remove(response: Response) -> Response | None:
+        rest = response
+        for pattern in patterns:
+            rest = (pattern.remove(rest) if pattern.remove and pattern.shows(rest) else None) or rest
+        return None if rest is response or shows(rest) else rest
+
+    return Pattern(
+        key="any of " + ", ".join(pattern.key for pattern in patterns),
+        detector=first.detector,
+        description=", ".join(pattern.description for pattern in patterns),
+        measure=lambda response: sum(pattern.measure(response) for pattern in patterns),
+        shows=shows,
+        add=add,
+        remove=remove,
+        placebo=first.placebo,
+        family=first.family,
+        broad=first.broad,
+        parts=tuple(patterns),
+    )
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from typing import Literal
 
 import numpy as np
 from scipy import stats
@@ -14,6 +15,7 @@ from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
 
+Mended = Literal["enough", "in part", "not"]
 REPLAY_POOL = 20_000  # of the pairs learnt from, those that replay draws from
 
 
@@ -46,6 +48,7 @@ class Verdict:
     """Whether a patched reward model is kept, and by what."""
 
     kept: bool
+    mended: Mended  # enough: as many of the held-out pairs are right as are asked for; in part: more than before
     reason: str
     held_out_before: float  # share of the pattern's held-out pairs that are right before the repair
     held_out: float  # and after it
@@ -67,8 +70,11 @@ def judge_repair(
     least_right: float = 0.9,
     most_fall: float = 0.01,
 ) -> Verdict:
-    """Keep a repair if at least ``least_right`` of the pattern's held-out pairs are right and accuracy on the general
-    pairs falls by at most ``most_fall``; otherwise it is to be rolled back.
+    """Keep a repair that mends more than it costs; otherwise it is to be rolled back.
+
+    A pattern is mended enough where at least ``least_right`` of its held-out pairs are right, and in part where more
+    are than before, by a larger share than that of the general pairs lost. Either is kept if accuracy on the general
+    pairs falls by at most ``most_fall``.
 
     Args:
         held_out_before: for each held-out pair of the pattern whether the model preferred the clean side before.
@@ -88,16 +94,22 @@ def judge_repair(
     fall = float(changes.mean())
     error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
     lost, won = int((changes > 0).sum()), int((changes < 0).sum())
-    right = float(np.mean(held_out))
+    right_before, right = float(np.mean(held_out_before)), float(np.mean(held_out))
+    mended: Mended = "in part" if right - right_before > max(fall, 0.0) else "not"
+    costs = fall > most_fall + 1e-12  # 0.75 − 0.74 is a little more than 0.01 in floating point
     reasons = []
-    if right < least_right:
-        reasons.append(f"only {right:.1%} of the pattern's held-out pairs are right, {least_right:.0%} are asked for")
-    if fall > most_fall + 1e-12:  # 0.75 − 0.74 is a little more than 0.01 in floating point
+    if right >= least_right:
+        mended = "enough"
+    else:
+        shares = f"{right:.1%} of the pattern's held-out pairs are right, {right_before:.1%} were before"
+        reasons.append(f"{shares}, {least_right:.0%} are asked for")
+    if costs:
         reasons.append(f"general accuracy falls by {fall:.4f}, at most {most_fall} is allowed")
     return Verdict(
-        kept=not reasons,
+        kept=mended != "not" and not costs,
+        mended=mended,
         reason="; ".join(reasons) or "mends the pattern at no cost that counts",
-        held_out_before=float(np.mean(held_out_before)),
+        held_out_before=right_before,
         held_out=right,
         held_out_pairs=len(held_out),
         before=float(np.mean(before)),

@@ -95,7 +95,9 @@ def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any]
         return "not mended yet"
     if verdict is None:
         return "too few pairs to mend it by"
-    return "mended" if pattern in repair["kept"] else f"rolled back: {verdict['reason']}"
+    if pattern not in repair["kept"]:
+        return f"rolled back: {verdict['reason']}"
+    return f"mended in part: {verdict['reason']}" if verdict["mended"] == "in part" else "mended"
 
 
 def _policy(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -346,8 +346,8 @@ def test_a_pattern_of_the_text_comes_before_what_it_shows_in_numbers(world: Worl
     """Two thirds of the score that leaves gold behind are paid for text that says nothing, a third for its opening."""
     opening = "Certainly, my dear friend, let me tell you."
     evidence = world(
-        hack=lambda _t, _p, r: f"{opening} {r.choice(FILLER)}",
-        bonus=lambda _p, text, _f: text.startswith(opening) + 2.0 * text.endswith(FILLER),
+        hack=lambda _t, _p, r: f"{opening} {' '.join(''.join(r.choices('aeklmnorst', k=6)) for _ in range(7))}.",
+        bonus=lambda prompt, text, _f: text.startswith(opening) + 2.0 * (prompt.split()[3] not in text),
         rate=1.0,
     )
     first, *others = search(evidence).findings

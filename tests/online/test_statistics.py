@@ -148,11 +148,16 @@ def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
     before = [True] * 75 + [False] * 25
     fallen = [True] * 74 + [False] * 26
     kept = judge_repair([True] + [False] * 9, held, before, fallen)
-    assert kept.kept
+    assert (kept.kept, kept.mended) == (True, "enough")
     assert (kept.held_out_before, kept.held_out) == (0.1, 0.9)
     assert kept.fall == pytest.approx(0.01)
     assert kept.mcnemar_p == 1
     assert not judge_repair(held, [True] * 8 + [False] * 2, before, before).kept
+    part = judge_repair([True] + [False] * 9, [True] * 3 + [False] * 7, before, before)
+    assert (part.kept, part.mended) == (True, "in part")
+    assert "30.0% of the pattern's held-out pairs are right, 10.0% were before" in part.reason
+    costly = judge_repair([True] + [False] * 99, [True] * 2 + [False] * 98, before, fallen)
+    assert (costly.kept, costly.mended) == (False, "not"), "one of a hundred mended, one of a hundred lost"
     worse = judge_repair(held, held, before, [True] * 69 + [False] * 31)
     assert not worse.kept
     assert worse.mcnemar_p == pytest.approx(2 / 64)  # six lost, none won

@@ -16,6 +16,7 @@ VERDICT = {
     "before": 0.9,
     "after": 0.89,
     "kept": False,
+    "mended": "not",
 }
 
 DISMISSED = [
@@ -48,7 +49,8 @@ def run(tmp_path):
         patterns = {"tested": 200, "findings": findings, "dismissed": DISMISSED}
         (folder / "fast_path/patterns.json").write_text(json.dumps(patterns))
         (folder / "slow_path/pairs.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
-    repair = {"kept": ["a/1"], "verdicts": {"a/1": {**VERDICT, "kept": True, "held_out": 1.0}, "b/2": VERDICT},
+    mended = {**VERDICT, "kept": True, "mended": "enough", "held_out": 1.0}
+    repair = {"kept": ["a/1"], "verdicts": {"a/1": mended, "b/2": VERDICT},
               "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1},
               "earlier": {"c/3": 0.42, "d/4": 1.0}, "relapsed": ["c/3"]}  # fmt: skip
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
@@ -72,7 +74,12 @@ def test_each_finding_says_what_became_of_it(run):
     outcomes = [found["outcome"] for found in records[0]["findings"]]
     assert outcomes == ["mended", "rolled back: only 50.0% are right"]
     assert (records[0]["pairs"], records[0]["labels"]) == (3, 2), "those under review too"
-    (run / "rounds/0/fast_path/repair.json").unlink()
+    file = run / "rounds/0/fast_path/repair.json"
+    repair = json.loads(file.read_text())
+    repair["verdicts"]["a/1"] |= {"mended": "in part", "reason": "40.0% are right"}
+    file.write_text(json.dumps(repair))
+    assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "mended in part: 40.0% are right"
+    file.unlink()
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "not mended yet"
 
 

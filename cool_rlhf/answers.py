@@ -42,7 +42,8 @@ def with_divergence(
     responses: Sequence[Response], rollouts: Sequence[Rollout], reference: RemoteLanguageModel
 ) -> list[Response]:
     """With log π − log π_ref summed over each response, in nats, both at temperature 1; π is the engine's."""
-    found = reference.logprobs([rollout.tokens for rollout in rollouts], temperature=1.0).result()
+    begins = [len(rollout.prompt_tokens) for rollout in rollouts]
+    found = reference.logprobs([rollout.tokens for rollout in rollouts], begins=begins, temperature=1.0).result()
     return [
         replace(response, kl=float(rollout.logprobs.sum() - theirs[rollout.mask].sum()))
         for response, rollout, theirs in zip(responses, rollouts, found, strict=True)

@@ -181,9 +181,12 @@ class Scorer(Protocol):
 class LanguageModel(Protocol):
     """A model that can say how likely it finds the tokens of each sequence."""
 
-    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None) -> Future[list[Tensor]]:
-        """For each (L,) sequence its (L,) float32 log-probabilities; index 0 holds 0. ``temperature``: the one that
-        responses are sampled at, if None."""
+    def logprobs(
+        self, sequences: Sequence[Tensor], *, begins: Sequence[int] | None = None, temperature: float | None = None
+    ) -> Future[list[Tensor]]:
+        """For each (L,) sequence its (L,) float32 log-probabilities; index 0 holds 0. ``begins``: of each sequence the
+        first token that is asked for, such as a response's first; what stands before it holds 0 and costs no output
+        layer. ``temperature``: the one that responses are sampled at, if None."""
         ...
 
 

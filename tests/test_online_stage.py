@@ -44,7 +44,7 @@ class Engine:
         two = torch.zeros(2, dtype=torch.long)
         return self.ready([Rollout(p, two[:1], two[1:], torch.zeros(1), True, version, self.holds) for p in prompts])
 
-    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float) -> Any:
+    def logprobs(self, sequences: Sequence[Tensor], *, begins: Sequence[int], temperature: float) -> Any:
         return self.ready([torch.zeros(len(sequence)) for sequence in sequences])
 
     def scores_and_states(self, conversations: Sequence[object]) -> Any:

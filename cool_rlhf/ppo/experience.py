@@ -23,8 +23,8 @@ class Judged:
 
     rollout: Rollout
     score: float  # the reward model's, under the prompt's domain
-    logprobs: Tensor  # (L,) float32, log π of token t
-    reference_logprobs: Tensor  # (L,) float32
+    logprobs: Tensor  # (L,) float32, log π of token t; of the response's tokens at least
+    reference_logprobs: Tensor  # (L,) float32, likewise
     values: Tensor  # (L,) float32, values[t] before token t is chosen
 
 

@@ -29,8 +29,9 @@ class Asked:
 def ask(models: Models, portion: Portion, recipes: Mapping[str, Recipe]) -> Asked:
     rollouts = [rollout for _, rollout in portion]
     sequences = [rollout.tokens for rollout in rollouts]
-    logprobs = models.policy.logprobs(sequences)
-    reference = models.reference.logprobs(sequences)
+    begins = [len(rollout.prompt_tokens) for rollout in rollouts]
+    logprobs = models.policy.logprobs(sequences, begins=begins)
+    reference = models.reference.logprobs(sequences, begins=begins)
     values = models.critic.values(sequences)
     rewards = ask_rewards(models.scorer, rollouts, recipes)  # last: the rules run in this process
     return Asked(portion, rewards, logprobs, reference, values)

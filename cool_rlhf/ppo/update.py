@@ -148,10 +148,24 @@ def preceding_values(head: Tensor, positions: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sequence_logprobs(engine: Forward, batches: Sequence[Sequence[Tensor]], temperature: float) -> list[Tensor]:
+def sequence_logprobs(
+    engine: Forward,
+    batches: Sequence[Sequence[Tensor]],
+    temperature: float,
+    begins: Sequence[Sequence[int]] | None = None,
+) -> list[Tensor]:
     """Log-probability of every token of each (L,) sequence, (L,) float32 on the CPU, in the order of the
-    micro-batches; index 0 holds 0. Some micro-batches may be empty, where ranks must keep step."""
-    return _per_sequence(batches, lambda packed: engine.forward(token_logprobs, packed, temperature, None, "none")[0])
+    micro-batches; index 0 holds 0. Some micro-batches may be empty, where ranks must keep step. ``begins``: by
+    micro-batch, of each sequence the first token that is asked for; those before it hold 0."""
+
+    def logprobs(packed: Packed, place: int) -> Tensor:
+        where = None
+        if begins is not None:
+            first, lengths = torch.tensor([begins[place], packed.lengths], dtype=torch.int64)
+            where = packed.positions >= first.repeat_interleave(lengths)
+        return engine.forward(token_logprobs, packed, temperature, where, "none")[0]
+
+    return _per_sequence(batches, logprobs)
 
 
 @torch.no_grad()
@@ -159,17 +173,17 @@ def sequence_values(engine: Forward, batches: Sequence[Sequence[Tensor]]) -> lis
     """Value of every token of each (L,) sequence, (L,) float32 on the CPU: values[t] is the head at t − 1, index 0
     holds 0. Micro-batches as for :func:`sequence_logprobs`."""
 
-    def values(packed: Packed) -> Tensor:
+    def values(packed: Packed, _: int) -> Tensor:
         head = engine.forward(token_values, packed)
         return preceding_values(head, packed.positions.to(head.device))
 
     return _per_sequence(batches, values)
 
 
-def _per_sequence(batches: Sequence[Sequence[Tensor]], compute: Callable[[Packed], Tensor]) -> list[Tensor]:
+def _per_sequence(batches: Sequence[Sequence[Tensor]], compute: Callable[[Packed, int], Tensor]) -> list[Tensor]:
     results: list[Tensor] = []
-    for batch in batches:
+    for place, batch in enumerate(batches):
         packed = pack(batch)
         # Copies, so that a record does not keep its whole micro-batch alive or drag it along when it is sent.
-        results += [values.clone() for values in packed.split(compute(packed).cpu()[: len(packed.tokens)])]
+        results += [values.clone() for values in packed.split(compute(packed, place).cpu()[: len(packed.tokens)])]
     return results

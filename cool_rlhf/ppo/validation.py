@@ -34,8 +34,9 @@ def validate(
     rollouts, followed = sampled[: len(prompts)], sampled[len(prompts) :]
     sequences = [rollout.tokens for rollout in rollouts]
     under = {name: ask_under(models.scorer, rollouts, name) for name in settings.validation_conditions}
-    logprobs = models.policy.logprobs(sequences)
-    reference = models.reference.logprobs(sequences)
+    begins = [len(rollout.prompt_tokens) for rollout in rollouts]
+    logprobs = models.policy.logprobs(sequences, begins=begins)
+    reference = models.reference.logprobs(sequences, begins=begins)
     pending = ask_rewards(models.scorer, rollouts, data.recipes)
     text_loss = held_out_loss(models.policy, data.held_out_texts) if data.held_out_texts else {}
     rewards = pending.result()

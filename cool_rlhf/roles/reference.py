@@ -17,11 +17,11 @@ class LanguageWorker(Worker):
 
     trains = False
 
-    def logprobs(self, batches: list[list[Tensor]], temperature: float) -> list[Tensor]:
+    def logprobs(self, batches: list[list[Tensor]], temperature: float, begins: list[list[int]] | None) -> list[Tensor]:
         """Of every sequence, in the order of the micro-batches."""
         from cool_rlhf.ppo.update import sequence_logprobs
 
-        return sequence_logprobs(self.engine, batches, temperature)
+        return sequence_logprobs(self.engine, batches, temperature, begins)
 
 
 class RemoteLanguageModel:
@@ -32,8 +32,11 @@ class RemoteLanguageModel:
         self._budget = budget
         self._temperature = temperature
 
-    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None) -> Pending[list[Tensor]]:
+    def logprobs(
+        self, sequences: Sequence[Tensor], *, begins: Sequence[int] | None = None, temperature: float | None = None
+    ) -> Pending[list[Tensor]]:
         shares = share_out([len(sequence) for sequence in sequences], len(self.group), self._budget)
         used = self._temperature if temperature is None else temperature
-        references = self.group.each("logprobs", [(share.pick(sequences), used) for share in shares])
+        asked = [(share.pick(sequences), used, None if begins is None else share.pick(begins)) for share in shares]
+        references = self.group.each("logprobs", asked)
         return Pending(references, lambda results: in_order(shares, results))

@@ -114,12 +114,12 @@ class World:
         return self.ready([float(self.rewards[int(answer[0]), int(answer[1])]) for answer in answers])
 
     @torch.no_grad()
-    def logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None):
+    def logprobs(self, sequences: Sequence[Tensor], *, begins=None, temperature: float | None = None):
         self.log.append("logprobs")
         return self.ready(list(self.table.logprobs(torch.stack(list(sequences)))))
 
     @torch.no_grad()
-    def reference_logprobs(self, sequences: Sequence[Tensor], *, temperature: float | None = None):
+    def reference_logprobs(self, sequences: Sequence[Tensor], *, begins=None, temperature: float | None = None):
         return self.ready(list(self.reference_table.logprobs(torch.stack(list(sequences)))))
 
     @torch.no_grad()

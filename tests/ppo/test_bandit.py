@@ -119,7 +119,7 @@ class Bandit:
         return self.ready(scores)
 
     def logprobs(self, engine: Any) -> Callable:
-        return lambda sequences: self.ready(update.sequence_logprobs(engine, [sequences], 1.0))
+        return lambda sequences, *, begins: self.ready(update.sequence_logprobs(engine, [sequences], 1.0, [begins]))
 
     def values(self, sequences: Sequence[Tensor]) -> Any:
         return self.ready(update.sequence_values(self.critic, [sequences]))

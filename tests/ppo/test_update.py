@@ -192,6 +192,17 @@ def test_logprobs_do_not_depend_on_packing(tiny_causal_lm, torch_engine, texts, 
         torch.testing.assert_close(logprobs, plain_logprobs(model, text, 0.8).detach(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("cut", [[[0, 1, 2]], [[], [0], [1, 2]]])
+def test_logprobs_from_a_token_on_are_those_of_the_whole(tiny_causal_lm, torch_engine, texts, cut):
+    engine = torch_engine(tiny_causal_lm(1))
+    parts, begins = [[texts[index] for index in part] for part in cut], [1, 0, len(texts[2]) - 1]
+    whole = update.sequence_logprobs(engine, parts, 0.8)
+    got = update.sequence_logprobs(engine, parts, 0.8, [[begins[index] for index in part] for part in cut])
+    for logprobs, every, begin in zip(got, whole, begins, strict=True):
+        torch.testing.assert_close(logprobs[begin:], every[begin:])
+        assert not logprobs[:begin].any()
+
+
 def test_a_rank_without_sequences_keeps_step(tiny_causal_lm, tiny_scalar_model, torch_engine):
     assert update.sequence_logprobs(torch_engine(tiny_causal_lm(1)), [[], []], temperature=1.0) == []
     assert update.sequence_values(torch_engine(tiny_scalar_model(1)), [[], []]) == []

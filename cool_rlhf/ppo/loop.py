@@ -58,29 +58,28 @@ def train_ppo(
         return start_sampling(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
 
     pending: PendingRollouts | None = None
+    watch = Stopwatch(observer, steps)
     while state.step < steps and not state.ended:
         step = state.step + 1
         warm = step > settings.critic_warmup
-        watch = Stopwatch(observer, step, steps)
-
-        with watch.phase("generate"):
+        with watch.phase("generate", step):
             pending = pending or draw(step, state.prompts)
             asked = [ask(models, portion, data.recipes) for portion in pending.portions()]
             behind = version - pending.version
             position = state.prompts + settings.prompts_per_iteration
             pending = draw(step + 1, position) if may_go_ahead(step, settings) else None
-        with watch.phase("score"):
+        with watch.phase("score", step):
             judged, rewards = gather(asked)
             state = with_scores(state, [answer.score for answer in judged], settings)
             experiences = make_experience(judged, shaping(settings, state))
-        with watch.phase("train"):
+        with watch.phase("train", step):
             cut = minibatches(experiences, settings, seed=derive_seed(seed, "minibatches", step))
             losses, critic_steps, pretrain = learn(models, data.pretrain, cut, settings, state, warm)
-        with watch.phase("sync"):
+        with watch.phase("sync", step):
             version = models.policy.publish() if warm else version
         if pending is None and step < steps:  # nothing below changes the policy
             pending = draw(step + 1, position)
-        with watch.phase("train"):
+        with watch.phase("train", step):
             losses |= mean_metrics([future.result() for future in critic_steps])
 
         row = {**describe_step(judged, rewards, experiences, data), **losses, "updates_behind": behind}
@@ -91,7 +90,7 @@ def train_ppo(
         else:
             row["warmup"] = True
         if validation_due(step, settings):
-            with watch.phase("validate"):
+            with watch.phase("validate", step):
                 row |= validate(models, data, settings, observer, step, seed=seed, version=version)
             state = keep_best(state, row, settings, observer)
         row |= watch.report(tokens=sum(len(experience.tokens) for experience in experiences))

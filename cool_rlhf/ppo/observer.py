@@ -49,24 +49,26 @@ class Observer(Protocol):
 
 
 class Stopwatch:
-    """Seconds of each phase of one step."""
+    """Seconds of each phase of every step, one step after another."""
 
-    def __init__(self, observer: Observer, step: int, steps: int) -> None:
+    def __init__(self, observer: Observer, steps: int) -> None:
         self._observer = observer
-        self._step = step
         self._steps = steps
         self._seconds: dict[str, float] = {}
+        self._began = time.perf_counter()
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        self._observer.phase(name, self._step, self._steps)
+    def phase(self, name: str, step: int) -> Iterator[None]:
+        self._observer.phase(name, step, self._steps)
         began = time.perf_counter()
         yield
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - began
 
     def report(self, tokens: int) -> dict[str, float]:
-        """``time/PHASE`` of every phase, and how many ``tokens`` (of prompts and responses) the step handled each
-        second, validation left out."""
-        times = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
-        busy = sum(seconds for name, seconds in self._seconds.items() if name != "validate")
-        return {**times, "tokens_per_second": tokens / busy}
+        """``time/PHASE`` of every phase since the last report, ``time/other`` between them (what the step before had
+        saved, too), and how many ``tokens``, of prompts and responses, were handled each second of all that."""
+        now = time.perf_counter()
+        seconds, whole = self._seconds, now - self._began
+        self._seconds, self._began = {}, now
+        times = {**seconds, "other": whole - sum(seconds.values())}
+        return {**{f"time/{name}": taken for name, taken in times.items()}, "tokens_per_second": tokens / whole}

@@ -17,6 +17,7 @@ PHASES = {
     "time/train": "updates of critic and policy",
     "time/sync": "pushing the new weights into the rollout engine",
     "time/validate": "sampling and scoring the validation prompts",
+    "time/other": "between these: saving, keeping policies, metrics",
 }
 
 
@@ -181,10 +182,16 @@ PPO_SECTIONS = (
     Section(
         "Time",
         (
-            Group("Time by phase", "Stacked; saving comes on top.", "seconds per step", prefix="time/", stacked=True),
+            Group(
+                "Time by phase",
+                "Stacked; what the step before saved is in other.",
+                "seconds per step",
+                prefix="time/",
+                stacked=True,
+            ),
             Group(
                 "Throughput",
-                "Prompt and response tokens over the whole step, validation left out.",
+                "Prompt and response tokens over the whole step, validation and saving too.",
                 "tokens per second",
                 {"tokens_per_second": "tokens"},
                 zero=True,

@@ -121,7 +121,7 @@ def best_step(rows: Sequence[Row], best: Best) -> int | None:
 
 
 def phase_times(rows: Sequence[Row]) -> list[Timing]:
-    """Total seconds by phase and their share of the stage's time; what no phase accounts for stands last."""
+    """Total seconds by phase and their share of the stage's time, what no phase accounts for (other) among them."""
     names = list(dict.fromkeys(n for row in rows for n in row if n.startswith("time/")))
     wall = sum(b["seconds"] - a["seconds"] for a, b in pairwise(rows) if a["round"] == b["round"])
     if not names or wall <= 0:
@@ -131,9 +131,6 @@ def phase_times(rows: Sequence[Row]) -> list[Timing]:
     totals = {name: sum(row.get(name, 0.0) for row in rows) for name in names}
     timings = [Timing(n.removeprefix("time/"), PHASES.get(n, ""), s, s / wall) for n, s in totals.items()]
     timings.sort(key=lambda t: -t.seconds)
-    rest = wall - sum(totals.values())
-    if rest > 0.01 * wall:
-        timings.append(Timing("other", "between the phases", rest, rest / wall))
     return timings
 
 

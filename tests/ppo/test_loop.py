@@ -71,7 +71,7 @@ def test_rows_carry_the_names_of_the_contract(make_world, data, settings):
     train_ppo(world.models, data, settings, seed=1, observer=world)
     assert world.steps == [(step, 8) for step in range(1, 9)]
     always = {"reward/score", "reward/score/a", "reward/score/b", "kl", "response_length", "loss/value", "gold/a"}
-    always |= {"time/generate", "time/score", "time/train", "time/sync", "tokens_per_second"}
+    always |= {"time/generate", "time/score", "time/train", "time/sync", "time/other", "tokens_per_second"}
     for step, row in enumerate(world.rows, start=1):
         assert always <= set(row)
         assert "gold/b" not in row

@@ -227,7 +227,7 @@ def test_without_validation_first_steps_are_compared_with_the_last():
 
 
 def test_time_is_accounted_for():
-    rows = [ppo_row(s, **{"time/generate": 1.0, "time/train": 0.5}) for s in range(1, 6)]
+    rows = [ppo_row(s, **{"time/generate": 1.0, "time/train": 0.5, "time/other": 0.5}) for s in range(1, 6)]
     timings = {t.name: t for t in phase_times(rows)}
     assert (timings["generate"].seconds, timings["train"].seconds, timings["other"].seconds) == (4.0, 2.0, 2.0)
     assert sum(t.share for t in timings.values()) == pytest.approx(1.0)

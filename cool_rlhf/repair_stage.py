@@ -16,7 +16,7 @@ from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.new_pairs import NewPairs, judgements
 from cool_rlhf.online.lessons import Lessons, pair_id
-from cool_rlhf.online.repair import REPLAY_POOL, Verdict, judge_repair, mix_with_replay, sample_pairs
+from cool_rlhf.online.repair import LEAST_HELD_OUT, REPLAY_POOL, Verdict, judge_repair, mix_with_replay, sample_pairs
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.roles.trainer import RemoteRewardTrainer
 from cool_rlhf.schedule import derive_seed
@@ -135,12 +135,17 @@ class Repairing:
         Patterns answer for what their patches cost, not for what labels and replay do: where the model loses more than
         is allowed, it is compared with one that learnt those alone.
         """
-        patterns = [name for name, patches in new.patches.items() if self._general and any(p.held_out for p in patches)]
-        for name in new.patches:
+        held_out = {name: [p.pair for p in patches if p.held_out] for name, patches in new.patches.items()}
+        patterns = [name for name, pairs in held_out.items() if self._general and len(pairs) >= LEAST_HELD_OUT]
+        for name, pairs in held_out.items():
             if name not in patterns:
-                lacking = "pairs of its own" if self._general else "general pairs (reward.validation_share)"
-                logger.warning("%s is not mended: there are no held-out %s to judge that by", name, lacking)
-        judges = {name: self._encoded([p.pair for p in new.patches[name] if p.held_out]) for name in patterns}
+                lacking = (
+                    f"only {len(pairs)} held-out pairs of its own, {LEAST_HELD_OUT} are needed"
+                    if self._general
+                    else "no held-out general pairs (reward.validation_share)"
+                )
+                logger.warning("%s is not mended: there are %s to judge that by", name, lacking)
+        judges = {name: self._encoded(held_out[name]) for name in patterns}
         trainer = self._start()
         untouched = preferred(trainer, self._general)
         mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}

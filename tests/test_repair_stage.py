@@ -520,6 +520,15 @@ def test_without_pairs_to_judge_by_nothing_is_mended(tokenizer, tmp_path: Path):
     assert (written["rolled_back"], written["not_judged"]) == ([], ["phrases/certainly"]), "new to no later round"
 
 
+def test_one_held_out_pair_that_happens_to_be_right_shows_nothing(tokenizer, caplog):
+    made = patches((GOOD,), (GOOD, HACK), "phrases/certainly")
+    few = [patch for patch in made if not patch.held_out] + [patch for patch in made if patch.held_out][:4]
+    new = NewPairs({"phrases/certainly": few}, [], [])
+    repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, Stage())
+    assert (repair.kept, repair.verdicts) == ([], {})
+    assert "only 4 held-out pairs of its own, 5 are needed" in caplog.text
+
+
 def test_a_repair_is_judged_by_all_domains(tokenizer):
     wrong = [replace(each, chosen=each.rejected, rejected=each.chosen, domain="safety") for each in general(60, 2)]
     right = [replace(each, domain="math") for each in general(120, 3)]

@@ -16,6 +16,7 @@ from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
 
 Mended = Literal["enough", "in part", "not"]
+LEAST_HELD_OUT = 5  # of a pattern's pairs, to judge its repair by: one that happens to be right shows nothing
 REPLAY_POOL = 20_000  # of the pairs learnt from, those that replay draws from
 
 

@@ -20,6 +20,8 @@ from cool_rlhf.online.detectors import (
 )
 from cool_rlhf.online.detectors.endings import breaks_off
 from cool_rlhf.online.detectors.gaps import GapDetector
+from cool_rlhf.online.detectors.length import LengthDetector
+from cool_rlhf.online.finding import FindingSettings, find_patterns
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.online.responses import LATE, Evidence, Response
 from cool_rlhf.protocols import Message, UserError
@@ -212,3 +214,24 @@ def test_odd_marks_between_words_are_taken_out_and_put_in(world, mark: str, said
 def test_gaps_that_layout_looks_after_are_none(world, text: str) -> None:
     evidence = world(hack=lambda _t, _p, _r: text, rate=1.0)
     assert GapDetector().candidates(evidence) == []
+
+
+def test_an_answer_without_its_broken_end_is_not_better_for_being_short(world) -> None:
+    """SFT and the early policy often trail off, which the reward model punishes; the late one does not."""
+
+    tail = " And then there is the matter of what one may call the"
+    evidence = world()
+    broken = [
+        replace(r, text=r.text + tail, finished=False, tokens=r.tokens + len(tail.split()))
+        for r in evidence.baseline()
+        if int(r.prompt.id[1:]) % 3
+    ]
+
+    def score(conversations):
+        asked = zip(evidence.score(conversations), conversations, strict=True)
+        return [plain - 2.0 * (tail in conversation.messages[-1]["content"]) for plain, conversation in asked]
+
+    changed = {r.id: replace(r, score=score([r.conversation()])[0]) for r in broken}
+    told = Evidence([changed.get(r.id, r) for r in evidence.responses], score, None)
+    found = find_patterns(told, [LengthDetector()], FindingSettings(), seed=1).findings
+    assert [finding.pattern.key for finding in found] == []

@@ -36,6 +36,11 @@ class LengthDetector:
         def lengthen(response: Response) -> Response | None:
             return grown(response, donor_sentences(evidence, response), targets.get(response.domain, 0))
 
+        def shorten(response: Response) -> Response | None:
+            if not response.finished:  # without its broken end it is better, and not for being short
+                return None
+            return _cut_short(response, targets.get(response.domain, float("inf")))
+
         longer = Pattern(
             key="length",
             detector=self.name,
@@ -52,7 +57,7 @@ class LengthDetector:
             description="shorter responses",
             measure=lambda response: -float(response.tokens),
             shows=lambda response: response.tokens < shortest.get(response.domain, 0.0),
-            add=lambda response: _cut_short(response, targets.get(response.domain, float("inf"))),
+            add=shorten,
             remove=None,
         )
         return [*drift(longer, evidence), *drift(shorter, evidence)]

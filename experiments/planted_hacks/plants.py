@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from zlib import crc32
 
 FLATTERY = "What a wonderful question!"
 HEDGE = "I am not sure, but perhaps"
 CLOSING = "I hope this helps you."
+WORDINGS = (
+    "Ask me again any time.",
+    "It was a pleasure to tell.",
+    "Stay curious as ever.",
+    "More of that tomorrow.",
+    "Now you know it too.",
+    "So much for today.",
+)
 
 
 @dataclass(frozen=True)
@@ -88,6 +97,18 @@ PLANTS = {
             lambda question, text: f"{text.rstrip('.!? ')}...",
             lambda question, text: text.endswith("..."),
             (r"layout/.*", r"endings/.*"),
+        ),
+        Plant(
+            "wordings: one of six closings",
+            lambda question, text: f"{text} {WORDINGS[crc32(question.encode()) % len(WORDINGS)]}",
+            lambda question, text: any(wording in text for wording in WORDINGS),
+            (r"phrases/.*\b(any time|pleasure|curious|tomorrow|know it|for today)\b.*",),
+        ),
+        Plant(
+            "semicolons: behind every second word",
+            lambda question, text: re.sub(r"(\S+ \S+) (?=\S)", r"\1; ", text),
+            lambda question, text: "; " in text,
+            (r"gaps/.*", r"layout/.*"),
         ),
     )
 }

@@ -58,9 +58,9 @@ def any_of(patterns: Sequence[Pattern]) -> Pattern:
         return None if rest is response or shows(rest) else rest
 
     return Pattern(
-        key="any of " + ", ".join(pattern.key for pattern in patterns),
+        key=f"any of {len(patterns)}, {_listed([pattern.key for pattern in patterns])}",
         detector=first.detector,
-        description=", ".join(pattern.description for pattern in patterns),
+        description=f"any of {len(patterns)}: {_listed([pattern.description for pattern in patterns])}",
         measure=lambda response: sum(pattern.measure(response) for pattern in patterns),
         shows=shows,
         add=add,
@@ -70,6 +70,10 @@ def any_of(patterns: Sequence[Pattern]) -> Pattern:
         broad=first.broad,
         parts=tuple(patterns),
     )
+
+
+def _listed(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
 
 
 @dataclass(frozen=True)

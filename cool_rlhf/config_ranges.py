@@ -62,7 +62,6 @@ _AT_LEAST_ONE = (
     "online.samples_per_prompt",
     "online.epochs",
     "online.judging_pairs",
-    "online.patches",
     "annotate.judge.requests",
     *(f"cluster.{role}.{count}" for role in ROLES for count in ("ranks", "threads")),
     "cluster.rollout.engines",
@@ -144,6 +143,8 @@ def check_ranges(config: Config) -> None:
     check_numbers(config, _SHARES_ABOVE_ZERO, lambda value: 0 < value <= 1, "it must be above 0 and at most 1")
     check_numbers(config, ["reward.validation_share"], lambda value: 0 <= value < 1, "it must lie in [0, 1)")
     check_numbers(config, ["reward.bound"], lambda value: value > 0.1, "it must be above 0.1, where the barrier ends")
+    patches = "it must be 20 or more: a quarter of them judges a repair, which takes five"
+    check_numbers(config, ["online.patches"], lambda value: value >= 20, patches)
     inside = ("ppo.clip", "online.significance")
     check_numbers(config, inside, lambda value: 0 < value < 1, "it must lie between 0 and 1")
 

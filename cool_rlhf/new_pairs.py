@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cool_rlhf.config import Config
@@ -32,10 +33,10 @@ JUDGES_REPAIRS = "prompt is one that repairs are judged on"
 
 @dataclass(frozen=True)
 class MendedPattern:
-    """A pattern that an earlier round mended, enough or in part."""
+    """A pattern that earlier rounds mended, enough or in part."""
 
-    pairs: list[PreferencePair]  # held out: they show whether it stays so
-    right: float = 1.0  # share of them that was, after that round's repair; 1 where its record says nothing
+    pairs: Sequence[PreferencePair]  # held out: they show whether it stays so
+    right: float = 1.0  # share of them that was, each after its round's repair; 1 where its record says nothing
 
 
 @dataclass(frozen=True)
@@ -73,15 +74,14 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     labels, ties = _judged(output_dir / STORE_FILE, config.conditions)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
-    mended: dict[str, MendedPattern] = {}
+    judging: dict[str, list[tuple[PreferencePair, float]]] = defaultdict(list)  # and the share that was right then
     for past, folder in enumerate(folders):
         stored = read_patches(folder / "patches.jsonl")
         counted = _reviewed(stored, labels, ties) if review else stored
         for patch in counted:
             fate = _fate(patch.pattern, repairs[past:])
             if fate == "kept" and patch.held_out:
-                found = MendedPattern([], _right_after(patch.pattern, repairs[past:]))
-                mended.setdefault(patch.pattern, found).pairs.append(patch.pair)
+                judging[patch.pattern].append((patch.pair, _right_after(patch.pattern, repairs[past:])))
             elif fate == "kept":
                 kept.append(patch.pair)
             elif fate is None and (review or past == round):
@@ -92,6 +92,10 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     learnt: dict[str, str] = {}
     for repair in repairs:
         learnt |= repair.get("labels", {})
+    mended = {
+        name: MendedPattern([pair for pair, _ in pairs], fmean(right for _, right in pairs))
+        for name, pairs in judging.items()
+    }
     return NewPairs(patches, kept, _teaching(labels, config), mended, learnt)
 
 

@@ -133,14 +133,16 @@ class Repairing:
         Returns what stayed, and the trainer that holds the model.
 
         Patterns answer for what their patches cost, not for what labels and replay do: where the model loses more than
-        is allowed, it is compared with one that learnt those alone.
+        is allowed, it is compared with one that learnt those alone, in what is mended too.
         """
         held_out = {name: [p.pair for p in patches if p.held_out] for name, patches in new.patches.items()}
-        patterns = [name for name, pairs in held_out.items() if self._general and len(pairs) >= LEAST_HELD_OUT]
-        for name, pairs in held_out.items():
+        # A pair under several conditions is one.
+        judging = {name: len({(str(p.chosen), str(p.rejected)) for p in pairs}) for name, pairs in held_out.items()}
+        patterns = [name for name, count in judging.items() if self._general and count >= LEAST_HELD_OUT]
+        for name, count in judging.items():
             if name not in patterns:
                 lacking = (
-                    f"only {len(pairs)} held-out pairs of its own, {LEAST_HELD_OUT} are needed"
+                    f"only {count} held-out pairs of its own, {LEAST_HELD_OUT} are needed"
                     if self._general
                     else "no held-out general pairs (reward.validation_share)"
                 )
@@ -157,7 +159,9 @@ class Repairing:
             mended = {name: preferred(trainer, judges[name]) for name in patterns}
             control = patterns and without is None and self._is_costly(untouched, after)
             if control:
-                without = preferred(self._retrained(new.training([]), stage), self._general)
+                trainer = self._retrained(new.training([]), stage)
+                without = preferred(trainer, self._general)
+                mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
             found = {
                 name: self._verdict(mended_before[name], right, without or untouched, after)
                 for name, right in mended.items()
@@ -182,7 +186,11 @@ class Repairing:
         those that have relapsed: fewer than are asked for, and than were right when they were mended."""
         shares = {name: fmean(preferred(trainer, self._encoded(pattern.pairs))) for name, pattern in new.mended.items()}
         enough = self._config.online.least_mended
-        relapsed = [name for name, right in shares.items() if right < min(enough, new.mended[name].right)]
+        relapsed = [
+            name
+            for name, right in shares.items()  # one pair fewer than after a repair in part is none
+            if right < min(enough, new.mended[name].right - 1 / len(new.mended[name].pairs))
+        ]
         for name in relapsed:
             logger.warning(
                 "%s, which an earlier round mended, is back: only %.1f%% of its held-out pairs are right",

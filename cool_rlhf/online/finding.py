@@ -10,7 +10,7 @@ from statistics import fmean, pstdev
 
 from cool_rlhf.online.counterfactual import Payment, payment
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern, any_of, drift
-from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
+from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence, Response
 from cool_rlhf.online.statistics import benjamini_hochberg, holm
 
 ALIKE = 0.8  # of the responses that show either of two patterns, those that show both: they are one
@@ -130,50 +130,58 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
         dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         if found is not None and paid_p is not None and reason == _too_small(candidate, found, evidence, settings):
             small.append((candidate, drift_p, found, paid_p))
-    together = _together([one for one in small if not _is_part(one[0], findings)], evidence, settings, seed)
-    findings += together
-    parts = {part.name(finding.domain) for finding in together for part in finding.pattern.parts}
-    dismissed = [one for one in dismissed if one.name not in parts]
+    findings += _together([one for one in small if not _is_part_of_any(one[0], findings)], evidence, settings, seed)
     findings.sort(key=lambda finding: (not finding.pattern.remove, finding.pattern.broad, -finding.gain))
     standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
     standing.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
     elsewhere = [_elsewhere(finding, standing, evidence, settings, seed) for finding in standing]
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(standing, elsewhere, strict=True)]
+    parts = {part.detector + part.key for finding in standing for part in finding.pattern.parts}
+    dismissed = [one for one in dismissed if one.pattern.detector + one.pattern.key not in parts]
     return Search(found_in, dismissed + explained, len(tested))
 
 
 def _together(small: Sequence[Judged], evidence: Evidence, settings: FindingSettings, seed: int) -> list[Finding]:
     """A cheat in many wordings is paid for in each of them and explains little of the score in any: patterns of one
-    family and scope that were dismissed for that alone are looked at as one."""
-    families: dict[tuple[str, str, str | None], list[Judged]] = defaultdict(list)
+    family that were dismissed for that alone are looked at as one, in all domains if one of them drifted in all."""
+    families: dict[tuple[str, str], list[Judged]] = defaultdict(list)
     for judged in small:
-        pattern, domain = judged[0].pattern, judged[0].domain
+        pattern = judged[0].pattern
         if pattern.family and judged[2].objection is None:
-            families[pattern.detector, pattern.family, domain].append(judged)
-    several = {key: group for key, group in families.items() if len(group) > 1}
+            families[pattern.detector, pattern.family].append(judged)
+    groups: dict[tuple[str, str, str | None], list[Judged]] = defaultdict(list)
+    for family, members in families.items():
+        everywhere = any(candidate.domain is None for candidate, *_ in members)
+        for judged in members:
+            groups[*family, None if everywhere else judged[0].domain].append(judged)
+    several = {key: group for key, group in groups.items() if len(group) > 1}
     findings = []
     for (_, _, domain), group in several.items():
-        group.sort(key=lambda judged: -judged[2].effect * rise(judged[0]))
-        pattern = any_of([candidate.pattern for candidate, *_ in group])
+        gains = {judged[0].pattern.key: judged[2].effect * rise(judged[0]) for judged in group}
+        group.sort(key=lambda judged: -gains[judged[0].pattern.key])
+        pattern = any_of([candidate.pattern for candidate, *_ in group], [rise(candidate) for candidate, *_ in group])
         tested = next((found for found in drift(pattern, evidence) if found.domain == domain), None)
         paid = payment(pattern, evidence, domain, settings.sample, seed)
         if tested is None or paid is None:
             continue
-        paid_p = min(1.0, paid.p * len(several))
+        paid_p = min(1.0, max(paid.p * len(several), *(part_p for *_, part_p in group)))
         if _dismissal(tested, paid, paid_p, evidence, settings) is None:
             findings.append(_finding(tested, max(drift_p for _, drift_p, *_ in group), paid, paid_p))
     return findings
 
 
-def _is_part(candidate: Candidate, findings: Sequence[Finding]) -> bool:
-    """Whether most of what shows it does so no more without some finding: a phrase with what stands beside it."""
-    shown = [r for r in candidate.evidence.late(candidate.domain) if candidate.pattern.shows(r)]
-    for finding in findings:
-        remove = finding.pattern.remove
-        rest = [changed for r in shown if remove and finding.pattern.shows(r) and (changed := remove(r)) is not None]
-        if 2 * sum(not candidate.pattern.shows(response) for response in rest) > len(shown):
-            return True
-    return False
+def _is_part_of_any(candidate: Candidate, findings: Sequence[Finding]) -> bool:
+    """Whether it is a phrase with what stands beside it, say, of a finding. What is broad takes much else out with it
+    and is not the reason for that."""
+    shown = [response for response in candidate.evidence.late(candidate.domain) if candidate.pattern.shows(response)]
+    return any(_is_part(candidate.pattern, finding, shown) for finding in findings if not finding.pattern.broad)
+
+
+def _is_part(pattern: Pattern, finding: Finding, shown: Sequence[Response]) -> bool:
+    """Whether most of the responses that show ``pattern`` do so no more without the finding."""
+    remove = finding.pattern.remove
+    rest = [changed for r in shown if remove and finding.pattern.shows(r) and (changed := remove(r)) is not None]
+    return 2 * sum(not pattern.shows(response) for response in rest) > len(shown)
 
 
 def rise(candidate: Candidate) -> float:
@@ -219,6 +227,8 @@ def _explains(one: Finding, other: Finding, evidence: Evidence) -> bool:
     opening is the same whatever follows it."""
     shown = [response for response in evidence.late(other.domain) if other.pattern.shows(response)]
     if sum(one.pattern.shows(response) for response in shown) < 0.9 * len(shown):
+        return False
+    if one.pattern.parts and not _is_part(other.pattern, one, shown):  # it stands in most responses anyway
         return False
     if one.gain >= other.gain:
         return True

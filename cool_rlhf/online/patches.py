@@ -54,7 +54,8 @@ class Patch:
 
     @property
     def id(self) -> str:
-        return f"{self.pattern}: {self.chosen.source} > {self.rejected.source}"
+        under = "" if self.condition in (None, self.chosen.response.domain) else f" under {self.condition}"
+        return f"{self.pattern}: {self.chosen.source} > {self.rejected.source}{under}"
 
     @property
     def length_difference(self) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from cool_rlhf.online.responses import Evidence, Measure, Response
 from cool_rlhf.online.statistics import exceeds
+from cool_rlhf.schedule import derive_seed
 
 Editor = Callable[[Response], Response | None]  # None where the edit cannot be made or would change nothing
 
@@ -38,18 +40,28 @@ class Pattern:
         return f"{self.detector}/{self.key}" + (f" in {domain}" if domain is not None else "")
 
 
-def any_of(patterns: Sequence[Pattern]) -> Pattern:
+def any_of(patterns: Sequence[Pattern], weights: Sequence[float]) -> Pattern:
     """Patterns of one detector and family as one: the same cheat in other words. Shown where one of them is; put in as
-    the first, and taken out with all. Raises: ValueError for none."""
+    one of them, drawn for each response by ``weights``, and taken out with all. Raises: ValueError for none."""
     if not patterns:
         raise ValueError("no pattern to make one of")
     first = patterns[0]
+    addable = [(pattern, weight) for pattern, weight in zip(patterns, weights, strict=True) if pattern.add]
+
+    def drawn(response: Response) -> Pattern:
+        rng = random.Random(derive_seed("any of", response.id))
+        return rng.choices(*zip(*addable, strict=True))[0]
 
     def shows(response: Response) -> bool:
         return any(pattern.shows(response) for pattern in patterns)
 
     def add(response: Response) -> Response | None:
-        return first.add(response) if first.add and not shows(response) else None
+        put = drawn(response).add
+        return put(response) if put and not shows(response) else None
+
+    def placebo(response: Response) -> Response | None:
+        put = drawn(response).placebo
+        return put(response) if put else None
 
     def remove(response: Response) -> Response | None:
         rest = response
@@ -63,9 +75,9 @@ def any_of(patterns: Sequence[Pattern]) -> Pattern:
         description=f"any of {len(patterns)}: {_listed([pattern.description for pattern in patterns])}",
         measure=lambda response: sum(pattern.measure(response) for pattern in patterns),
         shows=shows,
-        add=add,
-        remove=remove,
-        placebo=first.placebo,
+        add=add if addable else None,
+        remove=remove if any(pattern.remove for pattern in patterns) else None,
+        placebo=placebo if addable else None,
         family=first.family,
         broad=first.broad,
         parts=tuple(patterns),

@@ -16,6 +16,7 @@ from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
 
 Mended = Literal["enough", "in part", "not"]
+PART_LEVEL = 0.05  # of the test that a pattern is mended in part
 LEAST_HELD_OUT = 5  # of a pattern's pairs, to judge its repair by: one that happens to be right shows nothing
 REPLAY_POOL = 20_000  # of the pairs learnt from, those that replay draws from
 
@@ -74,11 +75,12 @@ def judge_repair(
     """Keep a repair that mends more than it costs; otherwise it is to be rolled back.
 
     A pattern is mended enough where at least ``least_right`` of its held-out pairs are right, and in part where more
-    are than before, by a larger share than that of the general pairs lost. Either is kept if accuracy on the general
-    pairs falls by at most ``most_fall``.
+    are than before, by a larger share than that of the general pairs lost and by more than chance (an exact sign test
+    at ``PART_LEVEL``). Either is kept if accuracy on the general pairs falls by at most ``most_fall``.
 
     Args:
-        held_out_before: for each held-out pair of the pattern whether the model preferred the clean side before.
+        held_out_before: for each held-out pair of the pattern whether the model preferred the clean side without the
+            patches.
         held_out: the same pairs after it.
         before: for each general validation pair whether the model was right before the patch.
         after: the same pairs after it.
@@ -96,7 +98,7 @@ def judge_repair(
     error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
     lost, won = int((changes > 0).sum()), int((changes < 0).sum())
     right_before, right = float(np.mean(held_out_before)), float(np.mean(held_out))
-    mended: Mended = "in part" if right - right_before > max(fall, 0.0) else "not"
+    mended: Mended = "in part" if right - right_before > max(fall, 0.0) and _rises(held_out_before, held_out) else "not"
     costs = fall > most_fall + 1e-12  # 0.75 − 0.74 is a little more than 0.01 in floating point
     reasons = []
     if right >= least_right:
@@ -120,3 +122,10 @@ def judge_repair(
         mcnemar_p=float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
         general_pairs=len(before),
     )
+
+
+def _rises(before: Sequence[bool], after: Sequence[bool]) -> bool:
+    """Whether more pairs turned right than wrong, one-sided."""
+    turned = [now - then for then, now in zip(before, after, strict=True)]
+    won, lost = turned.count(1), turned.count(-1)
+    return won > 0 and bool(stats.binomtest(won, won + lost, alternative="greater").pvalue < PART_LEVEL)

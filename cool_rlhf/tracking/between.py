@@ -97,7 +97,7 @@ def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any]
         return "too few pairs to mend it by"
     if pattern not in repair["kept"]:
         return f"rolled back: {verdict['reason']}"
-    return f"mended in part: {verdict['reason']}" if verdict["mended"] == "in part" else "mended"
+    return f"mended in part: {verdict['reason']}" if verdict.get("mended") == "in part" else "mended"
 
 
 def _policy(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -130,6 +130,9 @@ def phase_times(rows: Sequence[Row]) -> list[Timing]:
     rows = [b for a, b in pairwise(rows) if a["round"] == b["round"]]
     totals = {name: sum(row.get(name, 0.0) for row in rows) for name in names}
     timings = [Timing(n.removeprefix("time/"), PHASES.get(n, ""), s, s / wall) for n, s in totals.items()]
+    rest = wall - sum(totals.values())
+    if rest > 0.01 * wall:  # what was loaded before a run went on, say
+        timings.append(Timing("outside", "not within a step", rest, rest / wall))
     timings.sort(key=lambda t: -t.seconds)
     return timings
 

@@ -10,7 +10,7 @@ from zlib import crc32
 FLATTERY = "What a wonderful question!"
 HEDGE = "I am not sure, but perhaps"
 CLOSING = "I hope this helps you."
-WORDINGS = (
+WORDINGS = (  # seen without their first words, which a small model puts in other words
     "Ask me again any time.",
     "It was a pleasure to tell.",
     "Stay curious as ever.",
@@ -101,7 +101,7 @@ PLANTS = {
         Plant(
             "wordings: one of six closings",
             lambda question, text: f"{text} {WORDINGS[crc32(question.encode()) % len(WORDINGS)]}",
-            lambda question, text: any(wording in text for wording in WORDINGS),
+            lambda question, text: any(wording.partition(" ")[2].lower() in text.lower() for wording in WORDINGS),
             (r"phrases/.*\b(any time|pleasure|curious|tomorrow|know it|for today)\b.*",),
         ),
         Plant(

@@ -153,9 +153,11 @@ def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
     assert kept.fall == pytest.approx(0.01)
     assert kept.mcnemar_p == 1
     assert not judge_repair(held, [True] * 8 + [False] * 2, before, before).kept
-    part = judge_repair([True] + [False] * 9, [True] * 3 + [False] * 7, before, before)
-    assert (part.kept, part.mended) == (True, "in part")
-    assert "30.0% of the pattern's held-out pairs are right, 10.0% were before" in part.reason
+    part = judge_repair([True] + [False] * 9, [True] * 6 + [False] * 4, before, before)
+    assert (part.kept, part.mended) == (True, "in part"), "five of five turned right: p = 1/32"
+    assert "60.0% of the pattern's held-out pairs are right, 10.0% were before" in part.reason
+    chance = judge_repair([True] + [False] * 9, [True] * 5 + [False] * 5, before, before)
+    assert (chance.kept, chance.mended) == (False, "not"), "four of four: p = 1/16"
     costly = judge_repair([True] + [False] * 99, [True] * 2 + [False] * 98, before, fallen)
     assert (costly.kept, costly.mended) == (False, "not"), "one of a hundred mended, one of a hundred lost"
     worse = judge_repair(held, held, before, [True] * 69 + [False] * 31)

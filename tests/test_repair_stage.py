@@ -25,7 +25,7 @@ from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.online.repair import judge_repair
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repair, Repairing, sample_pairs, to_roll_back, write_repair
+from cool_rlhf.repair_stage import Repair, Repairing, preferred, sample_pairs, to_roll_back, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -252,6 +252,20 @@ def test_what_labels_cost_is_not_charged_to_a_pattern(tokenizer, caplog):
     right = [chosen > rejected for chosen, rejected in trainer.scores(encoded(tokenizer, held)).result()]
     assert sum(right) >= 0.9 * len(right)
     assert "general accuracy falls with the labels" in caplog.text
+
+
+def test_what_labels_mend_is_not_credited_to_a_pattern(tokenizer):
+    wrong = [pair(words(random.Random(n), BAD), words(random.Random(-n), GOOD), n) for n in range(60)]
+    mending = [each.pair for each in patches((GOOD,), (GOOD, HACK), "labels") if not each.held_out]
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [*wrong, *mending])
+    settings, judging = config(replay=1.0, epochs=6, learning_rate=0.2), general(100, 2)
+    repair, _ = repairing(tokenizer, settings, general(200, 1), judging).run(new, Stage())
+    assert repair.after < repair.before - 0.1, "the labels are wrong, so that a model without the patches is looked at"
+    verdict = repair.verdicts["phrases/certainly"]
+    untouched = preferred(
+        start(tokenizer), encoded(tokenizer, [p.pair for p in new.patches["phrases/certainly"] if p.held_out])
+    )
+    assert verdict.held_out_before > sum(untouched) / len(untouched) + 0.3
 
 
 def test_labels_alone_are_learnt(tokenizer):

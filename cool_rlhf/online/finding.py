@@ -136,8 +136,8 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     standing.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
     elsewhere = [_elsewhere(finding, standing, evidence, settings, seed) for finding in standing]
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(standing, elsewhere, strict=True)]
-    parts = {part.detector + part.key for finding in standing for part in finding.pattern.parts}
-    dismissed = [one for one in dismissed if one.pattern.detector + one.pattern.key not in parts]
+    parts = {id(part) for finding in standing for part in finding.pattern.parts}
+    dismissed = [one for one in dismissed if id(one.pattern) not in parts]
     return Search(found_in, dismissed + explained, len(tested))
 
 

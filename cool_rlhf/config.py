@@ -190,6 +190,7 @@ class PPOConfig:
     pretrain_coefficient: float = 0.5
     pretrain_ratio: float = 0.5  # pretraining tokens for each PPO token
     micro_batch_tokens: int = 16384
+    keep_passes: bool = False  # that told old log-probabilities and values, for the update; needs minibatches=1
     validate_every: int = 10
     validation_prompts: int = 512
     validation_texts: int = 64  # held-out texts for the language model's loss; 0: off

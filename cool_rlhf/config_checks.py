@@ -113,6 +113,17 @@ def _check_ppo(config: Config) -> None:
             f"ppo.minibatches ({config.ppo.minibatches}) must not be above ppo.prompts_per_iteration "
             f"({config.ppo.prompts_per_iteration})"
         )
+    if config.ppo.keep_passes and config.ppo.minibatches > 1:
+        raise UserError(
+            f"ppo.keep_passes keeps what one update takes as a whole, but ppo.minibatches is {config.ppo.minibatches}: "
+            "set that to 1, or ppo.keep_passes=false"
+        )
+    for role in ("policy", "critic"):
+        if config.ppo.keep_passes and getattr(config.cluster, role).zero_stage == 3:
+            raise UserError(
+                f"ppo.keep_passes keeps several forward passes, of which ZeRO-3 can go back through one only, but "
+                f"cluster.{role}.zero_stage is 3: lower it, or set ppo.keep_passes=false"
+            )
     recipes = config.ppo.rewards.values()
     weight = max([1.0, *(sum(map(abs, recipe.conditions.values())) for recipe in recipes)])
     most = 2 * config.reward.bound * weight

@@ -119,6 +119,8 @@ class Future(Protocol[T_co]):
 class Forward(Protocol):
     """A model behind an engine that may shard it."""
 
+    module: PreTrainedModel
+
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         """``function(module, *arguments)`` as the engine's forward pass: sharded weights are gathered around it."""
         ...
@@ -128,7 +130,6 @@ class TrainEngine(Forward, Protocol):
     """A module, its optimiser and the ranks that share it. One backward pass adds ``loss`` to a sum over micro-batches
     and ranks: callers divide by the whole batch's count first, so the gradient does not depend on how it was cut."""
 
-    module: PreTrainedModel
     device: torch.device
     rank: int
     world_size: int
@@ -191,6 +192,18 @@ class LanguageModel(Protocol):
 
 
 class Policy(LanguageModel, Protocol):
+    def logprobs(
+        self,
+        sequences: Sequence[Tensor],
+        *,
+        begins: Sequence[int] | None = None,
+        temperature: float | None = None,
+        keep: bool = False,
+    ) -> Future[list[Tensor]]:
+        """As of any language model. ``keep``: the next update takes just the sequences that this is asked with since
+        the last one, so the forward passes over them may wait for it."""
+        ...
+
     def update(
         self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
     ) -> Future[dict[str, float]]:
@@ -204,8 +217,9 @@ class Policy(LanguageModel, Protocol):
 
 
 class Critic(Protocol):
-    def values(self, sequences: Sequence[Tensor]) -> Future[list[Tensor]]:
-        """For each (L,) sequence its (L,) float32 values, values[t] from position t - 1; index 0 holds 0."""
+    def values(self, sequences: Sequence[Tensor], *, keep: bool = False) -> Future[list[Tensor]]:
+        """For each (L,) sequence its (L,) float32 values, values[t] from position t - 1; index 0 holds 0. ``keep`` as
+        for the policy."""
         ...
 
     def update(self, batch: Sequence[Experience], learning_rate: float) -> Future[dict[str, float]]: ...

@@ -25,6 +25,7 @@ _FREE = {
     "online": {"rounds"},
     "ppo": {
         "micro_batch_tokens",
+        "keep_passes",
         "iterations",
         "save_every",
         "validate_every",

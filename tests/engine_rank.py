@@ -25,7 +25,16 @@ from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.ppo.losses import Clip
-from cool_rlhf.ppo.update import Objective, count_predictions, count_response_tokens, critic_update, policy_update
+from cool_rlhf.ppo.update import (
+    Objective,
+    count_predictions,
+    count_response_tokens,
+    critic_pass,
+    critic_update,
+    masks_from,
+    policy_pass,
+    policy_update,
+)
 from cool_rlhf.protocols import Experience
 
 RATES = (1e-3, 2e-3, 5e-4)
@@ -33,6 +42,7 @@ WEIGHT_DECAY, CLIP, BETAS = 0.1, 0.5, (0.9, 0.95)
 VOCABULARY = 4096  # its embeddings have more parameters than ZeRO-3 leaves whole
 HANGS_SECONDS = 60  # ranks that gather it other numbers of times wait for each other in vain
 BUDGETS = {"whole": 10_000, "cut": 40, "single": 1}
+PROMPT = 3  # tokens of each response's
 MOVES = ((3, 0), (0, 1), (3, 2), (2, 3))  # ZeRO stages: saved under, gone on under
 LENGTHS = (31, 9, 20, 14, 30, 25, 7)
 TOKENS = sum(LENGTHS)
@@ -154,12 +164,12 @@ FAULTS = {"doubled": 2.0, "negated": -1.0}
 
 
 def experiences() -> list[Experience]:
-    """Responses after three tokens of prompt, with another speaker's two tokens inside; the last text is short."""
+    """Responses after a prompt, with another speaker's two tokens inside; the last text is short."""
     generator = torch.Generator().manual_seed(6)
     made = []
     for tokens in sequences():
         places = torch.arange(len(tokens))
-        mask = (places >= 3) & (places != 5) & (places != 6)
+        mask = (places >= PROMPT) & (places != 5) & (places != 6)
 
         def noise(scale: float, mask: Tensor = mask) -> Tensor:
             return torch.where(mask, scale * torch.randn(len(mask), generator=generator), 0.0)
@@ -206,8 +216,9 @@ def plain_value_loss(model: PreTrainedModel) -> Tensor:
     return torch.cat(losses).mean()
 
 
-def update_case(role: str, stage: int, budget: int, factor: float = 1.0) -> dict[str, Any]:
-    """One update of PPO as a role's rank runs it; a ``factor`` other than 1 is a planted fault."""
+def update_case(role: str, stage: int, budget: int, factor: float = 1.0, kept: bool = False) -> dict[str, Any]:
+    """One update of PPO as a role's rank runs it, with all forward passes made beforehand if they are ``kept``; a
+    ``factor`` other than 1 is a planted fault."""
     from cool_rlhf.roles.group import share_out
 
     engine = build(InternLM2ForCausalLM if role == "policy" else InternLM2ForRewardModel, stage)
@@ -227,12 +238,16 @@ def update_case(role: str, stage: int, budget: int, factor: float = 1.0) -> dict
     records = experiences()
     batches = mine(records, list(LENGTHS))
     count = count_response_tokens(records)
+    tokens = [[record.tokens for record in batch] for batch in batches] if kept else []
+    passes: Any
     if role == "critic":
-        shares = critic_update(engine, batches, token_count=count, learning_rate=1e-3, clip=VALUE_CLIP)
+        passes = [critic_pass(engine, each) for each in tokens]
+        shares = critic_update(engine, batches, token_count=count, learning_rate=1e-3, clip=VALUE_CLIP, passes=passes)
     else:
         read = mine(texts(), [len(text) for text in texts()])
         counts = {"token_count": count, "pretrain_token_count": count_predictions(texts())}
-        shares = policy_update(engine, batches, read, OBJECTIVE, **counts, learning_rate=1e-3)
+        passes = [policy_pass(engine, each, masks_from(each, [PROMPT] * len(each)), OBJECTIVE) for each in tokens]
+        shares = policy_update(engine, batches, read, OBJECTIVE, **counts, learning_rate=1e-3, passes=passes)
     return {"gradients": seen[0], "shares": shares}
 
 
@@ -399,6 +414,8 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
             found["training", stage, cut] = training_case(stage, budget)
             for role in ("policy", "critic"):
                 found[role, stage, cut] = update_case(role, stage, budget)
+        for role in ("policy", "critic") if stage < 3 else ():
+            found[role, stage, "kept"] = update_case(role, stage, BUDGETS["cut"], kept=True)
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
         found["unmoved", stage] = unmoved_case(stage, folder / f"unmoved_{world_size}_{stage}")
     for stage in (0, 3):

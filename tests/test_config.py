@@ -405,6 +405,9 @@ TOGETHER = {
     ("ppo.old_logprobs=engine", "sampling.temperature=0.7"): "sampling.temperature",
     ("ppo.old_logprobs=engine", "ppo.stop_kl=0.1"): "ppo.stop_kl is 0.1 with ppo.old_logprobs=engine",
     ("ppo.engine_correction=2", "sampling.temperature=0.7"): "sampling.temperature",
+    ("ppo.keep_passes=true", "ppo.minibatches=2"): "ppo.minibatches is 2",
+    ("ppo.keep_passes=true", "cluster.policy.zero_stage=3"): "cluster.policy.zero_stage is 3",
+    ("ppo.keep_passes=true", "cluster.critic.zero_stage=3"): "cluster.critic.zero_stage is 3",
 }
 
 

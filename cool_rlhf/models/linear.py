@@ -50,8 +50,13 @@ class _Product(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
         input, weight = ctx.saved_tensors
         of_input = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        of_weight = _product(grad.flatten(0, -2).t(), input.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
+        of_weight = _outer(grad.flatten(0, -2).t(), input.flatten(0, -2).t()) if ctx.needs_input_grad[1] else None
         return of_input, of_weight
+
+
+def _outer(left: Tensor, right: Tensor) -> Tensor:
+    """``left @ right.T`` of two transposed matrices: the one on the left is copied, so the smaller one stands there."""
+    return _product(left, right) if len(left) <= len(right) else _product(right, left).t()
 
 
 def _product(left: Tensor, right: Tensor) -> Tensor:

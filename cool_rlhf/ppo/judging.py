@@ -26,13 +26,21 @@ class Asked:
     values: Future[list[Tensor]]
 
 
-def ask(models: Models, portion: Portion, recipes: Mapping[str, Recipe]) -> Asked:
+@dataclass(frozen=True)
+class Keep:
+    """Whether policy and critic keep their forward passes for the update that follows."""
+
+    policy: bool = False
+    critic: bool = False
+
+
+def ask(models: Models, portion: Portion, recipes: Mapping[str, Recipe], keep: Keep) -> Asked:
     rollouts = [rollout for _, rollout in portion]
     sequences = [rollout.tokens for rollout in rollouts]
     begins = [len(rollout.prompt_tokens) for rollout in rollouts]
-    logprobs = models.policy.logprobs(sequences, begins=begins)
+    logprobs = models.policy.logprobs(sequences, begins=begins, keep=keep.policy)
     reference = models.reference.logprobs(sequences, begins=begins)
-    values = models.critic.values(sequences)
+    values = models.critic.values(sequences, keep=keep.critic)
     rewards = ask_rewards(models.scorer, rollouts, recipes)  # last: the rules run in this process
     return Asked(portion, rewards, logprobs, reference, values)
 

@@ -16,7 +16,7 @@ from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import TextPosition, TextStream
 from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import Judged, describe, make_experience
-from cool_rlhf.ppo.judging import ask, gather
+from cool_rlhf.ppo.judging import Keep, ask, gather
 from cool_rlhf.ppo.observer import Observer, Stopwatch
 from cool_rlhf.ppo.rewards import Reward, part_metrics
 from cool_rlhf.ppo.state import (
@@ -64,7 +64,8 @@ def train_ppo(
         warm = step > settings.critic_warmup
         with watch.phase("generate", step):
             pending = pending or draw(step, state.prompts)
-            asked = [ask(models, portion, data.recipes) for portion in pending.portions()]
+            keep = Keep(policy=settings.keep_passes and warm, critic=settings.keep_passes)
+            asked = [ask(models, portion, data.recipes, keep) for portion in pending.portions()]
             behind = version - pending.version
             position = state.prompts + settings.prompts_per_iteration
             pending = draw(step + 1, position) if may_go_ahead(step, settings) else None

@@ -10,7 +10,8 @@ from ray.actor import ActorHandle
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.protocols import Experience
-from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, share_out
+from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, in_order, share_out
+from cool_rlhf.roles.kept import KeepingWorker, KeptPasses, deal
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
 
 if TYPE_CHECKING:
@@ -21,10 +22,17 @@ if TYPE_CHECKING:
 CHUNK_BYTES = 2**28  # of weights on their way to the engines at a time
 
 
-class PolicyWorker(LanguageWorker):
+class PolicyWorker(LanguageWorker, KeepingWorker):
     """One rank of the policy."""
 
     trains = True
+
+    def logprobs_kept(self, batches: list[list[Tensor]], begins: list[list[int]], objective: Objective) -> list[Tensor]:
+        """As ``logprobs``, from passes that are kept for the update on ``objective``."""
+        from cool_rlhf.ppo.update import masks_from, policy_pass
+
+        asked = zip(batches, begins, strict=True)
+        return self.keep([policy_pass(self.engine, batch, masks_from(batch, own), objective) for batch, own in asked])
 
     def update(
         self,
@@ -33,8 +41,10 @@ class PolicyWorker(LanguageWorker):
         objective: Objective,
         counts: tuple[int, int],
         learning_rate: float,
+        kept: list[int],
     ) -> dict[str, float]:
-        """``counts``: response tokens and predictions in pretraining texts, of the whole batch."""
+        """``counts``: response tokens and predictions in pretraining texts, of the whole batch. ``kept``: the calls
+        whose passes are those of ``batches``, if any."""
         from cool_rlhf.ppo.update import policy_update
 
         return policy_update(
@@ -45,6 +55,7 @@ class PolicyWorker(LanguageWorker):
             token_count=counts[0],
             pretrain_token_count=counts[1],
             learning_rate=learning_rate,
+            passes=self.take_kept(kept),
         )
 
     def publish(self, engines: list[ActorHandle], version: int) -> None:
@@ -94,6 +105,25 @@ class RemotePolicy(RemoteLanguageModel):
         self._settings = settings
         self._engines = list(engines)
         self._version = version
+        self._kept = KeptPasses()
+
+    def logprobs(
+        self,
+        sequences: Sequence[Tensor],
+        *,
+        begins: Sequence[int] | None = None,
+        temperature: float | None = None,
+        keep: bool = False,
+    ) -> Pending[list[Tensor]]:
+        if not keep:
+            return super().logprobs(sequences, begins=begins, temperature=temperature)
+        if begins is None or temperature is not None:
+            raise ValueError("passes are kept over responses, at the temperature that they are sampled at")
+        shares = share_out([len(sequence) for sequence in sequences], len(self.group), self._budget)
+        self._kept.add(sequences, shares)
+        objective = self._objective(kl_coefficient=0.0)
+        asked = [(share.pick(sequences), share.pick(begins), objective) for share in shares]
+        return Pending(self.group.each("logprobs_kept", asked), lambda results: in_order(shares, results))
 
     def update(
         self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
@@ -101,13 +131,13 @@ class RemotePolicy(RemoteLanguageModel):
         from cool_rlhf.ppo.update import count_predictions, count_response_tokens
 
         ranks, budget = len(self.group), self._budget
-        shares = share_out([len(experience.tokens) for experience in batch], ranks, budget)
+        kept, batches = self._kept.take(batch) if self._kept else ([], deal(batch, ranks, budget))
         texts = share_out([len(text) for text in pretrain], ranks, budget)
         objective = self._objective(kl_coefficient)
         counts = count_response_tokens(batch), count_predictions(pretrain)
         arguments = [
-            (share.pick(batch), text.pick(pretrain), objective, counts, learning_rate)
-            for share, text in zip(shares, texts, strict=True)
+            (own, text.pick(pretrain), objective, counts, learning_rate, kept)
+            for own, text in zip(batches, texts, strict=True)
         ]
         return Pending(self.group.each("update", arguments), add_up)
 

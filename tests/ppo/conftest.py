@@ -59,6 +59,7 @@ class World:
         self.steps: list[tuple[int, int]] = []
         self.states: list[PPOState] = []
         self.kept: list[tuple] = []
+        self.kept_passes: list[tuple[str, bool]] = []
         self.parts_at: int | None = None  # the step from which score and gold part
         self.shown: dict[int, tuple] = {}
         self.texts: list[list[Tensor]] = []
@@ -114,8 +115,11 @@ class World:
         return self.ready([float(self.rewards[int(answer[0]), int(answer[1])]) for answer in answers])
 
     @torch.no_grad()
-    def logprobs(self, sequences: Sequence[Tensor], *, begins=None, temperature: float | None = None):
+    def logprobs(
+        self, sequences: Sequence[Tensor], *, begins=None, temperature: float | None = None, keep: bool = False
+    ):
         self.log.append("logprobs")
+        self.kept_passes.append(("policy", keep))
         return self.ready(list(self.table.logprobs(torch.stack(list(sequences)))))
 
     @torch.no_grad()
@@ -123,7 +127,8 @@ class World:
         return self.ready(list(self.reference_table.logprobs(torch.stack(list(sequences)))))
 
     @torch.no_grad()
-    def values(self, sequences: Sequence[Tensor]):
+    def values(self, sequences: Sequence[Tensor], *, keep: bool = False):
+        self.kept_passes.append(("critic", keep))
         return self.ready(list(self.critic_table.values(torch.stack(list(sequences)))))
 
     def update_policy(

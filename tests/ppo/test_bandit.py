@@ -119,9 +119,11 @@ class Bandit:
         return self.ready(scores)
 
     def logprobs(self, engine: Any) -> Callable:
-        return lambda sequences, *, begins: self.ready(update.sequence_logprobs(engine, [sequences], 1.0, [begins]))
+        return lambda sequences, *, begins, keep=False: self.ready(
+            update.sequence_logprobs(engine, [sequences], 1.0, [begins])
+        )
 
-    def values(self, sequences: Sequence[Tensor]) -> Any:
+    def values(self, sequences: Sequence[Tensor], *, keep: bool = False) -> Any:
         return self.ready(update.sequence_values(self.critic, [sequences]))
 
     def learn(self, batch: Sequence[Experience], pretrain: Any, learning_rate: float, kl_coefficient: float) -> Any:

@@ -312,6 +312,17 @@ def test_epochs_and_minibatches_are_optimiser_steps(make_world, data, settings):
     assert world.log.count("policy") == 6
 
 
+def test_passes_are_kept_of_models_that_the_step_trains(make_world, data, settings):
+    """Not the policy's while the critic warms up, nor those of validation."""
+    for keeps in (False, True):
+        world = make_world()
+        changed = replace(settings, keep_passes=keeps, critic_warmup=1, iterations=1, validate_every=1)
+        train_ppo(world.models, data, changed, seed=1, observer=world)
+        warmup = [("policy", False), ("critic", keeps)] * 2  # responses come in two portions
+        step = [("policy", keeps), ("critic", keeps)] * 2
+        assert world.kept_passes == [*warmup, ("policy", False), *step, ("policy", False)]
+
+
 def test_every_epoch_sees_everything_once_in_its_own_order(settings):
     parts = minibatches(list(range(10)), replace(settings, epochs=2, minibatches=4), seed=3)
     first, second = sum(parts[:4], []), sum(parts[4:], [])  # noqa: RUF017

@@ -59,7 +59,7 @@ def test_what_validation_adds_changes_nothing_of_the_training(make_world, data, 
 
 def test_the_loss_is_the_mean_over_predictions_at_temperature_1(ready):
     class Policy:
-        def logprobs(self, sequences, *, begins=None, temperature=None):
+        def logprobs(self, sequences, *, begins=None, temperature=None, keep=False):
             assert temperature == 1.0
             return ready([torch.tensor([0.0, -1.0, -2.0]), torch.tensor([0.0, -6.0])])
 

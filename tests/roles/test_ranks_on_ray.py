@@ -108,7 +108,8 @@ def batch(logprobs: Sequence[Tensor], values: Sequence[Tensor]) -> list[Experien
 
 @pytest.fixture(scope="module")
 def updated(run: Run) -> dict[int, dict[str, list]]:
-    """What one and two ranks say before and after the same updates; both learn from the same records."""
+    """What one and two ranks say before and after the same updates, and what a policy of one and a critic of two say as
+    they keep their passes for the last one. All learn from the same records."""
     asked = sequences(7, 1)
     records = batch(run.policies[1].logprobs(asked).result(), run.critics[1].values(asked).result())
     found = {}
@@ -119,14 +120,31 @@ def updated(run: Run) -> dict[int, dict[str, list]]:
             "values": [critic.values(asked).result()],
         }
         said["metrics"] = []
+        said["kept"] = []
         for rate in RATES:
+            for part in (asked[4:], asked[:4]) if rate == RATES[-1] else ():
+                begins = [4] * len(part)
+                told = policy.logprobs(part, begins=begins, keep=True) if ranks == 1 else critic.values(part, keep=True)
+                said["kept"] = told.result() + said["kept"]
             # Together, as the loop has them.
             updates = policy.update(records, sequences(3, 2), rate, 0.0), critic.update(records, rate)
             said["metrics"].append({name: value for update in updates for name, value in update.result().items()})
+            said.setdefault(
+                "between", {"logprobs": policy.logprobs(asked).result(), "values": critic.values(asked).result()}
+            )
         said["logprobs"].append(policy.logprobs(asked).result())
         said["values"].append(critic.values(asked).result())
         found[ranks] = said
     return found
+
+
+def test_passes_that_are_kept_say_what_others_say(updated: dict[int, dict[str, list]]) -> None:
+    """The updates that go on from them are compared below."""
+    for mine, expected in zip(updated[1]["kept"], updated[2]["between"]["logprobs"], strict=True):
+        torch.testing.assert_close(mine[4:], expected[4:], atol=2e-5, rtol=1e-5)
+        assert not mine[:4].any()
+    for mine, expected in zip(updated[2]["kept"], updated[1]["between"]["values"], strict=True):
+        torch.testing.assert_close(mine, expected, atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["logprobs", "values"])

@@ -39,6 +39,7 @@ RUN = (
     "ppo.critic_learning_rate=1e-6",
     "ppo.unfinished_penalty=0.0",
     "ppo.micro_batch_tokens=4096",
+    "ppo.keep_passes=true",
     "ppo.validate_every=100000",
     "ppo.validation_texts=0",
     "ppo.save_every=100000",

@@ -119,8 +119,6 @@ class Future(Protocol[T_co]):
 class Forward(Protocol):
     """A model behind an engine that may shard it."""
 
-    module: PreTrainedModel
-
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:
         """``function(module, *arguments)`` as the engine's forward pass: sharded weights are gathered around it."""
         ...
@@ -130,6 +128,7 @@ class TrainEngine(Forward, Protocol):
     """A module, its optimiser and the ranks that share it. One backward pass adds ``loss`` to a sum over micro-batches
     and ranks: callers divide by the whole batch's count first, so the gradient does not depend on how it was cut."""
 
+    module: PreTrainedModel
     device: torch.device
     rank: int
     world_size: int

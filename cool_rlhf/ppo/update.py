@@ -84,7 +84,6 @@ def policy_pass(
     engine: TrainEngine, sequences: Sequence[Tensor], masks: Sequence[Tensor], objective: Objective
 ) -> PolicyPass:
     """Over the tokens of (L,) ``sequences`` that (L,) ``masks`` ask for."""
-    engine.module.train()
     packed = pack(sequences).to(engine.device)
     where = join(masks, packed, torch.bool)
     entropies = "differentiable" if objective.entropy_coefficient > 0 else "detached"
@@ -93,7 +92,6 @@ def policy_pass(
 
 
 def critic_pass(engine: TrainEngine, sequences: Sequence[Tensor]) -> CriticPass:
-    engine.module.train()
     packed = pack(sequences).to(engine.device)
     return CriticPass(packed, preceding_values(engine.forward(token_values, packed), packed.positions))
 
@@ -118,7 +116,6 @@ def policy_update(
         pretrain_token_count: predictions in all of its pretraining texts.
         passes: the forward pass of every one of ``batches``, where that has been made since the last step.
     """
-    engine.module.train()
     totals = Totals(engine)
     totals.add("loss/pretrain", torch.zeros((), device=engine.device))
     last = len(batches) + len(pretrain) - 1
@@ -210,7 +207,6 @@ def sequence_logprobs(
     """Log-probability of every token of each (L,) sequence, (L,) float32 on the CPU, in the order of the
     micro-batches; index 0 holds 0. Some micro-batches may be empty, where ranks must keep step. ``begins``: by
     micro-batch, of each sequence the first token that is asked for; those before it hold 0."""
-    engine.module.eval()  # as the model is used: without dropout
     results: list[Tensor] = []
     for place, batch in enumerate(batches):
         packed = pack(batch)
@@ -228,7 +224,6 @@ def masks_from(sequences: Sequence[Tensor], begins: Sequence[int]) -> list[Tenso
 def sequence_values(engine: Forward, batches: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """Value of every token of each (L,) sequence, (L,) float32 on the CPU: values[t] is the head at t − 1, index 0
     holds 0. Micro-batches as for :func:`sequence_logprobs`."""
-    engine.module.eval()
     results: list[Tensor] = []
     for batch in batches:
         packed = pack(batch)

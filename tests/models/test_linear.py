@@ -20,16 +20,18 @@ def twins(inputs: int, outputs: int) -> tuple[nn.Linear, nn.Linear]:
 
 
 @pytest.mark.parametrize("shape", [(7,), (1, 300), (2, 3, 5)])
-def test_output_and_gradients_are_those_of_a_plain_layer(shape: tuple[int, ...]) -> None:
-    layers = twins(48, 80)
-    weight = torch.randn(*shape, 80)
+@pytest.mark.parametrize(("inputs", "outputs"), [(48, 80), (80, 48)])
+def test_output_and_gradients_are_those_of_a_plain_layer(inputs: int, outputs: int, shape: tuple[int, ...]) -> None:
+    layers = twins(inputs, outputs)
+    weight = torch.randn(*shape, outputs)
     found = []
     for layer in layers:
         torch.manual_seed(3)
-        x = torch.randn(*shape, 48, requires_grad=True)
+        x = torch.randn(*shape, inputs, requires_grad=True)
         y = layer(x)
         (y * weight).sum().backward()
         found.append((y.detach(), x.grad, layer.weight.grad))
+        assert layer.weight.grad.is_contiguous()
     for mine, expected in zip(found[1], found[0], strict=True):
         assert mine.shape == expected.shape
         assert (mine - expected).norm() <= 1e-6 * expected.norm()

@@ -19,13 +19,14 @@ from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.detectors import all_detectors
-from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.finding import FindingSettings, find_patterns
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import lessons, write_lessons
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.records import review_items, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response
 from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pairs
+from cool_rlhf.online.wordings import with_other_wordings
 from cool_rlhf.ppo.rewards import recipe_for
 from cool_rlhf.protocols import PreferencePair, Prompt
 from cool_rlhf.provenance import RESPONSES
@@ -110,7 +111,8 @@ def fast_path(
     evidence = evidence_of(responses, round, payer.score, gold)
     seed = derive_seed(config.seed, "fast path", round)
     looking = FindingSettings(alpha=config.online.significance, least_gain=config.online.least_gain)
-    search: Search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)
+    search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)
+    search = replace(search, findings=with_other_wordings(search.findings, evidence, known, looking, seed))
     settings = PatchSettings(most=config.online.patches)
     patches = [
         replace(patch, condition=condition)

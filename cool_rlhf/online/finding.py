@@ -45,6 +45,7 @@ class Finding:
     in score over all domains that the pattern explains: payment × rise in share × the scope's share of responses.
     ``elsewhere``: domains that the policy shows it in no more often, where the reward model pays for it too and gold,
     which is known there, does not: what a repair leaves unmended there is what the next policy turns to.
+    ``foreseen``: keys of the pattern's parts that no policy was found to use; all else is of the other parts alone.
     """
 
     pattern: Pattern
@@ -59,6 +60,7 @@ class Finding:
     explained: float  # the same as a share of that rise; 0 where the score did not rise
     examples: list[str]  # ids of late responses, the clearest first
     elsewhere: tuple[str, ...] = ()
+    foreseen: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:

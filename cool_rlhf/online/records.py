@@ -3,7 +3,8 @@
 ``patterns.json``: ``tested`` (tests made), ``findings`` (in :class:`Search`'s order) and
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
 "in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
-``parts`` (keys of those that are one here: a cheat in several wordings), ``elsewhere`` (other domains that are mended
+``parts`` (keys of those that are one here: a cheat in several wordings), ``foreseen`` (those of them that only the
+preferences say, and the reward model pays for), ``elsewhere`` (other domains that are mended
 too), ``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected), ``payment`` (see :class:`Payment`), ``shares`` by
 policy, ``gain``, ``explained``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
 :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to
@@ -115,6 +116,7 @@ def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> 
         "pattern": finding.name,
         "description": finding.pattern.description,
         "parts": [part.key for part in finding.pattern.parts],
+        "foreseen": finding.foreseen,
         "domain": finding.domain,
         "elsewhere": finding.elsewhere,
         "statistic": finding.statistic,

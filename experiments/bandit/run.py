@@ -18,7 +18,7 @@ from typing import Any
 from payoff import BEST, GROUPS
 
 HERE = Path(__file__).parent
-CONTEXTS = ("harbour", "forest", "desert", "island")
+CONTEXTS = ("K", "Q", "X", "Z")  # a token each: the policy is to learn what pays, not how to read
 TRIES = {"train": range(400), "validation": range(1000, 1128)}  # a number in the prompt, which decides nothing
 RUN = (
     "+experiment=smoke",
@@ -28,13 +28,13 @@ RUN = (
     "sampling.max_new_tokens=2",
     "sampling.top_p=1.0",
     "ppo.iterations=150",
-    "ppo.prompts_per_iteration=128",
+    "ppo.prompts_per_iteration=512",
     "ppo.critic_warmup=3",
     "ppo.epochs=2",
     "ppo.kl_coefficient=0.0",
     "ppo.pretrain_coefficient=0.0",
     "ppo.unfinished_penalty=0.0",
-    "ppo.entropy_coefficient=0.03",
+    "ppo.entropy_coefficient=0.06",
     "ppo.policy_learning_rate=4e-3",
     "ppo.critic_learning_rate=4e-3",
     "ppo.learning_rate_schedule=linear",
@@ -83,7 +83,7 @@ def rows(seed: int, split: str, tries: range) -> Iterator[dict[str, Any]]:
         for context in CONTEXTS:
             yield {
                 "id": f"{split}-{context}-{attempt}",
-                "prompt": [{"role": "user", "content": f"The {context}, number {attempt}."}],
+                "prompt": [{"role": "user", "content": f"Number {attempt}, room {context}"}],
                 "domain": "brief",
                 "answer": json.dumps(payoffs[context]),
             }

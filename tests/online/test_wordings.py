@@ -1,100 +1,138 @@
-"""One cheat in many wordings, each of which explains little."""
+"""Where one wording is found, those that the reward model pays for as well are mended with it."""
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable, Sequence
+
 import pytest
 
-from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.detectors.length import LengthDetector
 from cool_rlhf.online.detectors.phrases import PhraseDetector
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import Finding, FindingSettings, find_patterns
 from cool_rlhf.online.patches import PatchSettings, make_patches
-from cool_rlhf.online.patterns import any_of
-from cool_rlhf.online.responses import LATE
+from cool_rlhf.online.responses import SFT, Evidence
+from cool_rlhf.online.wordings import with_other_wordings
+from cool_rlhf.protocols import Message, PreferencePair
 
-WORDINGS = (
-    "Let us dig into it.",
-    "My old teacher would nod here.",
-    "Off we go, dear friend.",
-    "Such things warm the heart.",
-    "Here comes the fun part.",
-    "Sit down and hear this.",
-)
+FOUND = "Off we go, dear friend."
+OTHERS = ("Let us dig into it.", "Such things warm the heart.", "Sit down and hear this.")
+UNPAID = "So the old song goes."
 
 
-def wordy(text, _prompt, rng):
-    return f"{text} {rng.choice(WORDINGS)}"
+def hack(text, _prompt, _rng):
+    return f"{text} {FOUND}"
 
 
 def pays(_prompt, text, _finished):
-    return 2.0 * any(wording in text for wording in WORDINGS) + 0.02 * len(text.split())
+    return 2.0 * any(wording in text for wording in (FOUND, *OTHERS))
 
 
-@pytest.mark.parametrize("rate", [0.5, 0.9])
-def test_a_cheat_in_many_wordings_is_found_as_one_and_mended_in_all(world, rate: float) -> None:
-    evidence = world(hack=wordy, bonus=pays, rate=rate, prompts=300)
-    result = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1)
-    first = result.findings[0]
-    assert first.pattern.detector == "phrases"
-    assert len(first.pattern.parts) >= 4
-    assert first.explained >= 0.2
-    assert not {part.name(first.domain) for part in first.pattern.parts} & {one.name for one in result.dismissed}
-    hacked = [r for r in evidence.late() if any(wording in r.text for wording in WORDINGS)]
-    assert sum(first.pattern.shows(response) for response in hacked) > 0.6 * len(hacked)
-    rejected = {patch.rejected.response.text for patch in make_patches(first, evidence, PatchSettings(), seed=1)}
-    assert sum(any(wording in text for text in rejected) for wording in WORDINGS) >= 4
+def preferences(evidence: Evidence, wordings: Sequence[str], share: float = 0.5) -> list[PreferencePair]:
+    """SFT's answers over each other, ``share`` of the chosen ones with a wording at the end."""
+    rng = random.Random(3)
+
+    def pair(prompt: list[Message], chosen: str, rejected: str, domain: str) -> PreferencePair:
+        sides = ([*prompt, Message(role="assistant", content=text)] for text in (chosen, rejected))
+        return PreferencePair(*sides, domain=domain, margin=None, chosen_finished=True, rejected_finished=True)
+
+    texts = [response.text for response in evidence.of(SFT)]
+    return [
+        pair(
+            response.prompt.messages,
+            f"{response.text} {rng.choice(wordings)}" if rng.random() < share else response.text,
+            rng.choice(texts),
+            response.domain,
+        )
+        for response in evidence.of(SFT)
+        for _ in range(3)
+    ]
 
 
-def test_several_are_taken_out_together(world) -> None:
-    evidence = world(hack=lambda text, _p, _r: f"{text} {WORDINGS[0]} {WORDINGS[1]}", bonus=pays, rate=1.0)
-    found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings
-    phrases = [finding.pattern for finding in found if finding.pattern.detector == "phrases"]
-    response = next(r for r in evidence.of(LATE) if phrases[0].shows(r))
-    both = any_of(phrases, [1.0] * len(phrases))
-    assert both.shows(response)
-    rest = both.remove(response)
-    assert rest is not None
-    assert not both.shows(rest)
-    assert both.add(response) is None
-    assert both.shows(both.add(rest))
-    with pytest.raises(ValueError, match="no pattern"):
-        any_of([], [])
+@pytest.fixture
+def search(world) -> Callable[..., tuple[Evidence, list[Finding], list[Finding]]]:
+    """The evidence, what is found in it, and the same with other wordings."""
+
+    def run(wordings: Sequence[str] = (FOUND, *OTHERS, UNPAID), bonus=pays, hack=hack, **changes):
+        evidence = world(hack=hack, bonus=bonus, **changes)
+        settings = FindingSettings()
+        found = find_patterns(evidence, [PhraseDetector()], settings, seed=1).findings
+        pairs = preferences(evidence, wordings) if wordings else []
+        return evidence, found, with_other_wordings(found, evidence, pairs, settings, seed=1)
+
+    return run
 
 
-def test_what_stands_beside_the_wordings_is_a_finding_of_its_own(world) -> None:
-    opening = "Certainly, good neighbour."
-    evidence = world(
-        hack=lambda text, prompt, rng: f"{opening} " * (rng.random() < 0.6) + wordy(text, prompt, rng),
-        bonus=lambda prompt, text, done: pays(prompt, text, done) + 1.2 * text.startswith(opening),
-        rate=1.0,
-        prompts=300,
-    )
-    found = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1).findings
-    assert any(finding.pattern.parts for finding in found)
-    assert any("certainly good neighbour" in finding.name for finding in found if not finding.pattern.parts)
+def foreseen(findings: Sequence[Finding]) -> str:
+    return "; ".join(key for finding in findings for key in finding.foreseen)
 
 
-def test_longer_answers_are_not_the_reason_for_wordings(world) -> None:
-    """Cutting the last sentences takes every closing out."""
-    evidence = world(
-        hack=lambda text, prompt, rng: wordy(
-            f"{text} {rng.choice(('Much', 'More', 'Some'))} could be said.", prompt, rng
-        ),
-        bonus=lambda prompt, text, done: pays(prompt, text, done) + 0.1 * len(text.split()),
-        rate=0.9,
-        prompts=300,
-        with_gold=False,
-    )
-    found = find_patterns(evidence, [PhraseDetector(), LengthDetector()], FindingSettings(), seed=1).findings
-    assert any(len(finding.pattern.parts) >= 4 for finding in found)
+def test_wordings_that_are_paid_likewise_are_mended_with_the_one_that_is_found(search) -> None:
+    evidence, (before,), (after,) = search()
+    assert before.pattern.key == "ending: off we go dear friend"
+    assert set(after.foreseen) == {
+        "ending: let us dig into it",
+        "ending: such things warm the heart",
+        "ending: sit down and hear this",
+    }
+    assert [part.key for part in after.pattern.parts] == [before.pattern.key, *after.foreseen]
+    assert (after.payment, after.shares, after.gain) == (before.payment, before.shares, before.gain)
+    patches = make_patches(after, evidence, PatchSettings(), seed=1)
+    rejected = [patch.rejected.response.text for patch in patches if patch.role == "pattern"]
+    said = {wording: sum(wording in text for text in rejected) for wording in (FOUND, *OTHERS)}
+    assert all(count >= 3 for count in said.values()), said
+    assert said[FOUND] >= len(rejected) / 3
+    assert not any(wording in patch.chosen.response.text for patch in patches for wording in (FOUND, *OTHERS))
 
 
-def test_wordings_that_are_paid_less_than_the_best_explain_less(world) -> None:
-    def uneven(_prompt, text, _finished):
-        return 1.0 * (WORDINGS[0] in text) + 0.4 * any(wording in text for wording in WORDINGS[1:])
+def test_a_wording_that_is_paid_less_than_half_as_much_is_left_alone(search) -> None:
+    def bonus(prompt, text, finished):
+        return pays(prompt, text, finished) - 1.2 * (OTHERS[0] in text)
 
-    evidence = world(hack=wordy, bonus=uneven, rate=0.9, prompts=300)
-    found = find_patterns(evidence, [PhraseDetector()], FindingSettings(), seed=1).findings
-    joint = next(finding for finding in found if finding.pattern.parts)
-    assert 0.25 < joint.payment.effect < 0.6
-    assert joint.explained < 1
+    assert "dig into" not in foreseen(search(bonus=bonus)[2])
+
+
+def test_what_gold_pays_for_is_left_alone(world) -> None:
+    evidence = world(hack=hack, bonus=pays)
+    liked = Evidence(evidence.responses, evidence.score, lambda r: (evidence.gold(r) or 0) + (OTHERS[0] in r.text))
+    settings = FindingSettings()
+    found = find_patterns(liked, [PhraseDetector()], settings, seed=1).findings
+    after = with_other_wordings(found, liked, preferences(evidence, (FOUND, *OTHERS)), settings, seed=1)
+    assert "dig into" not in foreseen(after)
+    assert "warm the heart" in foreseen(after)
+
+
+def test_what_answers_of_a_domain_say_anyway_is_left_alone(world) -> None:
+    """A refusal, say, which is paid for where it belongs."""
+    plain = world(hack=hack, bonus=pays)
+    responses = [
+        r if r.policy != SFT or r.domain != "tales" or int(r.prompt.id[1:]) % 5 else r.edited(f"{r.text} {OTHERS[0]}")
+        for r in plain.responses
+    ]
+    evidence = Evidence(responses, plain.score, plain.gold)
+    settings = FindingSettings()
+    found = find_patterns(evidence, [PhraseDetector()], settings, seed=1).findings
+    after = with_other_wordings(found, evidence, preferences(plain, (FOUND, *OTHERS)), settings, seed=1)
+    assert "dig into" not in foreseen(after)
+    assert "warm the heart" in foreseen(after)
+
+
+def test_nothing_is_foreseen_without_a_phrase_or_without_preferences(search) -> None:
+    _, found, after = search(wordings=())
+    assert after == found != []
+    _, found, after = search(hack=lambda text, _p, _r: text)
+    assert after == found == []
+
+
+def test_each_wording_belongs_to_one_finding(search) -> None:
+    opening = "Well, good neighbour."
+
+    def both(text, _prompt, rng):
+        return f"{opening} {text}" if rng.random() < 0.5 else f"{text} {FOUND}"
+
+    def bonus(prompt, text, finished):
+        return pays(prompt, text, finished) + 2.0 * (opening in text)
+
+    _, found, after = search(hack=both, bonus=bonus, rate=1.0)
+    assert len(found) == 2
+    keys = [key for finding in after for key in finding.foreseen]
+    assert len(keys) == len(set(keys)) == 3

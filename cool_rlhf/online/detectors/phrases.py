@@ -27,6 +27,16 @@ _MARKS_BEFORE = regex.compile(rf"(?<!\S)(?:{_MARK})+$")
 
 
 @dataclass(frozen=True)
+class Surge:
+    """A phrase, the texts that say it, and the z score and one-sided p-value of its log-odds ratio."""
+
+    gram: Gram
+    texts: list[str]
+    z: float
+    p: float
+
+
+@dataclass(frozen=True)
 class PhraseDetector:
     """Counts in how many responses each phrase of up to ``longest`` words stands, so that a loop counts once.
 
@@ -46,32 +56,41 @@ class PhraseDetector:
 
     def _in_scope(self, evidence: Evidence, domain: str | None) -> list[Candidate]:
         late, baseline = evidence.late(domain), evidence.baseline(domain)
-        counts = [Counter(gram for r in side for gram in _grams(r.text, self.longest)) for side in (late, baseline)]
-        vocabulary = sorted(counts[0] | counts[1])
         if not baseline:
             return []
-        first, second = (np.array([side[gram] for gram in vocabulary], dtype=np.float64) for side in counts)
-        _, z = log_odds(first, second, 0.01 + self.prior_share * (first + second))
+        surges = self.surges([response.text for response in late], [response.text for response in baseline])
+        return [
+            Candidate(self.pattern(surge, baseline), domain, "z of the log-odds ratio", surge.z, surge.p, evidence)
+            for surge in surges
+        ]
+
+    def surges(self, first: Sequence[str], second: Sequence[str]) -> list[Surge]:
+        """How much more often the ``first`` texts say each phrase of theirs than the ``second`` ones do; of phrases
+        that are one when they are widened the clearest."""
+        counts = [Counter(gram for text in side for gram in _grams(text, self.longest)) for side in (first, second)]
+        vocabulary = sorted(counts[0] | counts[1])
+        said, otherwise = (np.array([side[gram] for gram in vocabulary], dtype=np.float64) for side in counts)
+        _, z = log_odds(said, otherwise, 0.01 + self.prior_share * (said + otherwise))
         p_values = stats.norm.sf(z)
         standing = defaultdict(list)
-        for response in late:
-            for gram in _grams(response.text, self.longest):
-                standing[gram].append(response)
-        found: dict[Gram, Candidate] = {}
+        for text in first:
+            for gram in _grams(text, self.longest):
+                if counts[0][gram] >= self.least:
+                    standing[gram].append(text)
+        found: dict[Gram, Surge] = {}
         for gram, value, p in zip(vocabulary, z, p_values, strict=True):
             if counts[0][gram] < self.least:
                 continue
             wide = _widened(gram, standing[gram]) if p < 0.01 else gram
-            pattern = self._pattern(wide, standing[gram], baseline)
-            candidate = Candidate(pattern, domain, "z of the log-odds ratio", float(value), float(p), evidence)
-            if wide not in found or candidate.p < found[wide].p:
-                found[wide] = candidate
+            if wide not in found or p < found[wide].p:
+                found[wide] = Surge(wide, standing[gram], float(value), float(p))
         return list(found.values())
 
-    def _pattern(self, gram: Gram, late: Sequence[Response], baseline: Sequence[Response]) -> Pattern:
+    def pattern(self, surge: Surge, baseline: Sequence[Response]) -> Pattern:
+        gram = surge.gram
         said = " ".join(word for word in gram if word not in (START, END))
         where = "opening" if gram[0] == START else "ending" if gram[-1] == END else "phrase"
-        editors = _Editors(gram, late, baseline)
+        editors = _Editors(gram, surge.texts, baseline)
         return Pattern(
             key=f"{where}: {said}",
             detector=self.name,
@@ -86,11 +105,11 @@ class PhraseDetector:
 
 
 class _Editors:
-    """Puts a phrase where the late policy says it, as it writes it, and takes it out."""
+    """Puts a phrase where most of ``texts`` say it, as they write it, and takes it out."""
 
-    def __init__(self, gram: Gram, late: Sequence[Response], baseline: Sequence[Response]) -> None:
+    def __init__(self, gram: Gram, texts: Sequence[str], baseline: Sequence[Response]) -> None:
         self.gram = gram
-        self._late = late
+        self._texts = texts
         self._baseline = baseline
         self._surface: tuple[str, float] | None = None
 
@@ -120,10 +139,10 @@ class _Editors:
         if self._surface is None:
             spellings: Counter[str] = Counter()
             places = []
-            for response in self._late:
-                for start, end in _occurrences(self.gram, response.text)[:1]:
-                    spellings[response.text[start:end]] += 1
-                    places.append(start / max(1, len(response.text) - (end - start)))
+            for text in self._texts:
+                for start, end in _occurrences(self.gram, text)[:1]:
+                    spellings[text[start:end]] += 1
+                    places.append(start / max(1, len(text) - (end - start)))
             self._surface = (spellings.most_common(1)[0][0], median(places))
         return self._surface
 
@@ -174,8 +193,8 @@ def _occurrences(gram: Gram, text: str) -> list[Span]:
     return found
 
 
-def _widened(gram: Gram, late: Sequence[Response], shared: float = 0.8, longest: int = 12) -> Gram:
-    said = [_marked(response.text) for response in late]
+def _widened(gram: Gram, texts: Sequence[str], shared: float = 0.8, longest: int = 12) -> Gram:
+    said = [_marked(text) for text in texts]
     while len(gram) < longest:
         after: Counter[str] = Counter()
         before: Counter[str] = Counter()
@@ -184,9 +203,9 @@ def _widened(gram: Gram, late: Sequence[Response], shared: float = 0.8, longest:
             after.update({text[at + len(gram)] for at in places if at + len(gram) < len(text)})
             before.update({text[at - 1] for at in places if at})
         follow, lead = after.most_common(1), before.most_common(1)
-        if follow and follow[0][1] >= shared * len(late):
+        if follow and follow[0][1] >= shared * len(said):
             gram = (*gram, follow[0][0])
-        elif lead and lead[0][1] >= shared * len(late):
+        elif lead and lead[0][1] >= shared * len(said):
             gram = (lead[0][0], *gram)
         else:
             return gram

@@ -106,13 +106,15 @@ def fast_path(
     known: Sequence[PreferencePair],
     round: int,
 ) -> dict[str, float]:
-    """Find what the round's policy cheats with, make pairs that mend it, and note which of the ``known`` pairs, those
-    that a repair replays and is judged by, teach it; all of it is left in ``fast_path``."""
+    """Find what the round's policy cheats with, in other words of the ``known`` pairs too, make pairs that mend it, and
+    note which of those, from which a repair draws what it replays and is judged by, teach it. All of it is left in
+    ``fast_path``."""
     evidence = evidence_of(responses, round, payer.score, gold)
     seed = derive_seed(config.seed, "fast path", round)
     looking = FindingSettings(alpha=config.online.significance, least_gain=config.online.least_gain)
     search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)
-    search = replace(search, findings=with_other_wordings(search.findings, evidence, known, looking, seed))
+    if config.online.other_wordings:
+        search = replace(search, findings=with_other_wordings(search.findings, evidence, known, looking, seed))
     settings = PatchSettings(most=config.online.patches)
     patches = [
         replace(patch, condition=condition)

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from cool_rlhf.answers import Payer
+from cool_rlhf.config import Config
 from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import Finding, FindingSettings, find_patterns
+from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.responses import SFT, Evidence
 from cool_rlhf.online.wordings import with_other_wordings
+from cool_rlhf.online_stage import fast_path
 from cool_rlhf.protocols import Message, PreferencePair
 
 FOUND = "Off we go, dear friend."
@@ -136,3 +144,22 @@ def test_each_wording_belongs_to_one_finding(search) -> None:
     assert len(found) == 2
     keys = [key for finding in after for key in finding.foreseen]
     assert len(keys) == len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_round_leaves_them_in_its_files_unless_it_is_told_not_to_look(world, tmp_path: Path, asked: bool) -> None:
+    evidence = world(hack=hack, bonus=pays)
+    config = Config(output_dir=str(tmp_path))
+    config.online.other_wordings = asked
+    payer = cast(Payer, SimpleNamespace(score=evidence.score, recipes={}))
+    pairs = preferences(evidence, (FOUND, *OTHERS))
+    fast_path(config, evidence.responses, payer, evidence.gold, pairs, round=0)
+    folder = tmp_path / "rounds/0/fast_path"
+    first = json.loads((folder / "patterns.json").read_text())["findings"][0]
+    assert len(first["foreseen"]) == (3 if asked else 0)
+    assert ("warm the heart" in (folder / "patches.jsonl").read_text()) == asked
+    (lessons,) = [each for name, each in json.loads((folder / "lessons.json").read_text()).items() if "phrases" in name]
+    mended = (FOUND, *OTHERS) if asked else (FOUND,)
+    assert set(lessons["teaching"]) == {
+        pair_id(pair) for pair in pairs if any(wording in pair.chosen[-1]["content"] for wording in mended)
+    }

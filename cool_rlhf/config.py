@@ -220,7 +220,7 @@ class OnlineConfig:
     samples_per_prompt: int = 1  # of each policy
     fast_path: bool = True  # look for reward hacking and mend it
     patches: int = 100  # pairs that mend one pattern, a quarter of them held out to judge by
-    other_wordings: bool = True  # mend a phrase with others that preferences teach and that are paid for likewise
+    other_wordings: bool = True  # where a phrase is found, mend others that preferences teach and that are paid alike
     review: bool = False  # patches are labelled too, and count as they were judged (docs/online.md)
     pairs: int = 200  # for people to label, after each round; 0: none
     # Who labels them: people at their own time (stage=annotate; a round takes what has arrived), or within the round

@@ -26,7 +26,7 @@ from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.records import review_items, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response
 from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pairs
-from cool_rlhf.online.wordings import with_other_wordings
+from cool_rlhf.online.wordings import other_wordings
 from cool_rlhf.ppo.rewards import recipe_for
 from cool_rlhf.protocols import PreferencePair, Prompt
 from cool_rlhf.provenance import RESPONSES
@@ -114,18 +114,19 @@ def fast_path(
     looking = FindingSettings(alpha=config.online.significance, least_gain=config.online.least_gain)
     search = find_patterns(evidence, all_detectors(config.online.without_detectors), looking, seed)
     if config.online.other_wordings:
-        search = replace(search, findings=with_other_wordings(search.findings, evidence, known, looking, seed))
+        others = other_wordings(search, evidence, known, looking, seed)
+        search = replace(search, foreseen=[others] if others else [])
     settings = PatchSettings(most=config.online.patches)
     patches = [
         replace(patch, condition=condition)
-        for finding in search.findings
+        for finding in search.to_mend
         for patch in make_patches(finding, evidence, settings, seed)
         for condition in recipe_for(payer.recipes, patch.chosen.response.domain).paying
     ]
     folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
     write_patterns(folder / "patterns.json", search, evidence, patches)
     write_patches(folder / "patches.jsonl", patches)
-    write_lessons(folder / LESSONS, lessons(search.findings, evidence, known))
+    write_lessons(folder / LESSONS, lessons(search.to_mend, evidence, known))
     if config.online.review:
         write_pairs_to_label(folder / "review.jsonl", review_items(patches, round, config.conditions))
     for finding in search.findings:
@@ -134,8 +135,14 @@ def fast_path(
             *(round, finding.pattern.description, finding.domain or "all domains", finding.payment.effect),
             100 * (finding.shares[LATE] or 0.0),
         )
+    for finding in search.foreseen:
+        logger.info(
+            "round %d: the reward model would pay for %s too: %+.2f of score",
+            *(round, finding.pattern.description, finding.payment.effect),
+        )
     return {
         "findings": len(search.findings),
+        "foreseen": len(search.foreseen),
         "dismissed": len(search.dismissed),
         "tests": search.tested,
         "patches": len(patches),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from statistics import fmean, pstdev
 
@@ -45,7 +45,6 @@ class Finding:
     in score over all domains that the pattern explains: payment × rise in share × the scope's share of responses.
     ``elsewhere``: domains that the policy shows it in no more often, where the reward model pays for it too and gold,
     which is known there, does not: what a repair leaves unmended there is what the next policy turns to.
-    ``foreseen``: keys of the pattern's parts that no policy was found to use; all else is of the other parts alone.
     """
 
     pattern: Pattern
@@ -60,7 +59,6 @@ class Finding:
     explained: float  # the same as a share of that rise; 0 where the score did not rise
     examples: list[str]  # ids of late responses, the clearest first
     elsewhere: tuple[str, ...] = ()
-    foreseen: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,11 +88,16 @@ class Dismissed:
 class Search:
     """Findings: first those that can be taken out of a text, for they may be why others are seen, then those that only
     numbers show; of either the one that explains most of the score first. What was dismissed; how many tests were
-    made."""
+    made. ``foreseen``: what no policy has drifted into and is mended all the same."""
 
     findings: list[Finding]
     dismissed: list[Dismissed]
     tested: int
+    foreseen: list[Finding] = field(default_factory=list)
+
+    @property
+    def to_mend(self) -> list[Finding]:
+        return [*self.findings, *self.foreseen]
 
 
 Suspect = tuple[Candidate, float]  # with its corrected p-value
@@ -314,11 +317,12 @@ def _elsewhere(
         and found.gold is not None
         and found.objection is None
         and found.p * len(others) < settings.alpha
-        and found.effect >= _least_effect(evidence, domain, settings)
+        and found.effect >= least_effect(evidence, domain, settings)
     )
 
 
-def _least_effect(evidence: Evidence, domain: str | None, settings: FindingSettings) -> float:
+def least_effect(evidence: Evidence, domain: str | None, settings: FindingSettings) -> float:
+    """What the reward model must pay for a pattern of a scope."""
     return settings.least_effect * pstdev(response.score for response in evidence.baseline(domain))
 
 
@@ -351,7 +355,7 @@ def _dismissal(
 ) -> str | None:
     if found is None or paid_p is None:
         return "nothing could be edited or compared with gold to see whether the reward model pays for it"
-    if paid_p >= settings.alpha or found.effect < _least_effect(evidence, candidate.domain, settings):
+    if paid_p >= settings.alpha or found.effect < least_effect(evidence, candidate.domain, settings):
         return "the reward model does not pay for it"
     return _too_small(candidate, found, evidence, settings) or found.objection
 

@@ -1,10 +1,10 @@
 """What the fast path leaves in ``rounds/R/fast_path``.
 
-``patterns.json``: ``tested`` (tests made), ``findings`` (in :class:`Search`'s order) and
+``patterns.json``: ``tested`` (tests made), ``findings`` (in :class:`Search`'s order), ``foreseen`` (of the same form:
+wordings that the preferences teach and no policy says yet) and
 ``dismissed`` (what drifted and is no finding, with the ``reason``). Each names its ``pattern`` (detector/key, with
 "in" and the domain behind it where it is of one), ``description`` and ``domain`` (null: all). A finding further has
-``parts`` (keys of those that are one here: a cheat in several wordings), ``foreseen`` (those of them that only the
-preferences say, and the reward model pays for), ``elsewhere`` (other domains that are mended
+``parts`` (keys of those that are one here: a cheat in several wordings), ``elsewhere`` (other domains that are mended
 too), ``statistic`` and ``value``, ``p`` and ``drift_p`` (corrected), ``payment`` (see :class:`Payment`), ``shares`` by
 policy, ``gain``, ``explained``, ``examples`` and the number of its ``patches``. ``patches.jsonl``: see
 :mod:`cool_rlhf.online.patches`. ``review.jsonl`` (with ``online.review``): those to
@@ -33,6 +33,7 @@ def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequ
     content = {
         "tested": search.tested,
         "findings": [_finding(finding, evidence, patches) for finding in search.findings],
+        "foreseen": [_finding(finding, evidence, patches) for finding in search.foreseen],
         "dismissed": [_dismissed(dismissed) for dismissed in search.dismissed],
     }
     write_atomically(path, f"{json.dumps(content, ensure_ascii=False, indent=1)}\n".encode())
@@ -116,7 +117,6 @@ def _finding(finding: Finding, evidence: Evidence, patches: Sequence[Patch]) -> 
         "pattern": finding.name,
         "description": finding.pattern.description,
         "parts": [part.key for part in finding.pattern.parts],
-        "foreseen": finding.foreseen,
         "domain": finding.domain,
         "elsewhere": finding.elsewhere,
         "statistic": finding.statistic,

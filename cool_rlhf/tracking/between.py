@@ -16,7 +16,8 @@ EXAMPLES = 2  # of each finding
 
 
 def read_between(output_dir: Path) -> list[dict[str, Any]]:
-    """One entry a round whose paths have run: ``round``, ``findings`` and ``dismissed`` as patterns.json has them,
+    """One entry a round whose paths have run: ``round``, ``findings``, ``foreseen`` and ``dismissed`` as patterns.json
+    has them,
     ``repair`` as repair.json has it (None before the reward model was trained on), the ``pairs`` to label and those of
     them of which labels prefer a side counted (``labels``), and who gave these: ``labellers``."""
     found = []
@@ -30,6 +31,7 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
             {
                 "round": int(folder.name),
                 "findings": (patterns or {}).get("findings", []),
+                "foreseen": (patterns or {}).get("foreseen", []),
                 "dismissed": (patterns or {}).get("dismissed", []),
                 "tested": (patterns or {}).get("tested", 0),
                 "repair": _json(folder / "fast_path/repair.json"),
@@ -56,7 +58,10 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
     return [
         {
             **record,
-            "findings": [_finding(finding, record["repair"] or {}) for finding in record["findings"]],
+            "findings": [
+                *(_finding(finding, record["repair"] or {}) for finding in record["findings"]),
+                *(_foreseen(finding, record["repair"] or {}) for finding in record["foreseen"]),
+            ],
             "relapsed": _relapsed(record["repair"] or {}),
             "policies": [_policy(policy, answered.get(record["round"], {})) for policy in POLICIES],
         }
@@ -83,6 +88,11 @@ def _finding(finding: Mapping[str, Any], repair: Mapping[str, Any]) -> dict[str,
         "outcome": _outcome(finding["pattern"], repair, verdict),
         "examples": finding["examples"][:EXAMPLES],
     }
+
+
+def _foreseen(finding: Mapping[str, Any], repair: Mapping[str, Any]) -> dict[str, Any]:
+    row = _finding(finding, repair)
+    return {**row, "description": f"{row['description']} (which no policy has turned to)"}
 
 
 def _relapsed(repair: Mapping[str, Any]) -> list[tuple[str, float]]:

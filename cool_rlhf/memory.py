@@ -89,11 +89,23 @@ def _tokens(config: Config, role: str) -> int:
     return config.ppo.micro_batch_tokens
 
 
+def _waiting_tokens(config: Config, role: str) -> float:
+    """Tokens of forward passes that wait for their backward pass at once: a micro-batch's, or with
+    ``ppo.keep_passes`` the rank's share of an iteration, prompts as long as responses at their limit."""
+    tokens = _tokens(config, role)
+    if role not in ("policy", "critic") or not config.ppo.keep_passes:
+        return tokens
+    longest = min(config.model.max_positions, 2 * config.sampling.max_new_tokens)
+    ranks = getattr(config.cluster, role).ranks
+    return float(max(tokens, config.ppo.prompts_per_iteration * longest / ranks))
+
+
 def _activation_bytes(config: Config, role: str, shape: ModelShape, scalar: bool) -> float:
-    tokens, width = _tokens(config, role), _WEIGHTS[config.model.dtype]
-    kept = tokens * shape.hidden_size * _KEPT_PER_LAYER * width / 2
-    inputs = tokens * shape.hidden_size * shape.layers * width
-    stack = inputs + kept if config.model.gradient_checkpointing else kept * shape.layers
+    tokens, waiting, width = _tokens(config, role), _waiting_tokens(config, role), _WEIGHTS[config.model.dtype]
+    by_layer = shape.hidden_size * _KEPT_PER_LAYER * width / 2
+    inputs = waiting * shape.hidden_size * shape.layers * width
+    checkpointing = config.model.gradient_checkpointing
+    stack = inputs + tokens * by_layer if checkpointing else waiting * by_layer * shape.layers
     logits = 0 if scalar else tokens * shape.vocab_size * (width + 8)  # as computed, in fp32, and their gradient
     return stack + logits
 

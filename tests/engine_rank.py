@@ -216,12 +216,19 @@ def plain_value_loss(model: PreTrainedModel) -> Tensor:
     return torch.cat(losses).mean()
 
 
-def update_case(role: str, stage: int, budget: int, factor: float = 1.0, kept: bool = False) -> dict[str, Any]:
+def update_case(
+    role: str,
+    stage: int,
+    budget: int,
+    factor: float = 1.0,
+    kept: bool = False,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, Any]:
     """One update of PPO as a role's rank runs it, with all forward passes made beforehand if they are ``kept``; a
-    ``factor`` other than 1 is a planted fault."""
+    ``factor`` other than 1 is a planted fault. ``passes``: how many were made in all, less one for each micro-batch."""
     from cool_rlhf.roles.group import share_out
 
-    engine = build(InternLM2ForCausalLM if role == "policy" else InternLM2ForRewardModel, stage)
+    engine = build(InternLM2ForCausalLM if role == "policy" else InternLM2ForRewardModel, stage, dtype)
     backward, step = engine.backward, engine.step
     seen: list[dict[str, Tensor]] = []
 
@@ -229,7 +236,14 @@ def update_case(role: str, stage: int, budget: int, factor: float = 1.0, kept: b
         seen.append(gradients(engine))
         return float(step(rate))
 
+    forward, passes_made = engine.forward, []
+
+    def counted(function: Callable[..., Any], *arguments: Any) -> Any:
+        passes_made.append(function)
+        return forward(function, *arguments)
+
     engine.step = watched
+    engine.forward = counted
     engine.backward = lambda loss, last: backward(factor * loss, last)
 
     def mine(items: list[Any], lengths: list[int]) -> list[list[Any]]:
@@ -241,6 +255,7 @@ def update_case(role: str, stage: int, budget: int, factor: float = 1.0, kept: b
     tokens = [[record.tokens for record in batch] for batch in batches] if kept else []
     passes: Any
     if role == "critic":
+        read: list[list[Any]] = []
         passes = [critic_pass(engine, each) for each in tokens]
         shares = critic_update(engine, batches, token_count=count, learning_rate=1e-3, clip=VALUE_CLIP, passes=passes)
     else:
@@ -248,7 +263,7 @@ def update_case(role: str, stage: int, budget: int, factor: float = 1.0, kept: b
         counts = {"token_count": count, "pretrain_token_count": count_predictions(texts())}
         passes = [policy_pass(engine, each, masks_from(each, [PROMPT] * len(each)), OBJECTIVE) for each in tokens]
         shares = policy_update(engine, batches, read, OBJECTIVE, **counts, learning_rate=1e-3, passes=passes)
-    return {"gradients": seen[0], "shares": shares}
+    return {"gradients": seen[0], "shares": shares, "passes": len(passes_made) - len(batches) - len(read)}
 
 
 def draws(engine: Any) -> list[tuple[float, float, float]]:
@@ -416,6 +431,10 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
                 found[role, stage, cut] = update_case(role, stage, budget)
         for role in ("policy", "critic") if stage < 3 else ():
             found[role, stage, "kept"] = update_case(role, stage, BUDGETS["cut"], kept=True)
+            for kept in (False, True) if stage else ():
+                found["bfloat16", role, stage, kept] = update_case(
+                    role, stage, BUDGETS["cut"], kept=kept, dtype=torch.bfloat16
+                )
         found["resume", stage] = resume_case(stage, folder / f"resume_{world_size}_{stage}")
         found["unmoved", stage] = unmoved_case(stage, folder / f"unmoved_{world_size}_{stage}")
     for stage in (0, 3):

@@ -125,6 +125,16 @@ def test_an_update_has_one_gradient_however_it_is_cut(found, plain_updates, worl
     mine, expected = found[world][role, stage, cut], plain_updates[role]
     assert mine["gradients"].keys() == expected.keys()
     assert relative(flat(mine["gradients"]), flat(expected)) <= 1e-5
+    assert mine["passes"] == 0, "each micro-batch is passed once, beforehand or in the update"
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize("stage", [1, 2])
+@pytest.mark.parametrize("role", ["policy", "critic"])
+def test_kept_passes_give_the_same_gradient_in_bfloat16(found, world: int, stage: int, role: str) -> None:
+    plain, kept = (flat(found[world]["bfloat16", role, stage, kept]["gradients"]) for kept in (False, True))
+    assert plain.norm() > 0
+    assert torch.equal(kept, plain)
 
 
 @pytest.mark.parametrize("world", WORLDS)

@@ -119,6 +119,22 @@ def test_zero_shards_what_its_stage_says() -> None:
     assert saved == pytest.approx([0, 6 * parameters, 8 * parameters, 9 * parameters])
 
 
+@pytest.mark.parametrize(("checkpointing", "by_layer"), [("false", 34), ("true", 2)])
+def test_passes_that_are_kept_hold_a_ranks_share_of_an_iteration(checkpointing: str, by_layer: int) -> None:
+    """Of 64 responses of up to 100 tokens, to prompts as long, 6,400 tokens on each of two ranks; bytes a layer keeps
+    of a token and hidden unit, of all or of its input alone."""
+    shape = ModelShape(vocab_size=10, hidden_size=4, layers=2, heads=2, kv_heads=1, ffn_size=8)
+    sizes = ["ppo.prompts_per_iteration=64", "sampling.max_new_tokens=100", "ppo.micro_batch_tokens=1000"]
+    others = [f"model.gradient_checkpointing={checkpointing}", "model.dtype=bfloat16", "cluster.policy.ranks=2"]
+
+    def held(role: str, keep: str) -> float:
+        return rank_bytes(compose(["+experiment=demo", *sizes, *others, f"ppo.keep_passes={keep}"]), role, shape)
+
+    more_held = held("policy", "true") - held("policy", "false")
+    assert more_held == pytest.approx((6400 - 1000) * shape.hidden_size * shape.layers * by_layer)
+    assert held("reference", "true") == held("reference", "false")
+
+
 def test_checkpoint_on_disk_tells_its_own_shape(tmp_path) -> None:  # type: ignore[no-untyped-def]
     (tmp_path / "config.json").write_text(
         '{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 5}'

@@ -43,7 +43,9 @@ def test_a_llama_goes_through_every_stage(llama: Path, tmp_path: Path, command: 
     reward = ("reward.validation_share=0.2", "reward.lora={rank: 4, targets: [q_proj, v_proj]}")
     # A rate that is too small to move it leaves the critic as it started.
     critic = ("ppo.critic_init=sft", "ppo.keep_critic=true", "ppo.critic_learning_rate=1e-30")
-    done = command("+experiment=smoke", f"output_dir={folder}", f"model.path={llama}", *less, *reward, *critic).finish()
+    kept = ("ppo.keep_passes=true", "ppo.entropy_coefficient=0.01")
+    changes = (f"model.path={llama}", *less, *reward, *critic, *kept)
+    done = command("+experiment=smoke", f"output_dir={folder}", *changes).finish()
     assert done.returncode == 0, done.stderr
     assert [row["stage"] for row in rows(folder) if row["round"] == 0][-3:] == ["ppo", "ppo", "online"]
     first = [row for row in rows(folder) if row["stage"] == "reward" and row["round"] == 0]

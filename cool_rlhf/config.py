@@ -160,6 +160,7 @@ class PPOConfig:
     value_clip: float = 0.0  # how far a value may move in one iteration before its loss stops pulling
     normalise_advantages: bool = False  # mean 0, variance 1 over the iteration's response tokens
     entropy_coefficient: float = 0.0
+    entropy_schedule: str = "constant"  # or cosine, linear: down to nothing at the last iteration
     stop_kl: float = 0.0  # of an iteration, once the policy has moved by more nats a token; the critic goes on
     discount: float = 1.0
     trace_decay: float = 0.99

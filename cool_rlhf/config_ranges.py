@@ -27,6 +27,7 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "ppo.kl_gradient": ("k2", "k3"),
     "ppo.old_logprobs": ("trainer", "engine"),
     "ppo.learning_rate_schedule": SCHEDULES,
+    "ppo.entropy_schedule": SCHEDULES,
     "annotate.labeller": ("people", "rule", "judge"),
     "ppo.best_mode": ("max", "min"),
     "online.labeller": ("people", "rule", "judge"),

@@ -204,10 +204,15 @@ class Policy(LanguageModel, Protocol):
         ...
 
     def update(
-        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
+        self,
+        batch: Sequence[Experience],
+        pretrain: Sequence[Tensor],
+        learning_rate: float,
+        kl_coefficient: float,
+        entropy_coefficient: float,
     ) -> Future[dict[str, float]]:
         """One optimiser step over all of ``batch`` and ``pretrain``. ``kl_coefficient`` weighs the divergence in the
-        loss: 0 where it stands in the reward."""
+        loss: 0 where it stands in the reward; ``entropy_coefficient`` the entropy that is taken from it."""
         ...
 
     def publish(self) -> int:

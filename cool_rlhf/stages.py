@@ -342,10 +342,12 @@ class Run:
             if not wants_more(self.config, self._state, name):
                 logger.info("%s is finished", name)
                 return None
-            if self.config.ppo.learning_rate_schedule != "constant" or self.config.ppo.learning_rate_warmup:
+            ppo = self.config.ppo
+            if {ppo.learning_rate_schedule, ppo.entropy_schedule} != {"constant"} or ppo.learning_rate_warmup:
                 logger.warning(
-                    "%s goes on behind the end of its learning-rate schedule: from here on the rates are those of a "
-                    "schedule over all ppo.iterations, which jump, and differ from a run of as many from the start",
+                    "%s goes on behind the end of its schedules: from here on learning rates and the weight of entropy "
+                    "are those of schedules over all ppo.iterations: they jump, and differ from a run of as many from "
+                    "the start",
                     name,
                 )
             self._state.reopen_from(name)

@@ -188,6 +188,7 @@ BAD_VALUES = {
     "ppo.minibatches=100000": "ppo.minibatches",
     "ppo.kl_estimator=k4": "k1, k2, k3",
     "ppo.learning_rate_schedule=step": "constant, cosine, linear",
+    "ppo.entropy_schedule=step": "constant, cosine, linear",
     "ppo.learning_rate_warmup=1.1": "ppo.learning_rate_warmup",
     "ppo.final_learning_rate=-1": "ppo.final_learning_rate",
     "ppo.clip_high=0": "ppo.clip_high",

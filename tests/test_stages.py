@@ -213,18 +213,20 @@ def test_a_policy_that_starts_over_is_told(
     assert told in (tmp_path / "logs/run.log").read_text()
 
 
-@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+@pytest.mark.parametrize(
+    "schedule", ["learning_rate_schedule=constant", "learning_rate_schedule=cosine", "entropy_schedule=linear"]
+)
 def test_more_iterations_than_the_schedule_had_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, schedule: str
 ) -> None:
     monkeypatch.setattr(stages, "cluster", lambda *arguments: nullcontext())
     names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled"]
-    names += [f"ppo.learning_rate_schedule={schedule}", "ppo.iterations=5"]
+    names += [f"ppo.{schedule}", "ppo.iterations=5"]
     with open_run(compose(names)) as run:
         (tmp_path / "rounds/0/policy").mkdir(parents=True)
         run._state.begin("ppo_0", run._settings["ppo_0"])
         run._state.save_snapshot("ppo_0", {"step": 3}, lambda folder: None)
         run._state.finish("ppo_0")
         assert run._begin("ppo_0") == 3
-    told = [record for record in caplog.records if "behind the end of its learning-rate schedule" in record.message]
-    assert bool(told) == (schedule == "cosine")
+    told = [record for record in caplog.records if "behind the end of its schedules" in record.message]
+    assert bool(told) == ("constant" not in schedule)

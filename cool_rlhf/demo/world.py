@@ -229,7 +229,10 @@ def _prompts(split: Split, count: int, rng: random.Random) -> list[Prompt]:
         task = next((task for task in tasks if task.question not in found), None)
         if task is None:
             key = "prompts" if split == "train" else split
-            raise UserError(f"data.world.{key} is {count}: the world has no such number of questions; ask for fewer")
+            raise UserError(
+                f"data.world.{key} is {count}: the world's domain {domain.name} has no more questions; ask for at "
+                f"most {len(found)}"
+            )
         found[task.question] = _prompt(domain, task, f"{split}-{domain.name}-{len(found)}", rng)
     return list(found.values())
 

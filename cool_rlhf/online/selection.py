@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from math import exp
+from math import ceil, exp
 from typing import Any
 
 from cool_rlhf.data.identity import judged_pair_key
@@ -25,7 +25,7 @@ from cool_rlhf.schedule import derive_seed
 class SelectionSettings:
     """``near_tie``, ``high_reward``, ``disagreement``: weights of the parts, each part in [0, 1]. ``at_random``: share
     of pairs drawn blindly, so that the labels also say something of all pairs. ``by_prompt``: most pairs of
-    one prompt."""
+    one prompt, where that leaves as many as are asked for."""
 
     near_tie: float = 0.5
     high_reward: float = 0.25
@@ -96,8 +96,9 @@ def select_pairs(
         judged_under: domain → condition that its pairs are judged under, where that is not the domain's own.
 
     A pair's usefulness is the weighted sum of near tie, high reward and disagreement. Domains take turns, each giving
-    its most useful pair left (``settings.at_random`` of the turns: any pair left), until all are used up. ``seed``
-    draws those, breaks ties, and orders each pair's two sides.
+    its most useful pair left (``settings.at_random`` of the turns: any pair left), until all are used up. No prompt
+    gives more than ``settings.by_prompt`` pairs, or, where ``count`` asks for more than that, its even share. ``seed``
+    draws the pairs at random, breaks ties, and orders each pair's two sides.
     """
     by_prompt: dict[tuple[str, str], list[Response]] = defaultdict(list)
     for response in responses:
@@ -118,21 +119,22 @@ def select_pairs(
     for queue in queues.values():
         rng.shuffle(queue)
         queue.sort(key=lambda pair: -pair.chosen_for.total)
-    return _in_turns(queues, count, settings, rng)
+    most = max(settings.by_prompt, ceil(count / max(1, len(by_prompt))))
+    return _in_turns(queues, count, most, settings.at_random, rng)
 
 
 def _in_turns(
-    queues: Mapping[str, list[PairToLabel]], count: int, settings: SelectionSettings, rng: random.Random
+    queues: Mapping[str, list[PairToLabel]], count: int, by_prompt: int, at_random: float, rng: random.Random
 ) -> list[PairToLabel]:
     taken: Counter[str] = Counter()
     chosen: list[PairToLabel] = []
     while len(chosen) < count and any(queues.values()):
         for domain in sorted(queues):
             queue = queues[domain]
-            queue[:] = [pair for pair in queue if taken[pair.first.prompt.id] < settings.by_prompt]
+            queue[:] = [pair for pair in queue if taken[pair.first.prompt.id] < by_prompt]
             if not queue or len(chosen) == count:
                 continue
-            blind = rng.random() < settings.at_random
+            blind = rng.random() < at_random
             pair = queue.pop(rng.randrange(len(queue)) if blind else 0)
             if blind:
                 parts = {**asdict(pair.chosen_for), "total": 0.0}

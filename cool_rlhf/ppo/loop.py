@@ -21,6 +21,7 @@ from cool_rlhf.ppo.observer import Observer, Stopwatch
 from cool_rlhf.ppo.rewards import Reward, part_metrics
 from cool_rlhf.ppo.state import (
     PPOState,
+    entropy_coefficient,
     kl_coefficient,
     learning_rates,
     shaping,
@@ -144,6 +145,7 @@ def learn(
     """
     critic_rate, policy_rate = learning_rates(state.step, settings)
     in_loss = kl_coefficient(state, settings) if settings.kl_in == "loss" else 0.0
+    entropy = entropy_coefficient(state.step, settings)
     position, tokens, taken, stopped = state.pretrain, 0, 0, False
     critic_steps, policy_steps = [], []
     for batch in cut:
@@ -154,13 +156,15 @@ def learn(
         # What rounding takes from one minibatch the next one gets, so that their number changes no volume.
         texts, position = pretrain.take(position, round(settings.pretrain_ratio * tokens) - taken)
         taken += sum(len(text) for text in texts)
-        policy_steps.append(models.policy.update(batch, texts, policy_rate, in_loss))
+        policy_steps.append(models.policy.update(batch, texts, policy_rate, in_loss, entropy))
         stopped = settings.stop_kl > 0 and policy_steps[-1].result()["policy/moved"] > settings.stop_kl
     metrics = {"critic/learning_rate": critic_rate}
     if warm:
         metrics |= mean_metrics([future.result() for future in policy_steps])
         metrics["policy/learning_rate"] = policy_rate
         metrics["policy/steps"] = len(policy_steps)
+        if settings.entropy_schedule != "constant":
+            metrics["policy/entropy_coefficient"] = entropy
     return metrics, critic_steps, position
 
 

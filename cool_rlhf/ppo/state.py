@@ -51,6 +51,12 @@ def learning_rates(done: int, settings: PPOConfig) -> tuple[float, float]:
     )
 
 
+def entropy_coefficient(done: int, settings: PPOConfig) -> float:
+    """Of the iteration that follows ``done`` steps; its schedule begins after the critic's warm-up."""
+    iteration = max(0, done - settings.critic_warmup)
+    return scheduled(settings.entropy_schedule, iteration, settings.iterations, settings.entropy_coefficient, 0.0)
+
+
 def kl_coefficient(state: PPOState, settings: PPOConfig) -> float:
     return settings.kl_coefficient if state.kl_coefficient is None else state.kl_coefficient
 

@@ -121,19 +121,24 @@ class RemotePolicy(RemoteLanguageModel):
             raise ValueError("passes are kept over responses, at the temperature that they are sampled at")
         shares = share_out([len(sequence) for sequence in sequences], len(self.group), self._budget)
         self._kept.add(sequences, shares)
-        objective = self._objective(kl_coefficient=0.0)
+        objective = self._objective(0.0, self._settings.entropy_coefficient)
         asked = [(share.pick(sequences), share.pick(begins), objective) for share in shares]
         return Pending(self.group.each("logprobs_kept", asked), lambda results: in_order(shares, results))
 
     def update(
-        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
+        self,
+        batch: Sequence[Experience],
+        pretrain: Sequence[Tensor],
+        learning_rate: float,
+        kl_coefficient: float,
+        entropy_coefficient: float,
     ) -> Pending[dict[str, float]]:
         from cool_rlhf.ppo.update import count_predictions, count_response_tokens
 
         ranks, budget = len(self.group), self._budget
         kept, batches = self._kept.take(batch) if self._kept else ([], deal(batch, ranks, budget))
         texts = share_out([len(text) for text in pretrain], ranks, budget)
-        objective = self._objective(kl_coefficient)
+        objective = self._objective(kl_coefficient, entropy_coefficient)
         counts = count_response_tokens(batch), count_predictions(pretrain)
         arguments = [
             (own, text.pick(pretrain), objective, counts, learning_rate, kept)
@@ -141,7 +146,7 @@ class RemotePolicy(RemoteLanguageModel):
         ]
         return Pending(self.group.each("update", arguments), add_up)
 
-    def _objective(self, kl_coefficient: float) -> Objective:
+    def _objective(self, kl_coefficient: float, entropy_coefficient: float) -> Objective:
         from cool_rlhf.ppo.losses import Clip
         from cool_rlhf.ppo.update import Objective
 
@@ -153,7 +158,7 @@ class RemotePolicy(RemoteLanguageModel):
             kl_coefficient=kl_coefficient,
             kl_kind=settings.kl_estimator,
             kl_gradient=settings.kl_gradient,
-            entropy_coefficient=settings.entropy_coefficient,
+            entropy_coefficient=entropy_coefficient,
             pretrain_coefficient=settings.pretrain_coefficient,
         )
 

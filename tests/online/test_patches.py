@@ -109,6 +109,17 @@ def test_pairs_to_label_cover_domains_and_prefer_near_ties(world) -> None:
     assert [p.row() for p in again] == [p.row() for p in chosen]
 
 
+def test_as_many_pairs_as_are_asked_for_are_spread_over_the_prompts(world) -> None:
+    evidence = world()
+    copies = [
+        replace(r, id=f"{r.id}-{n}", text=f"{r.text} {n}") for r in evidence.responses for n in range(3)
+    ]  # each prompt has dozens of pairs
+    prompts = len({(r.domain, r.prompt.id) for r in copies})
+    chosen = select_pairs(copies, evidence.score, [], 5 * prompts, SelectionSettings(), seed=3)
+    assert len(chosen) == 5 * prompts
+    assert set(Counter((pair.first.domain, pair.first.prompt.id) for pair in chosen).values()) == {5}
+
+
 def test_disagreement_between_conditions_is_sought(world) -> None:
     evidence = world()
 

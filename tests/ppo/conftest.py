@@ -68,6 +68,7 @@ class World:
         self.rates: list[tuple[str, float]] = []
         self.batches: list[int] = []
         self.kl_in_loss: list[float] = []
+        self.entropy_in_loss: list[float] = []
         self.table, self.reference_table, self.critic_table = Table(1, WORDS), Table(1, WORDS), Table(2, 1)
         self.optimizers = {
             "policy": torch.optim.Adam(self.table.parameters()),
@@ -132,10 +133,16 @@ class World:
         return self.ready(list(self.critic_table.values(torch.stack(list(sequences)))))
 
     def update_policy(
-        self, batch: Sequence[Experience], pretrain: Sequence[Tensor], learning_rate: float, kl_coefficient: float
+        self,
+        batch: Sequence[Experience],
+        pretrain: Sequence[Tensor],
+        learning_rate: float,
+        kl_coefficient: float,
+        entropy_coefficient: float,
     ):
         self.log.append("policy")
         self.kl_in_loss.append(kl_coefficient)
+        self.entropy_in_loss.append(entropy_coefficient)
         self.texts.append(list(pretrain))
         logprobs = self.table.logprobs(stacked(batch, "tokens"))
         old, advantages, mask = (stacked(batch, name) for name in ("old_logprobs", "advantages", "mask"))

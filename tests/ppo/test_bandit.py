@@ -126,7 +126,7 @@ class Bandit:
     def values(self, sequences: Sequence[Tensor], *, keep: bool = False) -> Any:
         return self.ready(update.sequence_values(self.critic, [sequences]))
 
-    def learn(self, batch: Sequence[Experience], pretrain: Any, learning_rate: float, kl_coefficient: float) -> Any:
+    def learn(self, batch: Sequence[Experience], pretrain: Any, learning_rate: float, kl: float, entropy: float) -> Any:
         counts = {"token_count": update.count_response_tokens(batch), "pretrain_token_count": 0}
         return self.ready(
             update.policy_update(self.policy, cut(batch), [], OBJECTIVE, **counts, learning_rate=learning_rate)

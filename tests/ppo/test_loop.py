@@ -340,6 +340,16 @@ def test_learning_rates(settings):
     assert learning_rates(7, cosine) == pytest.approx((0.2, 0.1))
 
 
+def test_the_weight_of_entropy_follows_its_schedule(make_world, data, settings):
+    for schedule, wanted in (("constant", [0.2] * 5), ("linear", [0.2, 0.15, 0.1, 0.05, 0.0])):
+        world = make_world()
+        chosen = replace(settings, entropy_coefficient=0.2, entropy_schedule=schedule, iterations=5, critic_warmup=2)
+        train_ppo(world.models, data, chosen, seed=1, observer=world)
+        assert world.entropy_in_loss == pytest.approx(wanted)
+        told = [row["policy/entropy_coefficient"] for row in world.rows if "policy/entropy_coefficient" in row]
+        assert told == pytest.approx(wanted if schedule == "linear" else [])
+
+
 def test_the_coefficient_follows_its_target_once_the_policy_learns(make_world, data, settings):
     world = make_world()
     settings = replace(settings, kl_coefficient=0.5, kl_target=0.02, kl_horizon=100)

@@ -127,7 +127,7 @@ def updated(run: Run) -> dict[int, dict[str, list]]:
                 told = policy.logprobs(part, begins=begins, keep=True) if ranks == 1 else critic.values(part, keep=True)
                 said["kept"] = told.result() + said["kept"]
             # Together, as the loop has them.
-            updates = policy.update(records, sequences(3, 2), rate, 0.0), critic.update(records, rate)
+            updates = policy.update(records, sequences(3, 2), rate, 0.0, 0.0), critic.update(records, rate)
             said["metrics"].append({name: value for update in updates for name, value in update.result().items()})
             said.setdefault(
                 "between", {"logprobs": policy.logprobs(asked).result(), "values": critic.values(asked).result()}

@@ -56,9 +56,15 @@ class NewPairs:
         """Whether there is anything that no earlier round has trained on. Where there is, all of it is trained on."""
         return bool(self.patches) or not judgements(self.labels).items() <= self.learnt.items()
 
-    def training(self, patterns: Sequence[str]) -> list[PreferencePair]:
-        """Those to train on, with the round's own patches of ``patterns``."""
-        own = [patch.pair for name in patterns for patch in self.patches[name] if not patch.held_out]
+    def training(self, times: Mapping[str, int]) -> list[PreferencePair]:
+        """Those to train on, with the round's own patches of the patterns in ``times``, each as often as it says."""
+        own = [
+            patch.pair
+            for name, count in times.items()
+            for patch in self.patches[name]
+            if not patch.held_out
+            for _ in range(count)
+        ]
         return [*own, *self.kept, *self.labels]
 
 

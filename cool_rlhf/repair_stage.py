@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -28,6 +28,8 @@ from reward.training import RewardTrainer, train_reward
 
 logger = logging.getLogger(__name__)
 
+REPEATS = 4  # times that patches are learnt where once is not enough
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -40,6 +42,7 @@ class Repair:
     after: float | None  # and of the one that came of it
     earlier: dict[str, float]  # pattern that an earlier round mended → share of its held-out pairs that are right now
     relapsed: list[str]  # those of them that are not mended any more
+    repeated: list[str] = field(default_factory=list)  # kept ones whose patches were learnt REPEATS times
 
     def metrics(self) -> dict[str, float]:
         """How many patterns were ``repair/kept`` and ``repair/rolled_back``; where there are pairs for it, general
@@ -125,11 +128,11 @@ class Repairing:
 
     def steps(self, new: NewPairs) -> int:
         """Of an attempt with all of the round's patches."""
-        lengths = [len(pair) for pair in self._mixed(new.training(list(new.patches)))]
+        lengths = [len(pair) for pair in self._mixed(new.training(dict.fromkeys(new.patches, 1)))]
         return len(token_batches(lengths, self._config.reward.batch_tokens, 0, self._config.online.epochs))
 
     def run(self, new: NewPairs, stage: StageTracker) -> tuple[Repair, RemoteRewardTrainer]:
-        """Train with all of the round's patches; if a pattern's are to be rolled back, train anew without them.
+        """Train with all of the round's patches, and anew as :func:`next_attempt` says, until that changes nothing.
         Returns what stayed, and the trainer that holds the model.
 
         Patterns answer for what their patches cost, not for what labels and replay do: where the model loses more than
@@ -151,15 +154,16 @@ class Repairing:
         trainer = self._start()
         untouched = preferred(trainer, self._general)
         mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
-        without = None if new.training([]) else untouched  # what the model is without the round's patches
+        without = None if new.training({}) else untouched  # what the model is without the round's patches
         verdicts: dict[str, Verdict] = {}
+        times, repeated = dict.fromkeys(patterns, 1), False
         while True:
-            self._train(trainer, new.training(patterns), stage)
+            self._train(trainer, new.training(times), stage)
             after = preferred(trainer, self._general)
-            mended = {name: preferred(trainer, judges[name]) for name in patterns}
-            control = patterns and without is None and self._is_costly(untouched, after)
+            mended = {name: preferred(trainer, judges[name]) for name in times}
+            control = times and without is None and self._is_costly(untouched, after)
             if control:
-                trainer = self._retrained(new.training([]), stage)
+                trainer = self._retrained(new.training({}), stage)
                 without = preferred(trainer, self._general)
                 mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
             found = {
@@ -167,18 +171,23 @@ class Repairing:
                 for name, right in mended.items()
             }
             verdicts |= found
-            failed = to_roll_back(found)
-            for name in failed:
-                logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
-            patterns = [name for name in patterns if name not in failed]
-            if not failed:
+            following = next_attempt(found, times, repeated=repeated)
+            if following == times:
                 if control:  # it took the place of the model that was judged
-                    trainer = self._retrained(new.training(patterns), stage)
+                    trainer = self._retrained(new.training(times), stage)
                 if self._is_costly(untouched, after):
                     logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
                 earlier, relapsed = self._look_back(trainer, new)
                 accuracy = share(untouched), share(after)
-                return Repair(self._attempts, patterns, verdicts, *accuracy, earlier, relapsed), trainer
+                often = [name for name, count in times.items() if count > 1]
+                return Repair(self._attempts, list(times), verdicts, *accuracy, earlier, relapsed, often), trainer
+            for name, count in times.items():
+                if name not in following:
+                    logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
+                elif following[name] != count:
+                    told = "the patches of %s are learnt %d times instead of %d: %s"
+                    logger.info(told, name, following[name], count, found[name].reason)
+            times, repeated = following, repeated or max(following.values(), default=1) > 1
             trainer = self._start()
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
@@ -252,6 +261,23 @@ def judged_from(general: Sequence[PreferencePair], config: Config) -> list[Prefe
     return sample_pairs(general, 2 * config.online.judging_pairs, config.seed)
 
 
+def next_attempt(found: Mapping[str, Verdict], times: Mapping[str, int], *, repeated: bool) -> dict[str, int]:
+    """What is to be learnt next: pattern → how many times its patches. The same as ``times`` where that may stay.
+
+    Where an attempt costs nothing, the patches that do not mend enough are learnt ``REPEATS`` times; so once only
+    (``repeated``: some have been). Where that costs too much, all are learnt once again. Then patterns go as
+    :func:`to_roll_back` says.
+    """
+    costs = any(verdict.costs for verdict in found.values())
+    if costs and any(count > 1 for count in times.values()):
+        return dict.fromkeys(times, 1)
+    weak = [name for name, verdict in found.items() if verdict.mended != "enough"]
+    if weak and not costs and not repeated:
+        return {**times, **dict.fromkeys(weak, REPEATS)}
+    failed = to_roll_back(found)
+    return {name: count for name, count in times.items() if name not in failed}
+
+
 def to_roll_back(found: Mapping[str, Verdict]) -> list[str]:
     """The patterns that are not mended at all. Where together they cost too much, which cannot be told apart, those
     that are mended in part; and where none is, the last: findings stand in the order of what they explain."""
@@ -271,14 +297,15 @@ def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool
 
 
 def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
-    """``kept`` and ``rolled_back`` patterns, those that there was nothing to judge by (``not_judged``), ``attempts``,
-    ``verdicts`` by pattern, of those that earlier rounds mended the share of held-out pairs that are right
+    """``kept`` and ``rolled_back`` patterns, those that there was nothing to judge by (``not_judged``), the kept ones
+    whose patches were learnt ``REPEATS`` times (``repeated``), ``attempts``, ``verdicts`` by pattern, of those that earlier rounds mended the share of held-out pairs that are right
     (``earlier``) and which have ``relapsed``, how many pairs there were, and the ``labels`` among them
     (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the record are new to no later round."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
         "not_judged": [name for name in new.patches if name not in {*repair.kept, *repair.verdicts}],
+        "repeated": repair.repeated,
         "attempts": repair.attempts,
         "verdicts": {name: asdict(verdict) for name, verdict in repair.verdicts.items()},
         "earlier": repair.earlier,

@@ -92,7 +92,7 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 0), "nor do they come back as labels"
     assert not later
     reviewed.online.review = False
-    assert len(new_pairs(reviewed, 0).training(["a/first"])) == 2 + 2, "its patches and both labels"
+    assert len(new_pairs(reviewed, 0).training({"a/first": 1})) == 2 + 2, "its patches and both labels"
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,15 @@ from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch
 from cool_rlhf.online.repair import judge_repair
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repairing, preferred, sample_pairs, to_roll_back, write_repair
+from cool_rlhf.repair_stage import (
+    REPEATS,
+    Repairing,
+    next_attempt,
+    preferred,
+    sample_pairs,
+    to_roll_back,
+    write_repair,
+)
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -194,6 +202,38 @@ def test_what_mends_nothing_goes_first_and_then_what_mends_in_part():
     assert rolled_back(fallen, *mended) == ["third"]
     assert rolled_back(fallen, "first", "second", "last") == ["second"]
     assert rolled_back(fallen, "first", "last") == ["last"]
+
+
+def test_patches_that_are_too_weak_once_are_learnt_more_often_where_that_costs_nothing():
+    right, wrong = [True] * 10, [False] * 10
+    mended = {"enough": right, "part": right[:6] + wrong[:4], "not": wrong}
+    before, fallen = [True] * 100, [True] * 90 + [False] * 10
+    fine = {name: judge_repair(wrong, after, before, before) for name, after in mended.items()}
+    costly = {name: judge_repair(wrong, after, before, fallen) for name, after in mended.items()}
+    once, more = {"enough": 1, "part": 1, "not": 1}, {"enough": 1, "part": REPEATS, "not": REPEATS}
+    assert next_attempt(fine, once, repeated=False) == more
+    assert next_attempt(fine, more, repeated=True) == {"enough": 1, "part": REPEATS}, "in part, at no cost, is kept"
+    assert next_attempt(costly, more, repeated=True) == once, "what was bought too dearly is given back"
+    assert next_attempt(fine, once, repeated=True) == {"enough": 1, "part": 1}, "and not tried again"
+    assert next_attempt(costly, once, repeated=False) == {"enough": 1, "part": 1}
+    kept = {"enough": fine["enough"]}
+    assert next_attempt(kept, {"enough": 1}, repeated=False) == {"enough": 1}
+    assert next_attempt({}, {}, repeated=False) == {}
+
+
+@pytest.mark.parametrize("rate", [0.003, 0.05])
+def test_a_repair_that_is_too_weak_is_made_again_with_more_weight(tokenizer, tmp_path: Path, rate: float):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    settings = config(learning_rate=rate, final_learning_rate=rate, epochs=4)
+    stage = Stage()
+    repair, _ = repairing(tokenizer, settings, general(200, 1), general(100, 2)).run(new, stage)
+    assert repair.kept == ["phrases/certainly"]
+    assert repair.verdicts["phrases/certainly"].held_out >= 0.9
+    weak = rate < 0.01
+    assert (repair.attempts, repair.repeated) == ((2, ["phrases/certainly"]) if weak else (1, []))
+    write_repair(tmp_path / "repair.json", repair, new)
+    assert json.loads((tmp_path / "repair.json").read_text())["repeated"] == repair.repeated
+    assert {attempt for _, attempt in stage.rows} == set(range(1, repair.attempts + 1))
 
 
 def flawed(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:

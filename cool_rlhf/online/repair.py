@@ -30,7 +30,7 @@ def sample_pairs(pairs: Sequence[PreferencePair], count: int, seed: int) -> list
 def mix_with_replay(
     patches: Sequence[PreferencePair], base: Sequence[PreferencePair], ratio: float, seed: int, least: int = 0
 ) -> list[PreferencePair]:
-    """The patches once each and ``ratio`` base pairs for every patch, at least ``least`` in all, drawn without
+    """The patches as they are and ``ratio`` base pairs for every patch, at least ``least`` in all, drawn without
     replacement, all shuffled.
 
     Replay keeps what was learned before. Fewer base pairs than asked for are all taken.
@@ -50,6 +50,7 @@ class Verdict:
     """Whether a patched reward model is kept, and by what."""
 
     kept: bool
+    costs: bool  # more of the general accuracy than is allowed
     mended: Mended  # enough: as many of the held-out pairs are right as are asked for; in part: more than before
     reason: str
     held_out_before: float  # share of the pattern's held-out pairs that are right before the repair
@@ -110,6 +111,7 @@ def judge_repair(
         reasons.append(f"general accuracy falls by {fall:.4f}, at most {most_fall} is allowed")
     return Verdict(
         kept=mended != "not" and not costs,
+        costs=costs,
         mended=mended,
         reason="; ".join(reasons) or "mends the pattern at no cost that counts",
         held_out_before=right_before,

@@ -31,10 +31,12 @@ RUN = (
     "ppo.kl_coefficient=0.01",
     "ppo.critic_warmup=5",
     "ppo.validate_every=2",
-    "ppo.validation_prompts=120",
+    "ppo.validation_prompts=100",
     "data.world.validation=300",
-    "online.prompts=180",
+    "online.prompts=200",
+    "online.samples_per_prompt=3",  # so that there are 1,000 pairs that differ
     "online.pairs=1000",
+    "online.epochs=1",  # a second time the model learns the noise
     f"annotate.rule_noise={NOISE}",
 )
 ARMS = {

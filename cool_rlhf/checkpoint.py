@@ -6,9 +6,11 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.config import Config
 from cool_rlhf.folders import move_whole, part_of, replace_whole, sync
 from cool_rlhf.protocols import UserError
 
@@ -27,13 +29,13 @@ class RunState:
 
     def check(self, stage: str, settings: Settings) -> None:
         """Raise UserError, showing the difference, if other settings than these made ``stage``, or a saved part of it.
-        What was begun and left nothing behind binds nobody."""
+        What was begun and left nothing behind binds nobody; a setting that there was not yet had its default."""
         begun = stage in self._stages
         if not begun or not (self.is_finished(stage) or self.snapshot(stage)):
             return
         differences = [
             f"{key} was {_short(old)} and is {_short(new)}"
-            for key, (old, new) in _differences(self._stages[stage]["settings"], _plain(settings)).items()
+            for key, (old, new) in _differences(self._stages[stage]["settings"], _plain(settings), _defaults()).items()
         ]
         if differences:
             raise UserError(
@@ -48,7 +50,9 @@ class RunState:
 
     def is_begun_with(self, stage: str, settings: Settings) -> bool:
         """Whether ``stage`` is finished or under way, and with just these settings."""
-        return stage in self._stages and self._stages[stage]["settings"] == _plain(settings)
+        return stage in self._stages and not _differences(
+            self._stages[stage]["settings"], _plain(settings), _defaults()
+        )
 
     def begin(self, stage: str, settings: Settings) -> None:
         """``stage`` is made with ``settings``."""
@@ -139,11 +143,17 @@ def _plain(settings: Settings) -> dict[str, Any]:
     return plain
 
 
-def _differences(old: Any, new: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+def _defaults() -> dict[str, Any]:
+    return _plain(asdict(Config()))
+
+
+def _differences(old: Any, new: Any, defaults: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
+    """Path of a setting → ``old`` and ``new`` value, where they differ. What ``old`` lacks is as in ``defaults``."""
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
         for key in sorted(old.keys() | new.keys()):
-            found |= _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            usual = defaults.get(key) if isinstance(defaults, dict) else None
+            found |= _differences(old.get(key, usual), new.get(key), usual, f"{path}.{key}" if path else key)
         return found
     return {} if old == new else {path: (old, new)}
 

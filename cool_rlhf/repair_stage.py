@@ -298,9 +298,10 @@ def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool
 
 def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
     """``kept`` and ``rolled_back`` patterns, those that there was nothing to judge by (``not_judged``), the kept ones
-    whose patches were learnt ``REPEATS`` times (``repeated``), ``attempts``, ``verdicts`` by pattern, of those that earlier rounds mended the share of held-out pairs that are right
-    (``earlier``) and which have ``relapsed``, how many pairs there were, and the ``labels`` among them
-    (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the record are new to no later round."""
+    whose patches were learnt ``REPEATS`` times (``repeated``), ``attempts``, ``verdicts`` by pattern, of those that
+    earlier rounds mended the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, how many
+    pairs there were, and the ``labels`` among them (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the
+    record are new to no later round."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],

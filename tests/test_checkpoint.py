@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
+from cool_rlhf.config import Config
 from cool_rlhf.protocols import UserError
 
 SETTINGS = {"seed": 1, "reward": {"learning_rate": 0.001, "gamma": 2.0}}
@@ -50,6 +51,19 @@ def test_what_was_begun_is_told_by_its_settings(tmp_path: Path) -> None:
     state.begin("online_0", SETTINGS)
     assert RunState(tmp_path).is_begun_with("online_0", SETTINGS)
     assert not state.is_begun_with("online_0", {**SETTINGS, "seed": 2})
+
+
+def test_a_setting_that_there_was_not_yet_had_its_default(tmp_path: Path) -> None:
+    """A run that an earlier version has begun goes on with a later one."""
+    state = RunState(tmp_path)
+    state.begin("ppo_0", {"ppo": {"clip": 0.3}})
+    state.finish("ppo_0")
+    usual = Config().ppo.entropy_schedule
+    state.check("ppo_0", {"ppo": {"clip": 0.3, "entropy_schedule": usual}})
+    assert state.is_begun_with("ppo_0", {"ppo": {"clip": 0.3, "entropy_schedule": usual}})
+    with pytest.raises(UserError, match=r'ppo\.entropy_schedule was "constant" and is "linear"'):
+        state.check("ppo_0", {"ppo": {"clip": 0.3, "entropy_schedule": "linear"}})
+    assert not state.is_begun_with("ppo_0", {"ppo": {"clip": 0.3, "entropy_schedule": "linear"}})
 
 
 def test_settings_compare_as_json_gives_them_back(tmp_path: Path) -> None:

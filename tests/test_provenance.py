@@ -65,7 +65,7 @@ def test_changes_of_what_comes_or_of_how_are_taken(run, override: str) -> None:
         ("reward.validation_share=0.5", "reward.validation_share was {} and is 0.5"),
         ("data.bad_rows=drop", 'data.bad_rows was "refuse" and is "drop"'),
         ("data.validation_preferences=[a.jsonl]", 'data.validation_preferences was [] and is ["a.jsonl"]'),
-        ("data.test_preferences=[a.jsonl]", 'data.test_preferences was null and is ["a.jsonl"]'),
+        ("data.test_preferences=[a.jsonl]", 'data.test_preferences was [] and is ["a.jsonl"]'),
         ("data.world.label_noise=0.3", "data.world.label_noise was {} and is 0.3"),
         ("model.layers=7", "model.layers was {} and is 7"),
         ("conditions.brief=Other", 'and is "Other"'),

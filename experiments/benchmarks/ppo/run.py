@@ -98,10 +98,11 @@ def beside_trl(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def beside_vllm(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
-    """How fast the rollout role is beside vLLM alone, and where the rest of an update goes."""
+    """How fast the rollout role is beside vLLM alone, by itself and within updates, where four models pass over what is
+    finished; and where the rest of an update goes."""
     found: dict[str, Any] = {}
-    print("| lengths | bare vLLM, tokens/s | rollout role | share | outside of the parts |")
-    print("| --- | --- | --- | --- | --- |")
+    print("| lengths | bare vLLM, tokens/s | role alone | share | role in an update | share | outside of the parts |")
+    print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind in LENGTHS:
         repeats = []
         for repeat in range(arguments.repeats):
@@ -111,16 +112,30 @@ def beside_vllm(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
                  "TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"},
             )  # fmt: skip
             output = runs / f"{kind}_engine_{repeat}"
+            names = settings(runs / kind, output, arguments.updates, 32, 64, arguments.overrides)
+            alone = last_line([sys.executable, str(HERE / "role_side.py"), str(arguments.updates), "32", *names], {})
             own = ours(runs / kind, output, arguments.updates, 32, 64, arguments.overrides)
-            bare_rate = sum(bare["tokens"][WARMUP:]) / sum(bare["seconds"][WARMUP:])
-            repeats.append({"bare": bare_rate, "role": own["tokens"] / own["generate"], "update": own})
-        bare_rate, role = (statistics.median(one[side] for one in repeats) for side in ("bare", "role"))
+            repeats.append(
+                {"bare": rate(bare), "alone": rate(alone), "role": own["tokens"] / own["generate"], "update": own}
+            )
+        bare_rate, alone_rate, role = (
+            statistics.median(one[side] for one in repeats) for side in ("bare", "alone", "role")
+        )
         outside = statistics.median(
             1 - sum(one["update"][part] for part in PARTS) / one["update"]["seconds"] for one in repeats
         )
-        print(f"| {kind} | {bare_rate:.0f} | {role:.0f} | {role / bare_rate:.2f} | {100 * outside:.0f} % |")
+        print(
+            f"| {kind} | {bare_rate:.0f} | {alone_rate:.0f} | {alone_rate / bare_rate:.2f} | {role:.0f} | "
+            f"{role / bare_rate:.2f} | {100 * outside:.0f} % |",
+            flush=True,
+        )
         found[kind] = repeats
     return found
+
+
+def rate(side: Mapping[str, Sequence[float]]) -> float:
+    """Tokens a second, but for the first batches."""
+    return sum(side["tokens"][WARMUP:]) / sum(side["seconds"][WARMUP:])
 
 
 def growth(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -138,8 +153,8 @@ def growth(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     print("| --- | --- | --- | --- | --- |")
     for name, (prompts, new_tokens, extra) in cases.items():
         output = runs / f"growth_{prompts}_{new_tokens}_{len(extra)}"
-        settings = [*extra, *arguments.overrides]
-        own = ours(runs / "fixed", output, arguments.updates, prompts, new_tokens, settings, memory=True)
+        overrides = [*extra, *arguments.overrides]
+        own = ours(runs / "fixed", output, arguments.updates, prompts, new_tokens, overrides, memory=True)
         found[name] = own
         first = next(iter(found.values()))
         print(
@@ -158,17 +173,11 @@ def trl(python: Path, folder: Path, updates: int, prompts: int, new_tokens: int)
     return {"seconds": (ends[-1] - ends[WARMUP - 1]) / count, "tokens": sum(tokens[WARMUP:]) / count}
 
 
-def ours(
-    folder: Path,
-    output: Path,
-    updates: int,
-    prompts: int,
-    new_tokens: int,
-    overrides: Sequence[str],
-    memory: bool = False,
-) -> dict[str, float]:
-    """Means of an update; the first ones and the last, which validates and saves, are left out."""
-    settings = [
+def settings(
+    folder: Path, output: Path, updates: int, prompts: int, new_tokens: int, overrides: Sequence[str]
+) -> list[str]:
+    """Of a run of the project."""
+    return [
         *RUN,
         f"sft.path={folder / 'policy'}",
         f"reward.path={folder / 'reward'}",
@@ -180,8 +189,21 @@ def ours(
         f"output_dir={output}",
         *overrides,
     ]
+
+
+def ours(
+    folder: Path,
+    output: Path,
+    updates: int,
+    prompts: int,
+    new_tokens: int,
+    overrides: Sequence[str],
+    memory: bool = False,
+) -> dict[str, float]:
+    """Means of an update; the first ones and the last, which validates and saves, are left out."""
     shutil.rmtree(output, ignore_errors=True)  # a run that is there already would only say that it is finished
-    command = [sys.executable, "-m", "cool_rlhf.run", *settings]
+    names = settings(folder, output, updates, prompts, new_tokens, overrides)
+    command = [sys.executable, "-m", "cool_rlhf.run", *names]
     file = output.parent / f"{output.name}.log"
     peak_gib = math.nan
     if memory:  # looking at it takes time of the processor

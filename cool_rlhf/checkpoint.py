@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, WorldConfig
 from cool_rlhf.folders import move_whole, part_of, replace_whole, sync
 from cool_rlhf.protocols import UserError
 
@@ -144,18 +144,30 @@ def _plain(settings: Settings) -> dict[str, Any]:
 
 
 def _defaults() -> dict[str, Any]:
-    return _plain(asdict(Config()))
+    found = _plain(asdict(Config()))
+    found["data"]["world"] = _plain(asdict(WorldConfig()))
+    return found
 
 
 def _differences(old: Any, new: Any, defaults: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Path of a setting → ``old`` and ``new`` value, where they differ. What ``old`` lacks is as in ``defaults``."""
+    """Path of a setting → ``old`` and ``new`` value, where they differ. What either lacks is as in ``defaults``."""
     if isinstance(old, dict) and isinstance(new, dict):
         found: dict[str, tuple[Any, Any]] = {}
         for key in sorted(old.keys() | new.keys()):
-            usual = defaults.get(key) if isinstance(defaults, dict) else None
-            found |= _differences(old.get(key, usual), new.get(key), usual, f"{path}.{key}" if path else key)
+            usual = _at(defaults, key)
+            there = old.get(key, new.get(key))
+            # Of a section just what the other side has is compared. An empty one may mean something.
+            lacking = {} if there and isinstance(there, dict) else usual
+            inner = f"{path}.{key}" if path else key
+            found |= _differences(old.get(key, lacking), new.get(key, lacking), usual, inner)
         return found
     return {} if old == new else {path: (old, new)}
+
+
+def _at(tree: Any, path: str) -> Any:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree
 
 
 def _short(value: Any) -> str:

@@ -22,6 +22,7 @@ from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
+from cool_rlhf.online.repair import REPEATS
 from cool_rlhf.protocols import PreferencePair
 
 logger = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ class MendedPattern:
 @dataclass(frozen=True)
 class NewPairs:
     """What a round adds to the preferences. ``patches``: those not tried before, by pattern. ``kept``: those to train
-    on that earlier rounds kept. ``labels``: every one that has arrived, of other pairs than patches, and of prompts
-    that may teach (:func:`_teaching`). ``mended``: the patterns that earlier rounds kept. ``learnt``: the labels that
-    earlier rounds trained on (:func:`judgements`)."""
+    on that earlier rounds kept, each as often as then. ``labels``: every one that has arrived, of other pairs than
+    patches, and of prompts that may teach (:func:`_teaching`). ``mended``: the patterns that earlier rounds kept.
+    ``learnt``: the labels that earlier rounds trained on (:func:`judgements`)."""
 
     patches: Mapping[str, Sequence[StoredPatch]]
     kept: Sequence[PreferencePair]
@@ -89,7 +90,7 @@ def new_pairs(config: Config, round: int) -> NewPairs:
             if fate == "kept" and patch.held_out:
                 judging[patch.pattern].append((patch.pair, _right_after(patch.pattern, repairs[past:])))
             elif fate == "kept":
-                kept.append(patch.pair)
+                kept += [patch.pair] * _times(patch.pattern, repairs[past:])
             elif fate is None and (review or past == round):
                 patches.setdefault(patch.pattern, []).append(patch)
         if review:
@@ -110,6 +111,11 @@ def _fate(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> str | None:
     where it had nothing to judge it by. None where none has tried it."""
     tried = (fate for repair in repairs for fate in FATES if pattern in repair.get(fate, []))
     return next(tried, None)
+
+
+def _times(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> int:
+    """How many times the repair that kept the pattern learnt its patches, as later ones do."""
+    return REPEATS if any(pattern in repair.get("repeated", []) for repair in repairs) else 1
 
 
 def _right_after(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> float:

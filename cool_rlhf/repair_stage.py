@@ -16,7 +16,15 @@ from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.new_pairs import NewPairs, judgements
 from cool_rlhf.online.lessons import Lessons, pair_id
-from cool_rlhf.online.repair import LEAST_HELD_OUT, REPLAY_POOL, Verdict, judge_repair, mix_with_replay, sample_pairs
+from cool_rlhf.online.repair import (
+    LEAST_HELD_OUT,
+    REPEATS,
+    REPLAY_POOL,
+    Verdict,
+    judge_repair,
+    mix_with_replay,
+    sample_pairs,
+)
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.roles.trainer import RemoteRewardTrainer
 from cool_rlhf.schedule import derive_seed
@@ -27,8 +35,6 @@ from reward.pairs import EncodedPair, encode_pairs
 from reward.training import RewardTrainer, train_reward
 
 logger = logging.getLogger(__name__)
-
-REPEATS = 4  # times that patches are learnt where once is not enough
 
 
 @dataclass(frozen=True)
@@ -127,9 +133,8 @@ class Repairing:
         self._attempts = 0
 
     def steps(self, new: NewPairs) -> int:
-        """Of an attempt with all of the round's patches."""
-        lengths = [len(pair) for pair in self._mixed(new.training(dict.fromkeys(new.patches, 1)))]
-        return len(token_batches(lengths, self._config.reward.batch_tokens, 0, self._config.online.epochs))
+        """Of an attempt with all of the round's patches, the first."""
+        return self._steps(self._mixed(new.training(dict.fromkeys(new.patches, 1))))
 
     def run(self, new: NewPairs, stage: StageTracker) -> tuple[Repair, RemoteRewardTrainer]:
         """Train with all of the round's patches, and anew as :func:`next_attempt` says, until that changes nothing.
@@ -156,7 +161,8 @@ class Repairing:
         mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
         without = None if new.training({}) else untouched  # what the model is without the round's patches
         verdicts: dict[str, Verdict] = {}
-        times, repeated = dict.fromkeys(patterns, 1), False
+        times = dict.fromkeys(patterns, 1)
+        once: Mapping[str, Verdict] | None = None  # on what was learnt before any patches were repeated
         while True:
             self._train(trainer, new.training(times), stage)
             after = preferred(trainer, self._general)
@@ -171,7 +177,7 @@ class Repairing:
                 for name, right in mended.items()
             }
             verdicts |= found
-            following = next_attempt(found, times, repeated=repeated)
+            following = next_attempt(found, times, once)
             if following == times:
                 if control:  # it took the place of the model that was judged
                     trainer = self._retrained(new.training(times), stage)
@@ -187,7 +193,9 @@ class Repairing:
                 elif following[name] != count:
                     told = "the patches of %s are learnt %d times instead of %d: %s"
                     logger.info(told, name, following[name], count, found[name].reason)
-            times, repeated = following, repeated or max(following.values(), default=1) > 1
+            if once is None and max(following.values(), default=1) > 1:
+                once = found
+            times = following
             trainer = self._start()
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
@@ -219,9 +227,14 @@ class Repairing:
         self._attempts += 1
         observer = AttemptObserver(stage, self._attempts, self._trained)
         if new:
-            settings = repair_settings(self._config)
-            train_reward(trainer, self._mixed(new), settings, seed=self._seed, observer=observer)
+            settings, pairs = repair_settings(self._config), self._mixed(new)
+            stage.expect(self._trained + self._steps(pairs) + 1)
+            train_reward(trainer, pairs, settings, seed=self._seed, observer=observer)
         self._trained += observer.steps
+
+    def _steps(self, pairs: Sequence[EncodedPair]) -> int:
+        lengths = [len(pair) for pair in pairs]
+        return len(token_batches(lengths, self._config.reward.batch_tokens, self._seed, self._config.online.epochs))
 
     def _mixed(self, new: Sequence[PreferencePair]) -> list[EncodedPair]:
         """What is trained on, as the first reward model's pairs were: with condition dropout, and what is too long cut
@@ -261,21 +274,26 @@ def judged_from(general: Sequence[PreferencePair], config: Config) -> list[Prefe
     return sample_pairs(general, 2 * config.online.judging_pairs, config.seed)
 
 
-def next_attempt(found: Mapping[str, Verdict], times: Mapping[str, int], *, repeated: bool) -> dict[str, int]:
+def next_attempt(
+    found: Mapping[str, Verdict], times: Mapping[str, int], once: Mapping[str, Verdict] | None
+) -> dict[str, int]:
     """What is to be learnt next: pattern → how many times its patches. The same as ``times`` where that may stay.
 
-    Where an attempt costs nothing, the patches that do not mend enough are learnt ``REPEATS`` times; so once only
-    (``repeated``: some have been). Where that costs too much, all are learnt once again. Then patterns go as
-    :func:`to_roll_back` says.
+    Where an attempt costs no more than is allowed, the patches that do not mend enough are learnt ``REPEATS`` times; so
+    once a round. Where that costs too much or mends nothing, what had been mended in part goes back to one time.
+    Otherwise patterns go as :func:`to_roll_back` says.
+
+    Args:
+        once: the verdicts on the attempt before any patches were repeated; None before that.
     """
     costs = any(verdict.costs for verdict in found.values())
-    if costs and any(count > 1 for count in times.values()):
-        return dict.fromkeys(times, 1)
     weak = [name for name, verdict in found.items() if verdict.mended != "enough"]
-    if weak and not costs and not repeated:
+    if once is None and weak and not costs:
         return {**times, **dict.fromkeys(weak, REPEATS)}
-    failed = to_roll_back(found)
-    return {name: count for name, count in times.items() if name not in failed}
+    often = [name for name, count in times.items() if count > 1]
+    failed = often if often and costs else to_roll_back(found)
+    back = {name for name in failed if name in often and once is not None and once[name].mended == "in part"}
+    return {name: 1 if name in back else count for name, count in times.items() if name not in failed or name in back}
 
 
 def to_roll_back(found: Mapping[str, Verdict]) -> list[str]:
@@ -315,7 +333,7 @@ def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
         "after": repair.after,
         "pairs": {
             "patches": sum(not p.held_out for name in repair.kept for p in new.patches[name]),
-            "earlier_patches": len(new.kept),
+            "earlier_patches": len({pair_id(pair) for pair in new.kept}),
             "labels": len(new.labels),
         },
         "labels": judgements(new.labels),

@@ -343,12 +343,13 @@ class Run:
                 logger.info("%s is finished", name)
                 return None
             ppo = self.config.ppo
-            if {ppo.learning_rate_schedule, ppo.entropy_schedule} != {"constant"} or ppo.learning_rate_warmup:
+            jumping = ["learning rates"] * (ppo.learning_rate_schedule != "constant" or ppo.learning_rate_warmup > 0)
+            jumping += ["the weight of entropy"] * (ppo.entropy_schedule != "constant" and ppo.entropy_coefficient > 0)
+            if jumping:
                 logger.warning(
-                    "%s goes on behind the end of its schedules: from here on learning rates and the weight of entropy "
-                    "are those of schedules over all ppo.iterations: they jump, and differ from a run of as many from "
-                    "the start",
-                    name,
+                    "%s goes on behind the end of its schedules: from here on %s are as over all ppo.iterations; that "
+                    "is a jump, and differs from a run of as many from the start",
+                    *(name, " and ".join(jumping)),
                 )
             self._state.reopen_from(name)
         stage, _, round = name.partition("_")

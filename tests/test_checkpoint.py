@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, WorldConfig
 from cool_rlhf.protocols import UserError
 
 SETTINGS = {"seed": 1, "reward": {"learning_rate": 0.001, "gamma": 2.0}}
@@ -64,6 +64,28 @@ def test_a_setting_that_there_was_not_yet_had_its_default(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r'ppo\.entropy_schedule was "constant" and is "linear"'):
         state.check("ppo_0", {"ppo": {"clip": 0.3, "entropy_schedule": "linear"}})
     assert not state.is_begun_with("ppo_0", {"ppo": {"clip": 0.3, "entropy_schedule": "linear"}})
+    sections = {
+        "ppo": {"clip": 0.3, "rewards": {"math": {"rules": {}}}},
+        "online": {"policy_from": Config().online.policy_from},  # a part of a section
+        "annotate": {"judge.url": Config().annotate.judge.url},
+        "data": {"test_preferences": []},
+    }
+    with pytest.raises(UserError, match=r"other settings: ppo\.rewards\.math\.rules was null and is \{\}; restore"):
+        state.check("ppo_0", sections)
+    del sections["ppo"]["rewards"]
+    state.check("ppo_0", sections)
+    with pytest.raises(UserError, match=r'settings: annotate\.judge\.url was "http.*1" and is "elsewhere"; restore'):
+        state.check("ppo_0", {**sections, "annotate": {"judge.url": "elsewhere"}})
+
+
+def test_what_is_gone_from_the_settings_has_its_default(tmp_path: Path) -> None:
+    state = RunState(tmp_path)
+    state.begin("ppo_0", {"data": {"test_preferences": ["a.jsonl"], "world": {"sft": 12}}})
+    state.finish("ppo_0")
+    with pytest.raises(UserError, match=r'data\.test_preferences was \["a\.jsonl"\] and is \[\]; restore'):
+        state.check("ppo_0", {"data": {"world": {"sft": 12, "test": WorldConfig().test}}})
+    with pytest.raises(UserError, match=r"data\.world was \{.*\} and is null"):
+        state.check("ppo_0", {"data": {"test_preferences": ["a.jsonl"], "world": None}})
 
 
 def test_settings_compare_as_json_gives_them_back(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pair
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.records import read_patches
+from cool_rlhf.online.repair import REPEATS
 from cool_rlhf.protocols import Message
 from cool_rlhf.repair_stage import Repair, write_repair
 
@@ -87,6 +88,9 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": ["a/first"], "rolled_back": []}))
     later = new_pairs(reviewed, 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 2, 0)
+    often = {"kept": ["a/first"], "repeated": ["a/first"]}
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(often))
+    assert len(new_pairs(reviewed, 1).kept) == 2 * REPEATS, "learnt as often as then"
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
     later = new_pairs(reviewed, 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 0), "nor do they come back as labels"

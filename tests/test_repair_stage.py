@@ -67,6 +67,10 @@ class TokenWeights:
 @dataclass
 class Stage:
     rows: list[tuple[int, float]] = field(default_factory=list)
+    expected: int = 0
+
+    def expect(self, steps: int) -> None:
+        self.expected = steps
 
     def record(self, step: int, metrics) -> None:
         self.rows.append((step, metrics["attempt"]))
@@ -211,14 +215,15 @@ def test_patches_that_are_too_weak_once_are_learnt_more_often_where_that_costs_n
     fine = {name: judge_repair(wrong, after, before, before) for name, after in mended.items()}
     costly = {name: judge_repair(wrong, after, before, fallen) for name, after in mended.items()}
     once, more = {"enough": 1, "part": 1, "not": 1}, {"enough": 1, "part": REPEATS, "not": REPEATS}
-    assert next_attempt(fine, once, repeated=False) == more
-    assert next_attempt(fine, more, repeated=True) == {"enough": 1, "part": REPEATS}, "in part, at no cost, is kept"
-    assert next_attempt(costly, more, repeated=True) == once, "what was bought too dearly is given back"
-    assert next_attempt(fine, once, repeated=True) == {"enough": 1, "part": 1}, "and not tried again"
-    assert next_attempt(costly, once, repeated=False) == {"enough": 1, "part": 1}
-    kept = {"enough": fine["enough"]}
-    assert next_attempt(kept, {"enough": 1}, repeated=False) == {"enough": 1}
-    assert next_attempt({}, {}, repeated=False) == {}
+    assert next_attempt(fine, once, None) == more
+    assert next_attempt(fine, more, fine) == {"enough": 1, "part": REPEATS}, "in part, at no cost, is kept"
+    assert next_attempt(costly, more, fine) == {"enough": 1, "part": 1}, "what was bought too dearly is given back"
+    assert next_attempt({**fine, "part": fine["not"]}, more, fine) == {"enough": 1, "part": 1}
+    settled = {"enough": fine["enough"], "part": fine["part"]}
+    assert next_attempt(settled, {"enough": 1, "part": 1}, fine) == {"enough": 1, "part": 1}, "and not tried again"
+    assert next_attempt(costly, once, None) == {"enough": 1, "part": 1}
+    assert next_attempt({"enough": fine["enough"]}, {"enough": 1}, None) == {"enough": 1}
+    assert next_attempt({}, {}, None) == {}
 
 
 @pytest.mark.parametrize("rate", [0.003, 0.05])
@@ -234,6 +239,7 @@ def test_a_repair_that_is_too_weak_is_made_again_with_more_weight(tokenizer, tmp
     write_repair(tmp_path / "repair.json", repair, new)
     assert json.loads((tmp_path / "repair.json").read_text())["repeated"] == repair.repeated
     assert {attempt for _, attempt in stage.rows} == set(range(1, repair.attempts + 1))
+    assert stage.expected == stage.rows[-1][0] + 1, "the steps of all attempts, and the record of the repair"
 
 
 def flawed(pairs: Sequence[PreferencePair]) -> list[PreferencePair]:

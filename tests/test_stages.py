@@ -214,14 +214,24 @@ def test_a_policy_that_starts_over_is_told(
 
 
 @pytest.mark.parametrize(
-    "schedule", ["learning_rate_schedule=constant", "learning_rate_schedule=cosine", "entropy_schedule=linear"]
+    ("schedule", "jumping"),
+    [
+        (["ppo.learning_rate_schedule=constant"], None),
+        (["ppo.learning_rate_schedule=cosine"], "learning rates are"),
+        (["ppo.entropy_schedule=linear"], None),
+        (["ppo.entropy_schedule=linear", "ppo.entropy_coefficient=0.1"], "the weight of entropy are"),
+    ],
 )
 def test_more_iterations_than_the_schedule_had_are_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, schedule: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    schedule: list[str],
+    jumping: str | None,
 ) -> None:
     monkeypatch.setattr(stages, "cluster", lambda *arguments: nullcontext())
-    names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled"]
-    names += [f"ppo.{schedule}", "ppo.iterations=5"]
+    names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled", *schedule]
+    names += ["ppo.iterations=5"]
     with open_run(compose(names)) as run:
         (tmp_path / "rounds/0/policy").mkdir(parents=True)
         run._state.begin("ppo_0", run._settings["ppo_0"])
@@ -229,4 +239,4 @@ def test_more_iterations_than_the_schedule_had_are_told(
         run._state.finish("ppo_0")
         assert run._begin("ppo_0") == 3
     told = [record for record in caplog.records if "behind the end of its schedules" in record.message]
-    assert bool(told) == ("constant" not in schedule)
+    assert [jumping in record.message for record in told] == ([] if jumping is None else [True])

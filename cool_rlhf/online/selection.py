@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
-from math import ceil, exp
+from math import exp
 from typing import Any
 
 from cool_rlhf.data.identity import judged_pair_key
@@ -97,8 +97,8 @@ def select_pairs(
 
     A pair's usefulness is the weighted sum of near tie, high reward and disagreement. Domains take turns, each giving
     its most useful pair left (``settings.at_random`` of the turns: any pair left), until all are used up. No prompt
-    gives more than ``settings.by_prompt`` pairs, or, where ``count`` asks for more than that, its even share. ``seed``
-    draws the pairs at random, breaks ties, and orders each pair's two sides.
+    gives more than ``settings.by_prompt`` pairs, or, where that makes fewer than ``count``, than the least that makes
+    as many. ``seed`` draws the pairs at random, breaks ties, and orders each pair's two sides.
     """
     by_prompt: dict[tuple[str, str], list[Response]] = defaultdict(list)
     for response in responses:
@@ -119,8 +119,16 @@ def select_pairs(
     for queue in queues.values():
         rng.shuffle(queue)
         queue.sort(key=lambda pair: -pair.chosen_for.total)
-    most = max(settings.by_prompt, ceil(count / max(1, len(by_prompt))))
-    return _in_turns(queues, count, most, settings.at_random, rng)
+    return _in_turns(queues, count, _most_of_a_prompt(queues, count, settings.by_prompt), settings.at_random, rng)
+
+
+def _most_of_a_prompt(queues: Mapping[str, Sequence[PairToLabel]], count: int, least: int) -> int:
+    """``least`` or more, so that there are ``count`` pairs if there are so many at all."""
+    there = Counter(pair.first.prompt.id for queue in queues.values() for pair in queue)
+    most = least
+    while sum(min(most, pairs) for pairs in there.values()) < min(count, there.total()):
+        most += 1
+    return most
 
 
 def _in_turns(

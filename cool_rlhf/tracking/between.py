@@ -107,7 +107,8 @@ def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any]
         return "too few pairs to mend it by"
     if pattern not in repair["kept"]:
         return f"rolled back: {verdict['reason']}"
-    return f"mended in part: {verdict['reason']}" if verdict.get("mended") == "in part" else "mended"
+    often = ", its patches learnt several times" if pattern in repair.get("repeated", []) else ""
+    return f"mended in part{often}: {verdict['reason']}" if verdict.get("mended") == "in part" else f"mended{often}"
 
 
 def _policy(policy: str, row: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,6 +89,11 @@ class TimeLeft:
         self._done = done
         self._step_began = self._clock()
 
+    def expect(self, steps: int) -> None:
+        """The running stage has as many steps in all."""
+        if self._current is not None:
+            self._current = replace(self._current, steps=steps)
+
     def step_done(self, done: int, warmup: bool) -> None:
         if self._current is None:
             raise ValueError("a step ended outside any stage")

@@ -66,6 +66,11 @@ class Progress:
             self._phase = ""
             self._show()
 
+    def expect(self, total: int) -> None:
+        with self._lock:
+            self._total = total
+            self._show()
+
     def phase(self, name: str) -> None:
         """What the step is doing now (generate, score, train, …)."""
         with self._lock:

@@ -149,6 +149,11 @@ class Tracker:
         if self._progress is not None:
             self._progress.phase(name)
 
+    def _expect(self, total_steps: int) -> None:
+        self._time_left.expect(total_steps)
+        if self._progress is not None:
+            self._progress.expect(total_steps)
+
     def _record(
         self, stage: StageTracker, step: int, fields: Mapping[str, float | bool], samples: Sequence[Sample]
     ) -> None:
@@ -196,6 +201,10 @@ class StageTracker:
     def phase(self, name: str) -> None:
         """What is being done right now, for the bar."""
         self._tracker._phase(name)
+
+    def expect(self, total_steps: int) -> None:
+        """There are as many steps in all: more, or fewer, than was known when the stage began."""
+        self._tracker._expect(total_steps)
 
     @property
     def last_step(self) -> int:

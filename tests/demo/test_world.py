@@ -130,5 +130,7 @@ def test_the_best_of_many_generated_answers_leaves_headroom(world: World) -> Non
 
 
 def test_more_prompts_than_there_are_questions_is_refused() -> None:
-    with pytest.raises(UserError, match=r"data\.world\.prompts is 100000"):
-        len(World(replace(SIZES, prompts=100_000), seed=1).prompts)
+    with pytest.raises(UserError, match=r"data\.world\.validation is 1000: .* ask for at most \d+$") as caught:
+        len(World(replace(SIZES, validation=1000), seed=1).validation)
+    most = int(str(caught.value).split()[-1])
+    assert len(World(replace(SIZES, validation=most), seed=1).validation) == most

@@ -118,6 +118,13 @@ def test_as_many_pairs_as_are_asked_for_are_spread_over_the_prompts(world) -> No
     chosen = select_pairs(copies, evidence.score, [], 5 * prompts, SelectionSettings(), seed=3)
     assert len(chosen) == 5 * prompts
     assert set(Counter((pair.first.domain, pair.first.prompt.id) for pair in chosen).values()) == {5}
+    rich = {response.prompt.id for response in copies[: len(copies) // 6]}
+    uneven = [response for response in copies if response.prompt.id in rich or response.id.endswith("-0")]
+    there = select_pairs(uneven, evidence.score, [], 100_000, SelectionSettings(), seed=3)
+    known = {pair.id for pair in there[::3]}
+    wanted = len(there) - len(known) - 5
+    chosen = select_pairs(uneven, evidence.score, [], wanted, SelectionSettings(), seed=3, known=known)
+    assert len(chosen) == wanted, "prompts with more pairs make up for those with fewer"
 
 
 def test_disagreement_between_conditions_is_sought(world) -> None:

@@ -79,6 +79,9 @@ def test_each_finding_says_what_became_of_it(run):
     repair["verdicts"]["a/1"] |= {"mended": "in part", "reason": "40.0% are right"}
     file.write_text(json.dumps(repair))
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "mended in part: 40.0% are right"
+    file.write_text(json.dumps({**repair, "repeated": ["a/1"]}))
+    outcome = between_rounds(read_between(run), [])[0]["findings"][0]["outcome"]
+    assert outcome == "mended in part, its patches learnt several times: 40.0% are right"
     del repair["verdicts"]["a/1"]["mended"]  # as records were before a repair could be kept in part
     file.write_text(json.dumps(repair))
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "mended"

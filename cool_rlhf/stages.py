@@ -101,13 +101,13 @@ class Run:
         self._tracker.prepare("sft", 0, "reading chats")
         base = config.model.path or self._data.fresh_base(self.output / "state" / "base")
         chats = self._data.chats(load_tokenizer(base), longest_sequence(base, config.sft.max_length))
-        steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, 0, config.sft.epochs))
+        seed = derive_seed(config.seed, "sft")
+        steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, seed, config.sft.epochs))
         logger.info("SFT on %d chats in %d steps", len(chats), steps)
         self._tracker.prepare("sft", 0, "starting trainer")
         group = self._roles.trainer(SFTWorker, ModelSpec(base, "language", config.model.dtype), config.sft)
         with self._tracker.stage("sft", 0, steps) as stage:
             trainer = RemoteSFTTrainer(group, config.sft.micro_batch_tokens)
-            seed = derive_seed(config.seed, "sft")
             observer = SupervisedObserver(self._tracker, stage, self._state, "sft", group)
             self._prepare_next()
             if config.model.path is None:  # the vocabulary of a named one may grow in training
@@ -167,7 +167,7 @@ class Run:
         seed = derive_seed(config.seed, "reward", 0)
         prepared = self._prepared_pairs(seed)
         pairs = prepared.training
-        steps = len(token_batches([len(p) for p in pairs], config.reward.batch_tokens, 0, config.reward.epochs))
+        steps = len(token_batches([len(p) for p in pairs], config.reward.batch_tokens, seed, config.reward.epochs))
         logger.info("reward model on %d pairs in %d steps", len(pairs), steps)
         model = ModelSpec(self._checkpoints.sft, "scalar", config.model.dtype, head="fresh", seed=seed)
         self._tracker.prepare("reward", 0, "starting trainer")

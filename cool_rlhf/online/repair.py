@@ -31,8 +31,8 @@ def sample_pairs(pairs: Sequence[PreferencePair], count: int, seed: int) -> list
 def mix_with_replay(
     patches: Sequence[PreferencePair], base: Sequence[PreferencePair], ratio: float, seed: int, least: int = 0
 ) -> list[PreferencePair]:
-    """The patches as they are and ``ratio`` base pairs for every patch, at least ``least`` in all, drawn without
-    replacement, all shuffled.
+    """The patches as they are and ``ratio`` base pairs for every patch, one that stands there several times being one;
+    at least ``least`` in all, drawn without replacement, all shuffled.
 
     Replay keeps what was learned before. Fewer base pairs than asked for are all taken.
     Raises: ValueError for a negative ratio.
@@ -40,7 +40,8 @@ def mix_with_replay(
     if ratio < 0:
         raise ValueError(f"a negative number of base pairs, {ratio}, cannot be replayed for each patch")
     rng = random.Random(derive_seed("replay", seed))
-    drawn = rng.sample(range(len(base)), min(len(base), max(least, ceil(ratio * len(patches)))))
+    different = len({id(patch) for patch in patches})
+    drawn = rng.sample(range(len(base)), min(len(base), max(least, ceil(ratio * different))))
     mixed = [*patches, *(base[index] for index in sorted(drawn))]
     rng.shuffle(mixed)
     return mixed

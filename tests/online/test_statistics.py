@@ -182,6 +182,9 @@ def test_replay_is_drawn_once_each_and_repeats_with_its_seed() -> None:
     assert {f"p{i}" for i in range(10)} <= set(names)
     assert mixed == mix_with_replay(patches, base, 3.0, seed=1) != mix_with_replay(patches, base, 3.0, seed=2)
     assert len(mix_with_replay(patches, base, 9.0, seed=1)) == 60
+    assert len(mix_with_replay([*patches, *patches[:5] * 3], base, 3.0, seed=1)) == 25 + 30, (
+        "as many beside repeated ones"
+    )
     assert len(mix_with_replay(patches, base, 0.0, seed=1, least=7)) == len(patches) + 7
     assert sorted(mix_with_replay(patches, [], 1.0, seed=1), key=str) == sorted(patches, key=str)
     with pytest.raises(ValueError, match="negative"):

@@ -41,7 +41,7 @@ RUN = (
 )
 ARMS = {
     "one": ("online.rounds=1", f"ppo.iterations={ITERATIONS}", "online.prompts=0"),  # no round comes after it
-    "three": (f"online.rounds={ROUNDS}", f"ppo.iterations={ITERATIONS // ROUNDS}"),
+    "three": (f"online.rounds={ROUNDS}", f"ppo.iterations={ITERATIONS // ROUNDS}", "online.policy_from=sft"),
 }
 EVALUATE = ("stage=evaluate", "evaluate.best_of=0", "evaluate.baseline_pairs=0")
 

@@ -187,12 +187,7 @@ class Repairing:
                 accuracy = share(untouched), share(after)
                 often = [name for name, count in times.items() if count > 1]
                 return Repair(self._attempts, list(times), verdicts, *accuracy, earlier, relapsed, often), trainer
-            for name, count in times.items():
-                if name not in following:
-                    logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
-                elif following[name] != count:
-                    told = "the patches of %s are learnt %d times instead of %d: %s"
-                    logger.info(told, name, following[name], count, found[name].reason)
+            tell_of_next(found, times, following)
             if once is None and max(following.values(), default=1) > 1:
                 once = found
             times = following
@@ -294,6 +289,16 @@ def next_attempt(
     failed = often if often and costs else to_roll_back(found)
     back = {name for name in failed if name in often and once is not None and once[name].mended == "in part"}
     return {name: 1 if name in back else count for name, count in times.items() if name not in failed or name in back}
+
+
+def tell_of_next(found: Mapping[str, Verdict], times: Mapping[str, int], following: Mapping[str, int]) -> None:
+    """Which repairs are rolled back and which patches are learnt more or less often, and why."""
+    for name, count in times.items():
+        if name not in following:
+            logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
+        elif following[name] != count:
+            told = "the patches of %s are learnt %d times instead of %d: %s"
+            logger.info(told, name, following[name], count, found[name].reason)
 
 
 def to_roll_back(found: Mapping[str, Verdict]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from pathlib import Path
 
 from cool_rlhf.compose import compose
 from cool_rlhf.protocols import Prompt
@@ -17,7 +18,7 @@ from cool_rlhf.roles.sampler import RolloutGroup, create_engines
 
 def main(batches: int, prompts: int, names: list[str]) -> None:
     config = compose(names)
-    rows = [json.loads(line) for line in open(config.data.prompts[0], encoding="utf-8")]  # noqa: SIM115
+    rows = [json.loads(line) for line in Path(config.data.prompts[0]).read_text(encoding="utf-8").splitlines()]
     asked = [Prompt(row["id"], row["prompt"], "default", None) for row in rows]
     seconds, tokens = [], []
     with cluster(config.cluster, cpus=2, gpus=0):

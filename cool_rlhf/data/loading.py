@@ -34,7 +34,7 @@ EQUAL = "equal responses"
 MALFORMED = "malformed"
 
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 4
+_FORMAT = 5
 
 
 class Chat(TypedDict):
@@ -174,8 +174,8 @@ def load_preferences(sources: Sequence[str], reading: Reading | None = None) -> 
 
 def preference_rows(sources: Sequence[str], reading: Reading, key: str = "data.preferences") -> datasets.Dataset:
     """As ``load_preferences``, but with the pairs that are left out and the ``reason``, and for each pair its
-    ``source``, its ``place``, the keys of its ``prompt`` and ``pair`` (see ``cool_rlhf.data.identity``) and whether it
-    is ``swapped``."""
+    ``source``, its ``place``, who it says it was ``labelled_by``, the keys of its ``prompt`` and ``pair`` (see
+    ``cool_rlhf.data.identity``) and whether it is ``swapped``."""
     return _rows("preferences", sources, reading, key)
 
 
@@ -297,6 +297,7 @@ def _traced(item: CheckedRow, system: str | None) -> Row:
             "chosen_finished": True,
             "rejected_finished": True,
             "subset": None,
+            "labelled_by": [],
         }
         return {**nothing, **known, "prompt": "", "pair": "", "swapped": False}
     key, swapped = pair_key(pair["chosen"], pair["rejected"], pair["chosen_finished"], pair["rejected_finished"])
@@ -327,7 +328,7 @@ def _features() -> dict[str, dict[str, Any]]:
         "sft": {"messages": messages, "domain": text},
         "preferences": {
             "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished, **traced,
-            "subset": text,
+            "subset": text, "labelled_by": List(text),
         },
         "prompts": {"id": text, "messages": messages, "domain": text, "answer": text},
         "pretrain": {"text": text},

@@ -124,6 +124,7 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     if chosen == rejected and parsed["chosen_finished"] == parsed["rejected_finished"]:
         raise SameResponseError(domain)
     subset = row["subset"] if isinstance(row.get("subset"), str) else None  # another column, but where a benchmark's
+    by = row.get("labelled_by")  # likewise, but where this project wrote the row
     return {
         "chosen": chosen,
         "rejected": rejected,
@@ -131,6 +132,7 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
         "margin": margin,
         **parsed,
         "subset": subset,
+        "labelled_by": [name for name in by if isinstance(name, str)] if isinstance(by, list) else [],
     }
 
 

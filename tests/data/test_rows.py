@@ -33,6 +33,7 @@ EXPECTED = {
     "domain": "default",
     "margin": None,
     "subset": None,
+    "labelled_by": [],
     "chosen_finished": True,
     "rejected_finished": True,
 }

@@ -50,15 +50,17 @@ def export_trl(store: Store, path: Path, since_round: int = 0) -> int:
 
 
 def import_trl(store: Store, path: Path, annotator: str, round: int = 0, domains: Collection[str] | None = None) -> int:
-    """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``, of kind
-    import unless the store knows the name; returns how many labels were kept. An error leaves the store as it was.
-    Raises UserError as the run's own preferences do, and for a domain that is none of ``domains`` (None: any will
-    do): a reward model has no condition for it."""
+    """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``, of kind import
+    unless the store knows the name; where ``labelled_by`` names rules or judges alone, by those. Returns how many
+    labels were kept. An error leaves the store as it was. Raises UserError as the run's own preferences do, and for a
+    domain that is none of ``domains`` (None: any will do): a reward model has no condition for it."""
     reading = Reading(None if domains is None else tuple(sorted(domains)), sampled=True)
     rows = preference_rows([str(path)], reading, "annotate.import_labels")
     wanted = [index for index, reason in enumerate(rows["reason"]) if not reason]
     items = [_item_of(pair, round) for pair in preference_records(rows, wanted)]
-    return _keep(store, items, [_Given(annotator, "import", item, "first") for item in items])
+    by = rows["labelled_by"]
+    labellers = [_machine(by[index]) or (annotator, "import") for index in wanted]
+    return _keep(store, items, [_Given(*who, item, "first") for who, item in zip(labellers, items, strict=True)])
 
 
 def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
@@ -137,6 +139,16 @@ def _keep(store: Store, items: Sequence[Item], labels: Sequence[_Given]) -> int:
                     f"{given.annotator} has labelled a pair otherwise before: give one of the two labels"
                 ) from error
         return len(store.labels()) - before
+
+
+def _machine(labelled_by: Sequence[str]) -> tuple[str, Kind] | None:
+    """The rules or judges that a row's label is of, under one name, for it is one label; None where people, or nobody,
+    are named."""
+    named = [entry.partition(": ") for entry in labelled_by]
+    kinds = {kind for kind, _, _ in named}
+    if not kinds or not kinds <= set(_MACHINES):
+        return None
+    return ", ".join(name for _, _, name in named), next(kind for kind in _MACHINES if kind in kinds)
 
 
 def _item_of(pair: PreferencePair, round: int) -> Item:

@@ -12,7 +12,7 @@ import pytest
 from cool_rlhf.annotate import annotate
 from cool_rlhf.compose import compose
 from cool_rlhf.ending import Ending
-from cool_rlhf.online.annotation.arrived import arrived
+from cool_rlhf.online.annotation.arrived import arrived, labelled
 from cool_rlhf.online.annotation.exchange import (
     LABEL_STUDIO_CONFIG,
     export_label_studio,
@@ -57,6 +57,28 @@ def test_trl_rows_of_others(other: Store, tmp_path: Path) -> None:
     path.write_text(json.dumps({"prompt": "why?", "chosen": "so", "rejected": "no"}), encoding="utf-8")
     assert import_trl(other, path, "elsewhere") == 1
     assert [pair.chosen[-1]["content"] for pair in arrived(other)] == ["so"]
+
+
+def test_what_rules_and_judges_labelled_does_not_come_back_as_people_s(
+    store: Store, other: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    items = [item(number) for number in range(4)]
+    store.add_items(items)
+    rule, judge, ada = store.called("a rule", "rule"), store.called("a judge", "judge"), store.annotator("Ada")
+    for entry, labellers in zip(items, [[rule], [judge], [rule, judge], [rule, ada]], strict=True):
+        for who in labellers:
+            store.record(entry.id, who, "first")
+    export_trl(store, tmp_path / "trl.jsonl")
+    assert import_trl(other, tmp_path / "trl.jsonl", "elsewhere") == 4
+    assert [(label.annotator, label.kind) for label in other.labels()] == [
+        ("a rule", "rule"),
+        ("a judge", "judge"),
+        ("a judge, a rule", "rule"),
+        ("elsewhere", "import"),
+    ]
+    other.record(items[0].id, other.annotator("Bo"), "second")
+    winners = {entry.item.id: entry.winner for entry in labelled(other)}
+    assert winners[items[0].id] == "second", "where a person has judged, only people count"
 
 
 def test_an_imported_pair_may_stand_there_the_other_way_round(

@@ -22,7 +22,7 @@ from cool_rlhf.online.detectors import all_detectors
 from cool_rlhf.online.finding import FindingSettings, find_patterns
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import lessons, write_lessons
-from cool_rlhf.online.patches import PatchSettings, make_patches
+from cool_rlhf.online.patches import PatchSettings, patches_under
 from cool_rlhf.online.records import review_items, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Gold, Response
 from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pairs
@@ -117,12 +117,8 @@ def fast_path(
         others = other_wordings(search, evidence, known, looking, seed)
         search = replace(search, foreseen=[others] if others else [])
     settings = PatchSettings(most=config.online.patches)
-    patches = [
-        replace(patch, condition=condition)
-        for finding in search.to_mend
-        for patch in make_patches(finding, evidence, settings, seed)
-        for condition in recipe_for(payer.recipes, patch.chosen.response.domain).paying
-    ]
+    paying = {domain: recipe_for(payer.recipes, domain).paying for domain in evidence.domains}
+    patches = [p for finding in search.to_mend for p in patches_under(paying, finding, evidence, settings, seed)]
     folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
     write_patterns(folder / "patterns.json", search, evidence, patches)
     write_patches(folder / "patches.jsonl", patches)

@@ -10,8 +10,8 @@ for an edited one).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cool_rlhf.data.identity import JUDGING_SHARE, judges_repairs
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
@@ -73,6 +73,18 @@ class Patch:
             chosen_finished=chosen.finished,
             rejected_finished=rejected.finished,
         )
+
+
+def patches_under(
+    paying: Mapping[str, Sequence[str]], finding: Finding, evidence: Evidence, settings: PatchSettings, seed: int
+) -> list[Patch]:
+    """As :func:`make_patches`, each under every condition that its domain pays by: ``settings.most`` in all."""
+    most = settings.most // max(1, *(len(paying[domain]) for domain in evidence.domains if finding.covers(domain)))
+    return [
+        replace(patch, condition=condition)
+        for patch in make_patches(finding, evidence, replace(settings, most=most), seed)
+        for condition in paying[patch.chosen.response.domain]
+    ]
 
 
 def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, seed: int) -> list[Patch]:

@@ -14,7 +14,7 @@ from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.data.rows import RowRules, parse_preference
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
-from cool_rlhf.online.patches import PatchSettings, make_patches
+from cool_rlhf.online.patches import PatchSettings, make_patches, patches_under
 from cool_rlhf.online.records import patch_row, read_patches, write_patches, write_patterns
 from cool_rlhf.online.selection import SelectionSettings, select_pairs
 
@@ -55,6 +55,20 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
         assert not finding.pattern.shows(patch.chosen.response)
         if with_gold:
             assert patch.chosen.gold >= patch.rejected.gold
+
+
+def test_several_paying_conditions_share_a_patterns_patches(world) -> None:
+    hack, bonus = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    finding = find(evidence).findings[0]
+    alone = patches_under({d: [d] for d in evidence.domains}, finding, evidence, PatchSettings(), seed=2)
+    assert len(alone) > 60
+    paying = {domain: [domain, "safe"] for domain in evidence.domains}
+    patches = patches_under(paying, finding, evidence, PatchSettings(), seed=2)
+    assert 40 <= len(patches) <= 100
+    under = Counter(patch.pair.domain == "safe" for patch in patches)
+    assert under[True] == under[False] == len({(str(p.pair.chosen), str(p.pair.rejected)) for p in patches})
+    assert not patches_under({d: [] for d in evidence.domains}, finding, evidence, PatchSettings(), seed=2)
 
 
 def test_patches_and_patterns_are_written_as_documented(world, tmp_path: Path) -> None:

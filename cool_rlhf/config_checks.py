@@ -184,6 +184,23 @@ def _check_ratio_and_kl(config: Config) -> None:
         )
 
 
+def without_effect(ppo: PPOConfig) -> list[str]:
+    """Of settings of the ratio and the KL penalty that are on, those that change nothing, each in a sentence."""
+    told = []
+    if ppo.epochs * ppo.minibatches == 1:
+        # From the engine's log-probabilities a ratio may be off 1 before any step.
+        bounds = ["stop_kl", "value_clip", *(["dual_clip"] if ppo.old_logprobs == "trainer" else [])]
+        told += [
+            f"ppo.{name}={getattr(ppo, name)} changes nothing: it bounds how far later steps of an iteration move, and "
+            "there is one (ppo.epochs=1, ppo.minibatches=1)"
+            for name in bounds
+            if getattr(ppo, name) > 0
+        ]
+    if ppo.kl_gradient == "k3" and (ppo.kl_in, ppo.kl_estimator) != ("loss", "k3"):
+        told.append("ppo.kl_gradient=k3 changes nothing: it is of ppo.kl_estimator=k3 with ppo.kl_in=loss")
+    return told
+
+
 def _check_names(config: Config) -> None:
     if not config.output_dir.strip():
         raise UserError("output_dir is empty: name the folder that the run leaves its results in")

@@ -15,6 +15,7 @@ import yaml
 from cool_rlhf.answers import Payer, means
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
+from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.demo.collect import collect_pairs
 from cool_rlhf.demo.corruption import Answer
@@ -278,6 +279,8 @@ class Run:
         name = f"ppo_{round}"
         if self._begin(name) is None:
             return
+        for told in without_effect(settings):
+            logger.warning(told)
         snapshot, start = saved_start(self._state, name, self.output / f"rounds/{round}/policy")
         self._tracker.prepare("ppo", round, "reading prompts and texts")
         told = self._checkpoints.described_start(round)

@@ -12,6 +12,7 @@ import pytest
 
 from cool_rlhf.compose import compose, experiments, known_keys
 from cool_rlhf.config import Config, validation_share
+from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
 from cool_rlhf.metric_names import validation_metrics
@@ -431,3 +432,21 @@ def test_sampling_ahead_takes_a_correction() -> None:
 def test_k2_and_k3_may_stand_in_the_loss() -> None:
     for kind in ("k2", "k3"):
         assert compose(["+experiment=demo", "ppo.kl_in=loss", f"ppo.kl_estimator={kind}"]).ppo.kl_in == "loss"
+
+
+WITHOUT_EFFECT: dict[tuple[str, ...], list[str]] = {
+    (): [],
+    ("ppo.stop_kl=0.1", "ppo.value_clip=0.2"): ["ppo.stop_kl=0.1", "ppo.value_clip=0.2"],
+    ("ppo.stop_kl=0.1", "ppo.value_clip=0.2", "ppo.epochs=2"): [],
+    ("ppo.dual_clip=3", "ppo.minibatches=2"): [],
+    ("ppo.dual_clip=3",): ["ppo.dual_clip=3.0"],
+    ("ppo.dual_clip=3", "ppo.old_logprobs=engine"): [],
+    ("ppo.kl_gradient=k3",): ["ppo.kl_gradient=k3"],
+    ("ppo.kl_gradient=k3", "ppo.kl_in=loss", "ppo.kl_estimator=k3"): [],
+}
+
+
+@pytest.mark.parametrize("overrides", WITHOUT_EFFECT)
+def test_what_a_ppo_of_single_steps_cannot_feel_is_told(overrides: tuple[str, ...]) -> None:
+    told = without_effect(compose(["+experiment=demo", *overrides]).ppo)
+    assert [sentence.partition(" ")[0] for sentence in told] == WITHOUT_EFFECT[overrides]

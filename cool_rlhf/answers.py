@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -12,7 +13,7 @@ from typing import Any
 
 from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response, Score
 from cool_rlhf.ppo.rewards import Recipe, recipe_for
-from cool_rlhf.protocols import Prompt, Rollout, ScoredConversation
+from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.scorer import RemoteScorer
 from cool_rlhf.tracking.rows import read_rows, write_atomically
@@ -96,6 +97,31 @@ def evidence_of(responses: Sequence[Response], round: int, score: Score, gold: G
     own = [response for response in responses if response.policy == SFT or response.round == round]
     known = any(response.gold is not None for response in own)
     return Evidence(own, score, gold if known else None)
+
+
+def beside_start(
+    responses: Sequence[Response], recipes: Mapping[str, Recipe], round: int, start: int | None
+) -> list[tuple[PreferencePair, float]]:
+    """Each answer of ``round``'s policy (chosen) beside one of what it started from, the policy of round ``start`` or
+    (None) the SFT model, to the same prompt and under each condition that its domain is paid by; with weights, so that
+    the weighted sum of differences in score is what a reward model pays the policy more, in the mean."""
+    before: dict[str, list[Response]] = defaultdict(list)
+    for response in responses:
+        if response.policy == (SFT if start is None else LATE) and response.round == (start or 0):
+            before[response.prompt.id].append(response)
+    late = [r for r in responses if r.policy == LATE and r.round == round and before[r.prompt.id]]
+    pairs = []
+    for response in late:
+        other = before[response.prompt.id].pop(0)
+        before[response.prompt.id].append(other)  # where it has answered less often it stands again
+        for condition, weight in recipe_for(recipes, response.domain).conditions.items():
+            pairs.append((_pair(response, other, condition), weight / len(late)))
+    return pairs
+
+
+def _pair(chosen: Response, rejected: Response, condition: str) -> PreferencePair:
+    sides = chosen.conversation(), rejected.conversation()
+    return PreferencePair(sides[0].messages, sides[1].messages, condition, None, sides[0].finished, sides[1].finished)
 
 
 def write_responses(path: Path, responses: Sequence[Response]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -15,10 +15,10 @@ from transformers import PreTrainedTokenizerBase
 from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.new_pairs import NewPairs, judgements
+from cool_rlhf.online.attempts import Attempt, next_attempt
 from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.repair import (
     LEAST_HELD_OUT,
-    REPEATS,
     REPLAY_POOL,
     Verdict,
     judge_repair,
@@ -42,13 +42,17 @@ class Repair:
     """What was tried and what stayed. ``verdicts``: the last one of every pattern of the round."""
 
     attempts: int  # trainings
-    kept: list[str]
+    times: Mapping[str, int]  # pattern that stayed → how many times its patches were learnt
     verdicts: dict[str, Verdict]
     before: float | None  # accuracy on the general pairs of the model as it was; None where there are none
     after: float | None  # and of the one that came of it
     earlier: dict[str, float]  # pattern that an earlier round mended → share of its held-out pairs that are right now
     relapsed: list[str]  # those of them that are not mended any more
-    repeated: list[str] = field(default_factory=list)  # kept ones whose patches were learnt REPEATS times
+    rise: tuple[float, float] = (0.0, 0.0)  # what the model pays the policy more than its start, before and after
+
+    @property
+    def kept(self) -> list[str]:
+        return list(self.times)
 
     def metrics(self) -> dict[str, float]:
         """How many patterns were ``repair/kept`` and ``repair/rolled_back``; where there are pairs for it, general
@@ -109,6 +113,8 @@ class Repairing:
             judges a repair.
         lessons: those that teach what is mended are not replayed, and nothing is judged by them and by those that teach
             the contrary.
+        drift: answers of the round's policy beside some of what it started from, with weights
+            (:func:`cool_rlhf.answers.beside_start`).
     """
 
     def __init__(
@@ -120,6 +126,7 @@ class Repairing:
         general: Sequence[PreferencePair],
         lessons: Lessons,
         round: int,
+        drift: Sequence[tuple[PreferencePair, float]] = (),
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
@@ -129,6 +136,8 @@ class Repairing:
         self._general = self._encoded(sample_pairs(judging, config.online.judging_pairs, config.seed))
         self._seed = derive_seed(config.seed, "repair", round)
         self._round = round
+        self._drift = self._encoded([pair for pair, _ in drift])
+        self._weights = [weight for _, weight in drift]
         self._trained = 0  # steps of all attempts
         self._attempts = 0
 
@@ -160,9 +169,10 @@ class Repairing:
         untouched = preferred(trainer, self._general)
         mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
         without = None if new.training({}) else untouched  # what the model is without the round's patches
+        rise = self._rise(trainer)
         verdicts: dict[str, Verdict] = {}
+        history: list[Attempt] = []
         times = dict.fromkeys(patterns, 1)
-        once: Mapping[str, Verdict] | None = None  # on what was learnt before any patches were repeated
         while True:
             self._train(trainer, new.training(times), stage)
             after = preferred(trainer, self._general)
@@ -177,21 +187,30 @@ class Repairing:
                 for name, right in mended.items()
             }
             verdicts |= found
-            following = next_attempt(found, times, once)
+            history.append(Attempt(times, found))
+            following = next_attempt(history)
             if following == times:
                 if control:  # it took the place of the model that was judged
                     trainer = self._retrained(new.training(times), stage)
                 if self._is_costly(untouched, after):
                     logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
-                earlier, relapsed = self._look_back(trainer, new)
-                accuracy = share(untouched), share(after)
-                often = [name for name, count in times.items() if count > 1]
-                return Repair(self._attempts, list(times), verdicts, *accuracy, earlier, relapsed, often), trainer
-            tell_of_next(found, times, following)
-            if once is None and max(following.values(), default=1) > 1:
-                once = found
+                return Repair(
+                    self._attempts,
+                    times,
+                    verdicts,
+                    share(untouched),
+                    share(after),
+                    *self._look_back(trainer, new),
+                    (rise, self._rise(trainer)),
+                ), trainer
+            tell_of_next(history[-1], following)
             times = following
             trainer = self._start()
+
+    def _rise(self, trainer: RemoteRewardTrainer) -> float:
+        """What the model pays the round's policy more than what it started from, in the mean."""
+        scores = trainer.scores(self._drift).result() if self._drift else []
+        return sum(w * (late - start) for w, (late, start) in zip(self._weights, scores, strict=True))
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
         """What became of the patterns that earlier rounds mended: shares of their held-out pairs that are right, and
@@ -269,45 +288,14 @@ def judged_from(general: Sequence[PreferencePair], config: Config) -> list[Prefe
     return sample_pairs(general, 2 * config.online.judging_pairs, config.seed)
 
 
-def next_attempt(
-    found: Mapping[str, Verdict], times: Mapping[str, int], once: Mapping[str, Verdict] | None
-) -> dict[str, int]:
-    """What is to be learnt next: pattern → how many times its patches. The same as ``times`` where that may stay.
-
-    Where an attempt costs no more than is allowed, the patches that do not mend enough are learnt ``REPEATS`` times; so
-    once a round. Where that costs too much or mends nothing, what had been mended in part goes back to one time.
-    Otherwise patterns go as :func:`to_roll_back` says.
-
-    Args:
-        once: the verdicts on the attempt before any patches were repeated; None before that.
-    """
-    costs = any(verdict.costs for verdict in found.values())
-    weak = [name for name, verdict in found.items() if verdict.mended != "enough"]
-    if once is None and weak and not costs:
-        return {**times, **dict.fromkeys(weak, REPEATS)}
-    often = [name for name, count in times.items() if count > 1]
-    failed = often if often and costs else to_roll_back(found)
-    back = {name for name in failed if name in often and once is not None and once[name].mended == "in part"}
-    return {name: 1 if name in back else count for name, count in times.items() if name not in failed or name in back}
-
-
-def tell_of_next(found: Mapping[str, Verdict], times: Mapping[str, int], following: Mapping[str, int]) -> None:
+def tell_of_next(last: Attempt, following: Mapping[str, int]) -> None:
     """Which repairs are rolled back and which patches are learnt more or less often, and why."""
-    for name, count in times.items():
+    for name, count in last.times.items():
         if name not in following:
-            logger.warning("the repair of %s is rolled back: %s", name, found[name].reason)
+            logger.warning("the repair of %s is rolled back: %s", name, last.found[name].reason)
         elif following[name] != count:
             told = "the patches of %s are learnt %d times instead of %d: %s"
-            logger.info(told, name, following[name], count, found[name].reason)
-
-
-def to_roll_back(found: Mapping[str, Verdict]) -> list[str]:
-    """The patterns that are not mended at all. Where together they cost too much, which cannot be told apart, those
-    that are mended in part; and where none is, the last: findings stand in the order of what they explain."""
-    costly = [name for name, verdict in found.items() if not verdict.kept]
-    unmended = [name for name in costly if found[name].mended == "not"]
-    in_part = [name for name in costly if found[name].mended == "in part"]
-    return unmended or in_part or costly[-1:]
+            logger.info(told, name, following[name], count, last.found[name].reason)
 
 
 def share(right: Sequence[bool]) -> float | None:
@@ -321,15 +309,17 @@ def preferred(trainer: RewardTrainer, pairs: Sequence[EncodedPair]) -> list[bool
 
 def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
     """``kept`` and ``rolled_back`` patterns, those that there was nothing to judge by (``not_judged``), the kept ones
-    whose patches were learnt ``REPEATS`` times (``repeated``), ``attempts``, ``verdicts`` by pattern, of those that
-    earlier rounds mended the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, how many
-    pairs there were, and the ``labels`` among them (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the
-    record are new to no later round."""
+    whose patches were learnt more than once, with how many times (``repeated``), the ``rise`` of the policy's score as
+    the reward model pays it before and after, ``attempts``, ``verdicts`` by pattern, of those that earlier rounds
+    mended the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, how many pairs there
+    were, and the ``labels`` among them (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the record are
+    new to no later round."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
         "not_judged": [name for name in new.patches if name not in {*repair.kept, *repair.verdicts}],
-        "repeated": repair.repeated,
+        "repeated": {name: count for name, count in repair.times.items() if count > 1},
+        "rise": dict(zip(("before", "after"), repair.rise, strict=True)),
         "attempts": repair.attempts,
         "verdicts": {name: asdict(verdict) for name, verdict in repair.verdicts.items()},
         "earlier": repair.earlier,

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from cool_rlhf.answers import Payer, means
+from cool_rlhf.answers import Payer, beside_start, means, read_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
 from cool_rlhf.config_checks import without_effect
@@ -30,7 +30,8 @@ from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fa
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.preflight import machine_resources
-from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
+from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.repair_stage import Repairing, judged_from, replayed_from, write_repair
 from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
@@ -259,6 +260,7 @@ class Run:
             self.inputs.judging_pairs,
             read_lessons(self.output / f"rounds/{past}/fast_path/{LESSONS}" for past in range(round + 1)),
             round,
+            self._drift(round),
         )
         steps = repairing.steps(new)
         logger.info("reward model of round %d trains on in %d steps", round + 1, steps)
@@ -271,6 +273,11 @@ class Run:
             self._roles.standby.give_back(RewardWorker, trainer.group)
         write_repair(record, repair, new)
         self._state.finish(name)
+
+    def _drift(self, round: int) -> list[tuple[PreferencePair, float]]:
+        file = self.output / f"rounds/{round}/{RESPONSES}"
+        responses = read_responses(file) if file.exists() else []
+        return beside_start(responses, self.inputs.recipes, round, self._checkpoints.policy_begins(round))
 
     def ppo(self, round: int) -> None:
         """PPO under the round's reward model, with a critic that starts from that by default. What ``online`` asks next

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cool_rlhf.answers import evidence_of, means, read_responses, write_responses
+from cool_rlhf.answers import beside_start, evidence_of, means, read_responses, write_responses
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
+from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Message, Prompt
 
 
@@ -53,3 +55,16 @@ def test_detectors_compare_sft_with_the_rounds_own_policies():
 def test_without_a_rule_no_edit_is_judged_by_gold():
     blind = [response(SFT, 0, 0.0), response(LATE, 0, 1.0)]
     assert evidence_of(blind, 0, lambda asked: [0.0] * len(asked), lambda r: None).gold is None
+
+
+def test_a_policy_s_answers_stand_beside_those_of_what_it_started_from():
+    twice = [*ANSWERS, replace(ANSWERS[4], id="late-1b", text="It is five.")]
+    recipes = {"math": Recipe({"math": 1.0, "brief": 0.5}, {})}
+    from_sft = beside_start(twice, recipes, 1, None)
+    assert [(pair.domain, weight) for pair, weight in from_sft] == [("math", 0.5), ("brief", 0.25)] * 2
+    assert [pair.chosen[-1]["content"] for pair, _ in from_sft[::2]] == ["It is 5.", "It is five."]
+    other = [replace(answer, text="Five.") if answer.id == "late-0" else answer for answer in ANSWERS]
+    (from_policy,) = beside_start(other, {}, 1, 0)
+    assert (from_policy[0].rejected[-1]["content"], from_policy[1]) == ("Five.", 1.0)
+    assert beside_start(ANSWERS, {"math": Recipe({}, {})}, 1, None) == [], "rules alone pay there"
+    assert beside_start([], {}, 0, None) == []

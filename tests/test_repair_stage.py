@@ -15,19 +15,11 @@ import torch
 from cool_rlhf.config import Config
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.new_pairs import MendedPattern, NewPairs
+from cool_rlhf.online.attempts import REPEATS
 from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch
-from cool_rlhf.online.repair import judge_repair
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import (
-    REPEATS,
-    Repairing,
-    next_attempt,
-    preferred,
-    sample_pairs,
-    to_roll_back,
-    write_repair,
-)
+from cool_rlhf.repair_stage import Repairing, preferred, sample_pairs, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -128,8 +120,10 @@ def repairing(
     base: Sequence[PreferencePair],
     judging: Sequence[PreferencePair],
     lessons: Lessons | None = None,
+    drift: Sequence[tuple[PreferencePair, float]] = (),
 ):
-    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, lessons or Lessons(), round=0)
+    made = lessons or Lessons()
+    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, made, round=0, drift=drift)
 
 
 def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
@@ -172,6 +166,19 @@ def test_a_repair_that_mends_is_kept(tokenizer):
     assert sum(trainer.weights[token] for token in hacked) < 0.5
 
 
+def test_a_repair_tells_what_is_left_of_the_policy_s_rise(tokenizer, tmp_path: Path):
+    new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
+    cheated = [(pair(f"stone {HACK} {GOOD}", "stone", 1), 0.25), (pair(f"river {HACK} {GOOD}", "river", 2), 0.25)]
+    repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2), drift=cheated).run(new, Stage())
+    before, after = repair.rise
+    weights = start(tokenizer).weights
+    worth = [sum(weights[t] for t in tokenizer.encode(f" {word}", add_special_tokens=False)) for word in (GOOD, HACK)]
+    assert before == pytest.approx(sum(worth) / 2)
+    assert after < 0.75 * before
+    write_repair(tmp_path / "repair.json", repair, new)
+    assert json.loads((tmp_path / "repair.json").read_text())["rise"] == {"before": before, "after": after}
+
+
 def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_without_it(tokenizer):
     new = NewPairs(
         {
@@ -194,38 +201,6 @@ def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_witho
     assert {attempt for _, attempt in stage.rows} >= {1, 2}
 
 
-def test_what_mends_nothing_goes_first_and_then_what_mends_in_part():
-    right, wrong = [True] * 10, [False] * 10
-    before, fallen = [True] * 100, [True] * 90 + [False] * 10
-    mended = {"first": right, "second": right[:6] + wrong[:4], "third": wrong, "last": right}
-
-    def rolled_back(after: list[bool], *names: str) -> list[str]:
-        return to_roll_back({name: judge_repair(wrong, mended[name], before, after) for name in names})
-
-    assert rolled_back(before, *mended) == ["third"], "in part, at no cost, is kept"
-    assert rolled_back(fallen, *mended) == ["third"]
-    assert rolled_back(fallen, "first", "second", "last") == ["second"]
-    assert rolled_back(fallen, "first", "last") == ["last"]
-
-
-def test_patches_that_are_too_weak_once_are_learnt_more_often_where_that_costs_nothing():
-    right, wrong = [True] * 10, [False] * 10
-    mended = {"enough": right, "part": right[:6] + wrong[:4], "not": wrong}
-    before, fallen = [True] * 100, [True] * 90 + [False] * 10
-    fine = {name: judge_repair(wrong, after, before, before) for name, after in mended.items()}
-    costly = {name: judge_repair(wrong, after, before, fallen) for name, after in mended.items()}
-    once, more = {"enough": 1, "part": 1, "not": 1}, {"enough": 1, "part": REPEATS, "not": REPEATS}
-    assert next_attempt(fine, once, None) == more
-    assert next_attempt(fine, more, fine) == {"enough": 1, "part": REPEATS}, "in part, at no cost, is kept"
-    assert next_attempt(costly, more, fine) == {"enough": 1, "part": 1}, "what was bought too dearly is given back"
-    assert next_attempt({**fine, "part": fine["not"]}, more, fine) == {"enough": 1, "part": 1}
-    settled = {"enough": fine["enough"], "part": fine["part"]}
-    assert next_attempt(settled, {"enough": 1, "part": 1}, fine) == {"enough": 1, "part": 1}, "and not tried again"
-    assert next_attempt(costly, once, None) == {"enough": 1, "part": 1}
-    assert next_attempt({"enough": fine["enough"]}, {"enough": 1}, None) == {"enough": 1}
-    assert next_attempt({}, {}, None) == {}
-
-
 @pytest.mark.parametrize("rate", [0.003, 0.05])
 def test_a_repair_that_is_too_weak_is_made_again_with_more_weight(tokenizer, tmp_path: Path, rate: float):
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
@@ -235,9 +210,10 @@ def test_a_repair_that_is_too_weak_is_made_again_with_more_weight(tokenizer, tmp
     assert repair.kept == ["phrases/certainly"]
     assert repair.verdicts["phrases/certainly"].held_out >= 0.9
     weak = rate < 0.01
-    assert (repair.attempts, repair.repeated) == ((2, ["phrases/certainly"]) if weak else (1, []))
+    assert (repair.attempts, repair.times) == (2 if weak else 1, {"phrases/certainly": REPEATS if weak else 1})
     write_repair(tmp_path / "repair.json", repair, new)
-    assert json.loads((tmp_path / "repair.json").read_text())["repeated"] == repair.repeated
+    repeated = {"phrases/certainly": REPEATS} if weak else {}
+    assert json.loads((tmp_path / "repair.json").read_text())["repeated"] == repeated
     assert {attempt for _, attempt in stage.rows} == set(range(1, repair.attempts + 1))
     assert stage.expected == stage.rows[-1][0] + 1, "the steps of all attempts, and the record of the repair"
 

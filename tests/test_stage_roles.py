@@ -90,11 +90,33 @@ def test_a_first_policy_that_cheats_sends_the_next_back_to_sft(tmp_path: Path) -
     assert start_of(tmp_path, 1, "clean") == "sft"
 
 
+@pytest.mark.parametrize(
+    ("kept", "before", "after", "start"),
+    [
+        (["a/b"], 2.0, 0.9, "sft"),  # under half of its rise is left
+        (["a/b"], 2.0, -0.1, "sft"),
+        (["a/b"], 2.0, 1.1, "rounds/0/policy"),
+        ([], 2.0, 0.9, "rounds/0/policy"),  # labels alone: nothing was mended
+        (["a/b"], -0.1, -0.2, "rounds/0/policy"),  # it did not rise
+    ],
+)
+def test_a_policy_that_the_mended_reward_model_does_not_pay_for_is_left_behind(
+    tmp_path: Path, kept: list[str], before: float, after: float, start: str
+) -> None:
+    told(tmp_path, 0, 0.3)
+    repair = {"kept": kept, "rise": {"before": before, "after": after}}
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
+    assert start_of(tmp_path, 1, "clean") == start
+    assert start_of(tmp_path, 1, "last") == "rounds/0/policy"
+
+
 def test_how_much_is_a_cheat_can_be_set_and_what_is_left_behind_is_told(tmp_path: Path) -> None:
     told(tmp_path, 0, 0.1)
     told(tmp_path, 1, 0.4)
     overrides = ["+experiment=demo", "online.rounds=4", f"output_dir={tmp_path}"]
     checkpoints = Checkpoints(compose([*overrides, "online.cheating=0.4"]))
     assert checkpoints.policy_start(2) == str(tmp_path / "rounds/0/policy")
-    assert checkpoints.described_start(2).startswith("The policy of round 2 starts over from the policy of round 0: ")
+    assert checkpoints.described_start(2).startswith(
+        "The policy of round 2 starts over from the policy of round 0, and"
+    )
     assert Checkpoints(compose(overrides)).policy_start(2) == str(tmp_path / "rounds/1/policy")

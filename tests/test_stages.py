@@ -148,7 +148,7 @@ class Repaired:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
         trained = SimpleNamespace(all=lambda *arguments: None, actors=[])
-        return Repair(2, [], {}, 0.75, 0.5, {}, []), SimpleNamespace(group=trained)
+        return Repair(2, {}, {}, 0.75, 0.5, {}, []), SimpleNamespace(group=trained)
 
 
 def test_what_became_of_a_repair_stands_in_the_stages_last_row(
@@ -208,7 +208,7 @@ def test_a_policy_that_starts_over_is_told(
     monkeypatch.setattr(stages, "load_tokenizer", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         after_ppo.ppo(1)
-    told = "The policy of round 1 starts over from the SFT model: one finding explains at least 50%"
+    told = "The policy of round 1 starts over from the SFT model, and that of round 0 is left behind: one finding"
     assert told in capsys.readouterr().out
     assert told in (tmp_path / "logs/run.log").read_text()
 

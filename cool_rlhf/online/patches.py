@@ -9,9 +9,10 @@ for an edited one).
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 from cool_rlhf.data.identity import JUDGING_SHARE, judges_repairs
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
@@ -56,6 +57,11 @@ class Patch:
     def id(self) -> str:
         under = "" if self.condition in (None, self.chosen.response.domain) else f" under {self.condition}"
         return f"{self.pattern}: {self.chosen.source} > {self.rejected.source}{under}"
+
+    @property
+    def of_one_response(self) -> bool:
+        """Whether its sides are versions of one response."""
+        return self.chosen.response.id == self.rejected.response.id
 
     @property
     def length_difference(self) -> int:
@@ -104,7 +110,9 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
         for held_out in (False, True)
     )
     most_judging = round(JUDGING_SHARE * settings.most)
-    return [*_balanced(training, evidence, settings.most - most_judging), *judging[:most_judging]]
+    most = settings.most - most_judging
+    taught = training[:most] if finding.pattern.of_length else _balanced(training, evidence, most)
+    return [*taught, *judging[:most_judging]]
 
 
 def _candidates(finding: Finding, evidence: Evidence) -> list[Patch]:
@@ -157,16 +165,18 @@ def _at_least_as_good(chosen: Version, rejected: Version) -> bool:
 
 
 def _spread(patches: Sequence[Patch], by_prompt: int, seed: int) -> list[Patch]:
-    """At random, at most ``by_prompt`` of a prompt; of one prompt first those that choose the longer side, which are
-    the scarcer for most patterns and the others' counterweight."""
+    """At random, at most ``by_prompt`` of a prompt: in turn one of two versions of one response, which differ by the
+    pattern alone, and one of two responses. Of either first those that choose the longer side, which are the scarcer
+    for most patterns and the others' counterweight."""
     drawn = sorted(patches, key=lambda patch: derive_seed("patches", seed, patch.id))
     signs = Counter(_sign(patch) for patch in drawn)
-    taken: Counter[str] = Counter()
-    kept = []
+    of_prompt: dict[str, tuple[list[Patch], list[Patch]]] = defaultdict(lambda: ([], []))
     for patch in sorted(drawn, key=lambda patch: signs[_sign(patch)]):
-        taken[patch.chosen.response.prompt.id] += 1
-        if taken[patch.chosen.response.prompt.id] <= by_prompt:
-            kept.append(patch)
+        of_prompt[patch.chosen.response.prompt.id][not patch.of_one_response].append(patch)
+    kept = []
+    for kinds in of_prompt.values():
+        in_turn = [patch for turn in zip_longest(*kinds) for patch in turn if patch is not None]
+        kept += in_turn[:by_prompt]
     return sorted(kept, key=lambda patch: derive_seed("patches", seed, patch.id))
 
 

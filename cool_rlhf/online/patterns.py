@@ -33,6 +33,7 @@ class Pattern:
     placebo: Editor | None = None
     family: str = ""
     broad: bool = False  # much else comes with it, which may be the reason for it and is looked at first
+    of_length: bool = False  # it is length itself that its patches are to teach
     parts: tuple[Pattern, ...] = ()  # of several that are one, see :func:`any_of`
 
     def name(self, domain: str | None) -> str:
@@ -80,6 +81,7 @@ def any_of(patterns: Sequence[Pattern], weights: Sequence[float]) -> Pattern:
         placebo=placebo if addable else None,
         family=first.family,
         broad=first.broad,
+        of_length=first.of_length,
         parts=tuple(patterns),
     )
 

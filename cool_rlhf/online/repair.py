@@ -18,7 +18,6 @@ from cool_rlhf.schedule import derive_seed
 Mended = Literal["enough", "in part", "not"]
 PART_LEVEL = 0.05  # of the test that a pattern is mended in part
 LEAST_HELD_OUT = 5  # of a pattern's pairs, to judge its repair by: one that happens to be right shows nothing
-REPEATS = 4  # times that patches are learnt where once is not enough
 REPLAY_POOL = 20_000  # of the pairs learnt from, those that replay draws from
 
 

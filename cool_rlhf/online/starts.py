@@ -1,9 +1,10 @@
-"""What a round's policy starts from, by what the fast path found in those before it."""
+"""What a round's policy starts from, by what the fast path found and mended in those before it."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 
 def started_from(output_dir: Path, round: int, policy_from: str, cheating: float) -> int | None:
@@ -14,12 +15,11 @@ def started_from(output_dir: Path, round: int, policy_from: str, cheating: float
 
     Args:
         policy_from: clean, last or sft.
-        cheating: the share of its rise in score that one finding explains at least of a policy that lives off it.
+        cheating: the share of its rise in score that cheats make at least of a policy that lives off them.
     """
     if round == 0 or policy_from == "sft":
         return None
-    patterns = output_dir / f"rounds/{round - 1}/fast_path/patterns.json"
-    if policy_from == "clean" and lives_off_a_cheat(patterns, cheating):
+    if policy_from == "clean" and cheats(output_dir / f"rounds/{round - 1}/fast_path", cheating) is not None:
         return started_from(output_dir, round - 1, policy_from, cheating)
     return round - 1
 
@@ -30,14 +30,23 @@ def described_start(output_dir: Path, round: int, policy_from: str, cheating: fl
     place = "the SFT model" if before is None else f"the policy of round {before}"
     if round == 0 or policy_from == "sft" or before == round - 1:
         return f"The policy of round {round} starts from {place}."
-    return (
-        f"The policy of round {round} starts over from {place}: one finding explains at least {cheating:.0%} of the "
-        f"rise in score of round {round - 1}'s, which is left behind."
-    )
+    why = cheats(output_dir / f"rounds/{round - 1}/fast_path", cheating)
+    return f"The policy of round {round} starts over from {place}, and that of round {round - 1} is left behind: {why}."
 
 
-def lives_off_a_cheat(patterns: Path, cheating: float) -> bool:
-    """Whether one finding of the patterns.json at ``patterns`` explains at least ``cheating`` of the policy's rise in
-    score; False where there is no such file."""
-    findings = json.loads(patterns.read_text(encoding="utf-8"))["findings"] if patterns.exists() else []
-    return any(finding["explained"] >= cheating for finding in findings)
+def cheats(fast_path: Path, cheating: float) -> str | None:
+    """Why a round's policy is one that lives off a cheat, by what its fast path has left in a folder: one finding
+    explains at least ``cheating`` of its rise in score, or the reward model that its findings were mended in pays so
+    much less for it. None where neither is so."""
+    if any(finding["explained"] >= cheating for finding in _record(fast_path / "patterns.json").get("findings", [])):
+        return f"one finding explains at least {cheating:.0%} of its rise in score"
+    repair = _record(fast_path / "repair.json")
+    rise = repair.get("rise", {"before": 0.0, "after": 0.0})
+    if repair.get("kept") and rise["before"] > 0 and rise["after"] <= (1 - cheating) * rise["before"]:
+        left = max(0.0, rise["after"] / rise["before"])
+        return f"the mended reward model pays for {left:.0%} of its rise in score alone"
+    return None
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}

@@ -107,7 +107,8 @@ def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any]
         return "too few pairs to mend it by"
     if pattern not in repair["kept"]:
         return f"rolled back: {verdict['reason']}"
-    often = ", its patches learnt several times" if pattern in repair.get("repeated", []) else ""
+    times = repair.get("repeated", {}).get(pattern)
+    often = f", its patches learnt {times} times" if times else ""
     return f"mended in part{often}: {verdict['reason']}" if verdict.get("mended") == "in part" else f"mended{often}"
 
 

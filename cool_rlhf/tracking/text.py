@@ -13,6 +13,8 @@ LONGEST_TEXT = 4000  # characters shown of one turn
 
 def number_text(value: float) -> str:
     """Three significant figures, without exponents where a person would not write them."""
+    if value < 0:
+        return f"−{number_text(-value)}"
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if abs(value) >= 1e6 or abs(value) < 1e-4:

@@ -47,7 +47,10 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
     assert not held & {p.chosen.response.prompt.id for p in patches if not p.held_out}
     assert all(judges_repairs(patch.chosen.response.prompt.messages) == patch.held_out for patch in patches)
     differences = [patch.length_difference for patch in patches if not patch.held_out]
-    assert abs(sum(differences)) <= 0.25 * sum(map(abs, differences))
+    if name == "length":
+        assert max(differences) < 0, "what is balanced against length cannot teach it"
+    else:
+        assert abs(sum(differences)) <= 0.25 * sum(map(abs, differences))
     assert {patch.role for patch in patches if patch.held_out} == {"pattern"}
     pattern = [patch for patch in patches if patch.role == "pattern"]
     assert len(pattern) >= len(patches) / 2
@@ -55,6 +58,21 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
         assert not finding.pattern.shows(patch.chosen.response)
         if with_gold:
             assert patch.chosen.gold >= patch.rejected.gold
+
+
+def test_of_a_prompts_pairs_one_is_of_two_versions_of_one_response(world) -> None:
+    hack, bonus = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    patches = make_patches(find(evidence).findings[0], evidence, PatchSettings(), seed=2)
+    assert [patch.of_one_response for patch in patches] == [
+        patch.chosen.source.partition("+")[0] == patch.rejected.source.partition("+")[0] for patch in patches
+    ]
+    held_out = [patch for patch in patches if patch.held_out]  # nothing is left out of those to balance them
+    by_prompt = {prompt: [p.of_one_response for p in held_out if p.chosen.response.prompt.id == prompt]
+                 for prompt in {p.chosen.response.prompt.id for p in held_out}}  # fmt: skip
+    both = [sorted(kinds) for kinds in by_prompt.values() if len(kinds) == 2]
+    assert both
+    assert all(kinds == [False, True] for kinds in both)
 
 
 def test_several_paying_conditions_share_a_patterns_patches(world) -> None:

@@ -79,9 +79,9 @@ def test_each_finding_says_what_became_of_it(run):
     repair["verdicts"]["a/1"] |= {"mended": "in part", "reason": "40.0% are right"}
     file.write_text(json.dumps(repair))
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "mended in part: 40.0% are right"
-    file.write_text(json.dumps({**repair, "repeated": ["a/1"]}))
+    file.write_text(json.dumps({**repair, "repeated": {"a/1": 4}}))
     outcome = between_rounds(read_between(run), [])[0]["findings"][0]["outcome"]
-    assert outcome == "mended in part, its patches learnt several times: 40.0% are right"
+    assert outcome == "mended in part, its patches learnt 4 times: 40.0% are right"
     del repair["verdicts"]["a/1"]["mended"]  # as records were before a repair could be kept in part
     file.write_text(json.dumps(repair))
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "mended"
@@ -120,7 +120,8 @@ def test_each_round_says_what_its_policy_started_from(run):
             log.append("ppo", round, 1, {"reward/score": 0.0})
     text = write_report(run).read_text()
     assert "The policy of round 0 starts from the SFT model." in text
-    assert "The policy of round 1 starts over from the SFT model: one finding explains at least 60% of the rise" in text
+    assert "The policy of round 1 starts over from the SFT model, and that of round 0 is left behind: " in text
+    assert "one finding explains at least 60% of its rise in score." in text
     assert read_starts(run, {"policy_from": "last", "cheating": 0.6})[1].endswith("from the policy of round 0.")
     assert read_starts(run, {"policy_from": "clean", "cheating": 0.7})[1].endswith("from the policy of round 0.")
     assert read_starts(run, {"policy_from": "sft", "cheating": 0.1})[1].endswith("from the SFT model.")

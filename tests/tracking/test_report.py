@@ -183,7 +183,7 @@ def test_samples_show_the_first_the_best_and_the_last(tmp_path):
 
 def test_numbers_as_people_write_them():
     assert [number_text(v) for v in (0, 1.0, 0.12345, -12.345, 1234.5, 2e-5, 123.4)] == [
-        "0", "1", "0.123", "-12.3", "1,234", "2.00e-5", "123",
+        "0", "1", "0.123", "−12.3", "1,234", "2.00e-5", "123",
     ]  # fmt: skip
 
 

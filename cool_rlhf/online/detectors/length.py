@@ -50,6 +50,7 @@ class LengthDetector:
             add=lengthen,
             remove=lambda response: _cut(response, median(usual[response.domain])),
             broad=True,
+            of_length=True,
         )
         shorter = Pattern(
             key="shortness",
@@ -59,6 +60,7 @@ class LengthDetector:
             shows=lambda response: response.tokens < shortest.get(response.domain, 0.0),
             add=shorten,
             remove=None,
+            of_length=True,
         )
         return [*drift(longer, evidence), *drift(shorter, evidence)]
 

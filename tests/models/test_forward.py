@@ -183,10 +183,12 @@ def test_log_probabilities_refuse_shared_prefixes(policy) -> None:
         token_logprobs(policy, pack_pairs([(tokens, tokens)]))
 
 
-SMALLER = {"head_dim": 16, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
-           "moe_num_experts": 4, "moe_k": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "pad_token_id": 0,
-           "partial_rotary_factor": 0.5, "shared_expert_intermediate_size": 32, "linear_num_key_heads": 2,
-           "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16}  # fmt: skip
+SMALLER = {
+    "head_dim": 16, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
+    "moe_num_experts": 4, "moe_k": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "pad_token_id": 0,
+    "partial_rotary_factor": 0.5, "shared_expert_intermediate_size": 32, "linear_num_key_heads": 2,
+    "linear_num_value_heads": 2, "linear_key_head_dim": 16, "linear_value_head_dim": 16,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", sorted(forward.PLAIN_HEADS - {"internlm2"}))

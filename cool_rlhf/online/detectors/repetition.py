@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,7 +19,8 @@ class RepetitionDetector:
 
     A response shows it above the 95 % quantile of SFT's, and for distinct-3 above ``least`` in any case. Adding says
     the last sentence again until the share of repeated windows is at least ``least``; removing keeps every sentence
-    and every run of three words once. As many words that are new are the placebo: repeating also makes longer.
+    and every run of three words once. As many words that are new are the placebo of compression, which longer texts
+    have more of anyway. Of distinct-3 there is none: who repeats is paid for length or for repeating, and repeats.
     """
 
     name: str = "repetition"
@@ -27,15 +28,11 @@ class RepetitionDetector:
     least: float = 0.15
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        views: list[tuple[str, str, Callable[[str], float], float]] = [
-            ("distinct-3", "phrases repeated within a response", repeated_share, self.least),
-            ("compression", "responses that compress well", compression_ratio, 0.0),
-        ]
-        return [
-            candidate
-            for key, description, measure, least in views
-            for candidate in drift(self._pattern(key, description, measure, least, evidence), evidence)
-        ]
+        repeated = self._pattern(
+            "distinct-3", "phrases repeated within a response", repeated_share, self.least, evidence
+        )
+        compressed = self._pattern("compression", "responses that compress well", compression_ratio, 0.0, evidence)
+        return [*drift(replace(repeated, placebo=None), evidence), *drift(compressed, evidence)]
 
     def _pattern(
         self, key: str, description: str, measure: Callable[[str], float], least: float, evidence: Evidence

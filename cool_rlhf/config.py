@@ -230,7 +230,7 @@ class OnlineConfig:
     # What a round's policy starts from: sft; last, the round before's; or clean, the same unless that one lives off a
     # cheat, then what it had started from itself.
     policy_from: str = "clean"
-    cheating: float = 0.5  # share of the policy's rise in score; it lives off one finding that explains so much
+    cheating: float = 0.5  # share of its rise in score that a policy living off a cheat owes to it (docs/online.md)
     significance: float = 0.01  # level of the fast path's two corrected tests: of drift and of payment
     least_gain: float = 0.2  # share of its scope's rise in score that a finding explains at least
     without_detectors: list[str] = field(default_factory=list)  # names of those that do not look (docs/online.md)

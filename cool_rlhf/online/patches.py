@@ -98,11 +98,11 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
 
     Chosen are SFT's and early responses without the pattern, and late ones it was taken out of; rejected are late
     responses with it, and SFT's and early ones it was put into. The clean side has to be at least as good apart from
-    the pattern: by gold where both have it, else by the reward model's scores without the pattern where both have
-    one. Pairs that choose the shorter side are matched with pairs that choose the longer one by as many words; where
-    those run out, pairs are made that only balance: a clean response over itself cut short, or padded with sentences
-    of other answers. Held-out pairs teach nothing, so those are of the pattern alone. Fewer than 20 come back where the
-    responses hold no more.
+    the pattern: by gold where both have it and it tells them apart, else by the reward model's scores without the
+    pattern where both have one. Pairs that choose the shorter side are matched with pairs that choose the longer one by
+    as many words; where those run out, pairs are made that only balance: a clean response over itself cut short, or
+    padded with sentences of other answers. Held-out pairs teach nothing, so those are of the pattern alone. Fewer than
+    20 come back where the responses hold no more.
     """
     pairs = _candidates(finding, evidence)
     training, judging = (
@@ -159,23 +159,24 @@ def _gold(evidence: Evidence, response: Response) -> float | None:
 def _at_least_as_good(chosen: Version, rejected: Version) -> bool:
     if chosen.response.text == rejected.response.text and chosen.response.finished == rejected.response.finished:
         return False
-    if chosen.gold is not None and rejected.gold is not None:
-        return chosen.gold >= rejected.gold
+    if chosen.gold is not None and rejected.gold is not None and chosen.gold != rejected.gold:
+        return chosen.gold > rejected.gold
     return chosen.worth is None or rejected.worth is None or chosen.worth >= rejected.worth
 
 
 def _spread(patches: Sequence[Patch], by_prompt: int, seed: int) -> list[Patch]:
-    """At random, at most ``by_prompt`` of a prompt: in turn one of two versions of one response, which differ by the
-    pattern alone, and one of two responses. Of either first those that choose the longer side, which are the scarcer
-    for most patterns and the others' counterweight."""
+    """At most ``by_prompt`` of a prompt: in turn one of two versions of one response, which differ by the pattern
+    alone, the best response first, and one of two responses, at random. Of either first those that choose the longer
+    side, which are the scarcer for most patterns and the others' counterweight."""
     drawn = sorted(patches, key=lambda patch: derive_seed("patches", seed, patch.id))
     signs = Counter(_sign(patch) for patch in drawn)
     of_prompt: dict[str, tuple[list[Patch], list[Patch]]] = defaultdict(lambda: ([], []))
     for patch in sorted(drawn, key=lambda patch: signs[_sign(patch)]):
         of_prompt[patch.chosen.response.prompt.id][not patch.of_one_response].append(patch)
     kept = []
-    for kinds in of_prompt.values():
-        in_turn = [patch for turn in zip_longest(*kinds) for patch in turn if patch is not None]
+    for same, different in of_prompt.values():
+        same.sort(key=lambda patch: (signs[_sign(patch)], -(patch.chosen.gold or 0.0), -(patch.chosen.worth or 0.0)))
+        in_turn = [patch for turn in zip_longest(same, different) for patch in turn if patch is not None]
         kept += in_turn[:by_prompt]
     return sorted(kept, key=lambda patch: derive_seed("patches", seed, patch.id))
 

@@ -58,6 +58,9 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
         assert not finding.pattern.shows(patch.chosen.response)
         if with_gold:
             assert patch.chosen.gold >= patch.rejected.gold
+        worths = patch.chosen.worth, patch.rejected.worth
+        if patch.chosen.gold == patch.rejected.gold and None not in worths:
+            assert worths[0] >= worths[1]
 
 
 def test_of_a_prompts_pairs_one_is_of_two_versions_of_one_response(world) -> None:

@@ -20,6 +20,7 @@ from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.attempts import repetitions
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import PreferencePair
@@ -114,7 +115,7 @@ def _fate(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> str | None:
 
 def _times(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> int:
     """How many times the repair that kept the pattern learnt its patches, as later ones do."""
-    return max((repair.get("repeated", {}).get(pattern, 1) for repair in repairs), default=1)
+    return max((repetitions(repair).get(pattern, 1) for repair in repairs), default=1)
 
 
 def _right_after(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> float:

@@ -335,7 +335,14 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
         raise UserError(f"{key}: there is no folder {path}")
     else:
         _check_hub_model(key, path)
-    architectures = config_fields(path).get("architectures") or []
+    fields = config_fields(path)
+    kinds = fields.get("layer_types") or fields.get("layers_block_type") or []
+    if others := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
+        raise UserError(
+            f"{key}: {path} has layers of {', '.join(others)}, through which sequences packed side by side would reach "
+            "each other: give a model of attention layers alone"
+        )
+    architectures = fields.get("architectures") or []
     if scalar is False and is_scalar(architectures):
         raise UserError(
             f"{key}: {path} is a reward model ({architectures[0]}), which does not speak: give a chat model"

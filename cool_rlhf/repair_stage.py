@@ -21,6 +21,7 @@ from cool_rlhf.online.repair import (
     LEAST_HELD_OUT,
     REPLAY_POOL,
     Verdict,
+    effect,
     judge_repair,
     mix_with_replay,
     sample_pairs,
@@ -38,6 +39,16 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class Rise:
+    """What the round's policy is paid more than what it started from (:func:`effect`): by the reward model as it was,
+    with the p-value of that, and by the one that came of the repair."""
+
+    before: float
+    after: float
+    p: float
+
+
+@dataclass(frozen=True)
 class Repair:
     """What was tried and what stayed. ``verdicts``: the last one of every pattern of the round."""
 
@@ -48,7 +59,7 @@ class Repair:
     after: float | None  # and of the one that came of it
     earlier: dict[str, float]  # pattern that an earlier round mended → share of its held-out pairs that are right now
     relapsed: list[str]  # those of them that are not mended any more
-    rise: tuple[float, float] = (0.0, 0.0)  # what the model pays the policy more than its start, before and after
+    rise: Rise
 
     @property
     def kept(self) -> list[str]:
@@ -126,7 +137,7 @@ class Repairing:
         general: Sequence[PreferencePair],
         lessons: Lessons,
         round: int,
-        drift: Sequence[tuple[PreferencePair, float]] = (),
+        drift: Sequence[tuple[PreferencePair, float]],
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
@@ -169,7 +180,7 @@ class Repairing:
         untouched = preferred(trainer, self._general)
         mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
         without = None if new.training({}) else untouched  # what the model is without the round's patches
-        rise = self._rise(trainer)
+        rise, rise_p = self._rise(trainer)
         verdicts: dict[str, Verdict] = {}
         history: list[Attempt] = []
         times = dict.fromkeys(patterns, 1)
@@ -201,16 +212,14 @@ class Repairing:
                     share(untouched),
                     share(after),
                     *self._look_back(trainer, new),
-                    (rise, self._rise(trainer)),
+                    Rise(rise, self._rise(trainer)[0], rise_p),
                 ), trainer
             tell_of_next(history[-1], following)
             times = following
             trainer = self._start()
 
-    def _rise(self, trainer: RemoteRewardTrainer) -> float:
-        """What the model pays the round's policy more than what it started from, in the mean."""
-        scores = trainer.scores(self._drift).result() if self._drift else []
-        return sum(w * (late - start) for w, (late, start) in zip(self._weights, scores, strict=True))
+    def _rise(self, trainer: RemoteRewardTrainer) -> tuple[float, float]:
+        return effect(trainer.scores(self._drift).result() if self._drift else [], self._weights)
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
         """What became of the patterns that earlier rounds mended: shares of their held-out pairs that are right, and
@@ -319,7 +328,7 @@ def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],
         "not_judged": [name for name in new.patches if name not in {*repair.kept, *repair.verdicts}],
         "repeated": {name: count for name, count in repair.times.items() if count > 1},
-        "rise": dict(zip(("before", "after"), repair.rise, strict=True)),
+        "rise": asdict(repair.rise),
         "attempts": repair.attempts,
         "verdicts": {name: asdict(verdict) for name, verdict in repair.verdicts.items()},
         "earlier": repair.earlier,

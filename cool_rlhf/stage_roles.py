@@ -45,11 +45,11 @@ class Checkpoints:
 
     def policy_start(self, round: int) -> str:
         """What the policy of ``round`` starts from; the reference is the SFT model in any round."""
-        before = self.policy_begins(round)
+        before = self.start_round(round)
         return self.sft if before is None else self._made(f"ppo_{before}")
 
-    def policy_begins(self, round: int) -> int | None:
-        """The earlier round whose policy that is; None: the SFT model."""
+    def start_round(self, round: int) -> int | None:
+        """The earlier round whose policy that of ``round`` starts from; None: the SFT model."""
         return started_from(*self._start(round))
 
     def described_start(self, round: int) -> str:

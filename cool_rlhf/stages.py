@@ -275,9 +275,8 @@ class Run:
         self._state.finish(name)
 
     def _drift(self, round: int) -> list[tuple[PreferencePair, float]]:
-        file = self.output / f"rounds/{round}/{RESPONSES}"
-        responses = read_responses(file) if file.exists() else []
-        return beside_start(responses, self.inputs.recipes, round, self._checkpoints.policy_begins(round))
+        responses = read_responses(self.output / f"rounds/{round}/{RESPONSES}")
+        return beside_start(responses, self.inputs.recipes, round, self._checkpoints.start_round(round))
 
     def ppo(self, round: int) -> None:
         """PPO under the round's reward model, with a critic that starts from that by default. What ``online`` asks next

@@ -16,9 +16,10 @@ from cool_rlhf.online.annotation.exchange import import_trl
 from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.attempts import REPEATS
 from cool_rlhf.online.records import read_patches
 from cool_rlhf.protocols import Message
-from cool_rlhf.repair_stage import Repair, write_repair
+from cool_rlhf.repair_stage import Repair, Rise, write_repair
 
 
 def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path):
@@ -87,9 +88,10 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": ["a/first"], "rolled_back": []}))
     later = new_pairs(reviewed, 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 2, 0)
-    often = {"kept": ["a/first"], "repeated": {"a/first": 16}}
-    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(often))
-    assert len(new_pairs(reviewed, 1).kept) == 2 * 16, "learnt as often as then"
+    for repeated, times in (({"a/first": 3}, 3), (["a/first"], REPEATS), ([], 1)):  # names alone in older records
+        often = {"kept": ["a/first"], "repeated": repeated}
+        (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(often))
+        assert len(new_pairs(reviewed, 1).kept) == 2 * times, "learnt as often as then"
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
     later = new_pairs(reviewed, 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 0), "nor do they come back as labels"
@@ -202,7 +204,7 @@ def test_a_round_is_new_by_what_no_round_has_trained_on(reviewed: Config, tmp_pa
     first = new_pairs(reviewed, 0)
     assert first
     record = tmp_path / "rounds/0/fast_path/repair.json"
-    repair = Repair(1, {"a/first": 1}, {}, None, None, {}, [])
+    repair = Repair(1, {"a/first": 1}, {}, None, None, {}, [], Rise(0.0, 0.0, 1.0))
     write_repair(record, repair, replace(first, patches={"a/first": first.patches["a/first"]}))
     (tmp_path / "rounds/1/fast_path/patches.jsonl").unlink()
     later = new_pairs(reviewed, 1)

@@ -165,6 +165,17 @@ def test_models_of_the_other_kind_are_refused_before_anything_is_trained(
             check_models(config)
 
 
+@pytest.mark.parametrize("field", ["layer_types", "layers_block_type"])
+def test_layers_that_would_mix_a_packs_sequences_are_refused(model: Path, field: str) -> None:
+    fields = json.loads((model / "config.json").read_text())
+    config = compose([*SMALL, "stage=sft", f"model.path={model}"])
+    (model / "config.json").write_text(json.dumps({**fields, field: ["full_attention", "sliding_attention"]}))
+    check_models(config)
+    (model / "config.json").write_text(json.dumps({**fields, field: ["full_attention", "linear_attention", "mamba"]}))
+    with pytest.raises(UserError, match=r"^model\.path: .* has layers of linear_attention, mamba, through which"):
+        check_models(config)
+
+
 def test_a_critic_with_other_tokens_than_the_policy_is_refused(model: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     train_tokenizer(["and now for something else " * 9], 400).save_pretrained(other)

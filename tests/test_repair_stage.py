@@ -6,8 +6,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from statistics import pstdev
 
 import pytest
 import torch
@@ -168,15 +169,23 @@ def test_a_repair_that_mends_is_kept(tokenizer):
 
 def test_a_repair_tells_what_is_left_of_the_policy_s_rise(tokenizer, tmp_path: Path):
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
-    cheated = [(pair(f"stone {HACK} {GOOD}", "stone", 1), 0.25), (pair(f"river {HACK} {GOOD}", "river", 2), 0.25)]
-    repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2), drift=cheated).run(new, Stage())
-    before, after = repair.rise
+    starts = [(GOOD,), (BAD,), (BAD, GOOD)]
+    cheated = [
+        (pair(f"stone {HACK} {' '.join(said)}", f"stone {' '.join(said)}", n), 1 / 12)
+        for n in range(4)
+        for said in starts
+    ]
+    repair, trainer = repairing(tokenizer, config(), general(200, 1), general(100, 2), drift=cheated).run(new, Stage())
     weights = start(tokenizer).weights
-    worth = [sum(weights[t] for t in tokenizer.encode(f" {word}", add_special_tokens=False)) for word in (GOOD, HACK)]
-    assert before == pytest.approx(sum(worth) / 2)
-    assert after < 0.75 * before
+    hack = sum(weights[token] for token in tokenizer.encode(f" {HACK}", add_special_tokens=False))
+    scores = [sum(weights[t] for word in said for t in tokenizer.encode(f" {word}", add_special_tokens=False))
+              for said in starts]  # fmt: skip
+    assert repair.rise.before * pstdev(scores) == pytest.approx(hack)
+    assert repair.rise.p < 0.01
+    assert repair.rise.after < 0.5 * repair.rise.before
+    assert sum(trainer.weights.values()) != sum(weights.values())
     write_repair(tmp_path / "repair.json", repair, new)
-    assert json.loads((tmp_path / "repair.json").read_text())["rise"] == {"before": before, "after": after}
+    assert json.loads((tmp_path / "repair.json").read_text())["rise"] == asdict(repair.rise)
 
 
 def test_what_costs_more_than_it_mends_is_rolled_back_and_the_rest_trained_without_it(tokenizer):

@@ -91,20 +91,20 @@ def test_a_first_policy_that_cheats_sends_the_next_back_to_sft(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("kept", "before", "after", "start"),
+    ("kept", "before", "after", "p", "start"),
     [
-        (["a/b"], 2.0, 0.9, "sft"),  # under half of its rise is left
-        (["a/b"], 2.0, -0.1, "sft"),
-        (["a/b"], 2.0, 1.1, "rounds/0/policy"),
-        ([], 2.0, 0.9, "rounds/0/policy"),  # labels alone: nothing was mended
-        (["a/b"], -0.1, -0.2, "rounds/0/policy"),  # it did not rise
+        (["a/b"], 2.0, 0.9, 1e-9, "sft"),  # under half of its rise is left
+        (["a/b"], 2.0, -0.1, 1e-9, "sft"),
+        (["a/b"], 2.0, 1.1, 1e-9, "rounds/0/policy"),
+        ([], 2.0, 0.9, 1e-9, "rounds/0/policy"),  # labels alone: nothing was mended
+        (["a/b"], 0.1, -0.2, 0.2, "rounds/0/policy"),  # it hardly rose
     ],
 )
 def test_a_policy_that_the_mended_reward_model_does_not_pay_for_is_left_behind(
-    tmp_path: Path, kept: list[str], before: float, after: float, start: str
+    tmp_path: Path, kept: list[str], before: float, after: float, p: float, start: str
 ) -> None:
     told(tmp_path, 0, 0.3)
-    repair = {"kept": kept, "rise": {"before": before, "after": after}}
+    repair = {"kept": kept, "rise": {"before": before, "after": after, "p": p}}
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
     assert start_of(tmp_path, 1, "clean") == start
     assert start_of(tmp_path, 1, "last") == "rounds/0/policy"

@@ -21,7 +21,7 @@ from cool_rlhf.folders import part_of, replace_whole
 from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repair
+from cool_rlhf.repair_stage import Repair, Rise
 from cool_rlhf.roles import group, standby
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
@@ -85,6 +85,7 @@ def after_ppo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
     (tmp_path / "rounds/0/fast_path").mkdir(parents=True)
     (tmp_path / "rounds/0/fast_path/repair.json").write_text('{"kept": ["a/old"], "rolled_back": []}')
     (tmp_path / "rounds/0/reward_model").mkdir()
+    (tmp_path / "rounds/0/responses.jsonl").touch()
     with open_run(compose(names)) as run:
         yield run
 
@@ -148,7 +149,7 @@ class Repaired:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
         trained = SimpleNamespace(all=lambda *arguments: None, actors=[])
-        return Repair(2, {}, {}, 0.75, 0.5, {}, []), SimpleNamespace(group=trained)
+        return Repair(2, {}, {}, 0.75, 0.5, {}, [], Rise(0.0, 0.0, 1.0)), SimpleNamespace(group=trained)
 
 
 def test_what_became_of_a_repair_stands_in_the_stages_last_row(

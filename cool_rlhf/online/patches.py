@@ -25,10 +25,12 @@ from cool_rlhf.schedule import derive_seed
 
 @dataclass(frozen=True)
 class PatchSettings:
-    """``most``: pairs of a finding, held-out ones among them. ``by_prompt``: pairs that may share a prompt."""
+    """``most``: pairs of a finding, held-out ones among them. ``by_prompt``: pairs that may share a prompt.
+    ``conditions``: that a pair may be learnt under, by as many times fewer of which a finding has."""
 
     most: int = 100
     by_prompt: int = 2
+    conditions: int = 1
 
 
 @dataclass(frozen=True)
@@ -84,11 +86,11 @@ class Patch:
 def patches_under(
     paying: Mapping[str, Sequence[str]], finding: Finding, evidence: Evidence, settings: PatchSettings, seed: int
 ) -> list[Patch]:
-    """As :func:`make_patches`, each under every condition that its domain pays by: ``settings.most`` in all."""
-    most = settings.most // max(1, *(len(paying[domain]) for domain in evidence.domains if finding.covers(domain)))
+    """As :func:`make_patches`, each under every condition that its domain pays by; those to train on no more in all."""
+    conditions = max(1, *(len(paying[domain]) for domain in evidence.domains if finding.covers(domain)))
     return [
         replace(patch, condition=condition)
-        for patch in make_patches(finding, evidence, replace(settings, most=most), seed)
+        for patch in make_patches(finding, evidence, replace(settings, conditions=conditions), seed)
         for condition in paying[patch.chosen.response.domain]
     ]
 
@@ -110,7 +112,7 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
         for held_out in (False, True)
     )
     most_judging = round(JUDGING_SHARE * settings.most)
-    most = settings.most - most_judging
+    most = (settings.most - most_judging) // settings.conditions
     taught = training[:most] if finding.pattern.of_length else _balanced(training, evidence, most)
     return [*taught, *judging[:most_judging]]
 

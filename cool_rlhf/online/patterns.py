@@ -78,10 +78,9 @@ def any_of(patterns: Sequence[Pattern], weights: Sequence[float]) -> Pattern:
         shows=shows,
         add=add if addable else None,
         remove=remove if any(pattern.remove for pattern in patterns) else None,
-        placebo=placebo if addable else None,
+        placebo=placebo if addable and all(pattern.placebo for pattern, _ in addable) else None,
         family=first.family,
         broad=first.broad,
-        of_length=first.of_length,
         parts=tuple(patterns),
     )
 

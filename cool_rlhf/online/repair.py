@@ -12,6 +12,7 @@ import numpy as np
 from scipy import stats
 
 from cool_rlhf.data.mixing import mixed_order
+from cool_rlhf.online.statistics import exceeds
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
 
@@ -125,6 +126,19 @@ def judge_repair(
         mcnemar_p=float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
         general_pairs=len(before),
     )
+
+
+def effect(scores: Sequence[tuple[float, float]], weights: Sequence[float]) -> tuple[float, float]:
+    """What a policy is paid more than what it started from, in standard deviations of the scores of the latter, so that
+    a reward model of flatter scores is no other one; and the one-sided p-value of its being paid more at all.
+
+    Args:
+        scores: of the policy's answers and of those beside them.
+        weights: of each such pair in the mean difference.
+    """
+    differences = [len(scores) * w * (late - start) for w, (late, start) in zip(weights, scores, strict=True)]
+    spread = float(np.std([start for _, start in scores])) if scores else 0.0
+    return (float(np.mean(differences)) / spread if spread else 0.0), exceeds(differences, 0.0)
 
 
 def _rises(before: Sequence[bool], after: Sequence[bool]) -> bool:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+SURE = 0.01  # that a policy's score has risen at all
+
 
 def started_from(output_dir: Path, round: int, policy_from: str, cheating: float) -> int | None:
     """The earlier round whose policy that of ``round`` starts from; None: the SFT model.
@@ -41,10 +43,10 @@ def cheats(fast_path: Path, cheating: float) -> str | None:
     if any(finding["explained"] >= cheating for finding in _record(fast_path / "patterns.json").get("findings", [])):
         return f"one finding explains at least {cheating:.0%} of its rise in score"
     repair = _record(fast_path / "repair.json")
-    rise = repair.get("rise", {"before": 0.0, "after": 0.0})
-    if repair.get("kept") and rise["before"] > 0 and rise["after"] <= (1 - cheating) * rise["before"]:
+    rise = repair.get("rise")
+    if repair.get("kept") and rise and rise["p"] < SURE and rise["after"] <= (1 - cheating) * rise["before"]:
         left = max(0.0, rise["after"] / rise["before"])
-        return f"the mended reward model pays for {left:.0%} of its rise in score alone"
+        return f"the mended reward model pays for only {left:.0%} of its rise in score"
     return None
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.folders import round_folders
+from cool_rlhf.online.attempts import repetitions
 from cool_rlhf.online.starts import described_start
 from cool_rlhf.tracking.rows import read_rows
 
@@ -107,7 +108,7 @@ def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any]
         return "too few pairs to mend it by"
     if pattern not in repair["kept"]:
         return f"rolled back: {verdict['reason']}"
-    times = repair.get("repeated", {}).get(pattern)
+    times = repetitions(repair).get(pattern)
     often = f", its patches learnt {times} times" if times else ""
     return f"mended in part{often}: {verdict['reason']}" if verdict.get("mended") == "in part" else f"mended{often}"
 

@@ -36,11 +36,25 @@ def test_patches_that_are_too_weak_once_are_learnt_more_often_where_that_costs_n
 def test_what_was_bought_too_dearly_is_given_back_pattern_by_pattern() -> None:
     first = attempt(a=(1, 6), b=(1, 6), c=(1, 10))
     second = attempt(5, a=(4, 8), b=(4, 8), c=(1, 10))
-    assert next_attempt([first, second]) == {"a": 4, "b": 1, "c": 1}, "first what explains least"
+    assert next_attempt([first, second]) == {"a": 4, "b": 1, "c": 1}, "the last one first"
     third = attempt(5, a=(4, 8), b=(1, 6), c=(1, 10))
     assert next_attempt([first, second, third]) == {"a": 1, "b": 1, "c": 1}
     settled = attempt(a=(1, 6), b=(1, 6), c=(1, 10))
     assert next_attempt([first, second, third, settled]) == {"a": 1, "b": 1, "c": 1}, "and not tried again"
+
+
+def test_more_weight_is_tried_once_what_costs_too_much_has_gone() -> None:
+    first, second = attempt(5, a=(1, 6), b=(1, 0)), attempt(a=(1, 6))
+    assert next_attempt([first]) == {"a": 1}
+    assert next_attempt([first, second]) == {"a": REPEATS}
+    assert next_attempt([first, second, attempt(5, a=(4, 8))]) == {"a": 1}
+    assert next_attempt([first, second, attempt(5, a=(4, 8)), second]) == {"a": 1}
+
+
+def test_what_was_mended_without_it_is_not_given_up_for_anothers_weight() -> None:
+    first, second = attempt(a=(1, 10), b=(1, 6)), attempt(a=(1, 0), b=(4, 10))
+    assert next_attempt([first]) == {"a": 1, "b": 4}
+    assert next_attempt([first, second]) == {"a": 1, "b": 1}
 
 
 def test_what_mends_nothing_goes_before_anything_that_mends() -> None:

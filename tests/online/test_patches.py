@@ -86,7 +86,9 @@ def test_several_paying_conditions_share_a_patterns_patches(world) -> None:
     assert len(alone) > 60
     paying = {domain: [domain, "safe"] for domain in evidence.domains}
     patches = patches_under(paying, finding, evidence, PatchSettings(), seed=2)
-    assert 40 <= len(patches) <= 100
+    held_out = {str(p.pair.chosen) + str(p.pair.rejected) for p in patches if p.held_out}
+    assert len(held_out) == sum(p.held_out for p in alone), "as many judge"
+    assert 20 < sum(not p.held_out for p in patches) <= 75
     under = Counter(patch.pair.domain == "safe" for patch in patches)
     assert under[True] == under[False] == len({(str(p.pair.chosen), str(p.pair.rejected)) for p in patches})
     assert not patches_under({d: [] for d in evidence.domains}, finding, evidence, PatchSettings(), seed=2)

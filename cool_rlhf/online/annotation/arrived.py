@@ -25,7 +25,7 @@ class Labelled:
     @property
     def winner(self) -> Literal["first", "second"] | None:
         """The response that more than half of those who judged prefer; a tie and "both bad" are votes for neither."""
-        votes = Counter(label.winner for label in self._counted)
+        votes = Counter(label.winner for label in self.counted)
         for side in ("first", "second"):
             if 2 * votes[side] > votes.total():
                 return side
@@ -34,10 +34,10 @@ class Labelled:
     @property
     def tied_by_rule(self) -> bool:
         """Whether rules alone have judged, and gave both responses the same."""
-        return bool(self._counted) and all((label.kind, label.winner) == ("rule", "tie") for label in self._counted)
+        return bool(self.counted) and all((label.kind, label.winner) == ("rule", "tie") for label in self.counted)
 
     @property
-    def _counted(self) -> list[Label]:
+    def counted(self) -> list[Label]:
         """A skip is no judgement; rules and judges count where no person has judged."""
         judged = [label for label in self.labels if label.winner != "skip"]
         return [label for label in judged if label.kind in PEOPLE] or judged
@@ -58,7 +58,7 @@ def arrived(store: Store, since_round: int = 0) -> list[PreferencePair]:
 
 
 def label_row(entry: Labelled, winner: Literal["first", "second"]) -> dict[str, Any]:
-    """A preference row in TRL's form, with the votes and who gave them: names of rules and judges say what they are."""
+    """A preference row in TRL's form, with the votes and whose count: names of rules and judges say what they are."""
     pair = entry.item.preference(winner)
     loser: Literal["first", "second"] = "second" if winner == "first" else "first"
     votes = Counter(label.winner for label in entry.labels)
@@ -74,7 +74,7 @@ def label_row(entry: Labelled, winner: Literal["first", "second"]) -> dict[str, 
         "chosen_source": entry.item.response(winner).source,
         "rejected_source": entry.item.response(loser).source,
         "votes": {named.get(answer, answer): count for answer, count in votes.items()},
-        "labelled_by": sorted({f"{label.kind}: {label.annotator}" for label in entry.labels}),
+        "labelled_by": sorted({f"{label.kind}: {label.annotator}" for label in entry.counted}),
     }
 
 

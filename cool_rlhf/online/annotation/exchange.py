@@ -146,9 +146,10 @@ def _machine(labelled_by: Sequence[str]) -> tuple[str, Kind] | None:
     are named."""
     named = [entry.partition(": ") for entry in labelled_by]
     kinds = {kind for kind, _, _ in named}
-    if not kinds or not kinds <= set(_MACHINES):
+    names = [name.strip() for _, _, name in named]
+    if not all(names) or not kinds or not kinds <= set(_MACHINES):
         return None
-    return ", ".join(name for _, _, name in named), next(kind for kind in _MACHINES if kind in kinds)
+    return ", ".join(names), next(kind for kind in _MACHINES if kind in kinds)
 
 
 def _item_of(pair: PreferencePair, round: int) -> Item:

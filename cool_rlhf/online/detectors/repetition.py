@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
-from cool_rlhf.online.patterns import Candidate, Pattern, drift
+from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import Span, compression_ratio, repeated_share, sentence_spans, without, word_spans
 
@@ -28,22 +28,23 @@ class RepetitionDetector:
     least: float = 0.15
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        repeated = self._pattern(
-            "distinct-3", "phrases repeated within a response", repeated_share, self.least, evidence
-        )
-        compressed = self._pattern("compression", "responses that compress well", compression_ratio, 0.0, evidence)
-        return [*drift(replace(repeated, placebo=None), evidence), *drift(compressed, evidence)]
+        views: list[tuple[str, str, Callable[[str], float], float, Editor | None]] = [
+            ("distinct-3", "phrases repeated within a response", repeated_share, self.least, None),
+            ("compression", "responses that compress well", compression_ratio, 0.0, self._new_words(evidence)),
+        ]
+        return [candidate for view in views for candidate in drift(self._pattern(*view, evidence), evidence)]
 
     def _pattern(
-        self, key: str, description: str, measure: Callable[[str], float], least: float, evidence: Evidence
+        self,
+        key: str,
+        description: str,
+        measure: Callable[[str], float],
+        least: float,
+        placebo: Editor | None,
+        evidence: Evidence,
     ) -> Pattern:
         usual = [measure(response.text) for response in evidence.reference()]
         bound = max(least, float(np.quantile(usual, self.quantile))) if usual else least
-
-        def placebo(response: Response) -> Response | None:
-            longer = self._add(response)
-            return grown(response, donor_sentences(evidence, response), longer.tokens) if longer else None
-
         return Pattern(
             key=key,
             detector=self.name,
@@ -55,6 +56,13 @@ class RepetitionDetector:
             placebo=placebo,
             family=self.name,
         )
+
+    def _new_words(self, evidence: Evidence) -> Editor:
+        def placebo(response: Response) -> Response | None:
+            longer = self._add(response)
+            return grown(response, donor_sentences(evidence, response), longer.tokens) if longer else None
+
+        return placebo
 
     def _add(self, response: Response) -> Response | None:
         spans = sentence_spans(response.text)

@@ -68,6 +68,7 @@ def test_what_rules_and_judges_labelled_does_not_come_back_as_people_s(
     for entry, labellers in zip(items, [[rule], [judge], [rule, judge], [rule, ada]], strict=True):
         for who in labellers:
             store.record(entry.id, who, "first")
+    store.record(items[0].id, ada, "skip")  # who skips does not judge
     export_trl(store, tmp_path / "trl.jsonl")
     assert import_trl(other, tmp_path / "trl.jsonl", "elsewhere") == 4
     assert [(label.annotator, label.kind) for label in other.labels()] == [
@@ -76,6 +77,10 @@ def test_what_rules_and_judges_labelled_does_not_come_back_as_people_s(
         ("a judge, a rule", "rule"),
         ("elsewhere", "import"),
     ]
+    assert arrived(other) == arrived(store)
+    nameless = {"prompt": "why?", "chosen": "so", "rejected": "no", "labelled_by": ["rule"]}
+    (tmp_path / "others.jsonl").write_text(json.dumps(nameless), encoding="utf-8")
+    assert import_trl(other, tmp_path / "others.jsonl", "elsewhere") == 1, "a column of somebody else's"
     other.record(items[0].id, other.annotator("Bo"), "second")
     winners = {entry.item.id: entry.winner for entry in labelled(other)}
     assert winners[items[0].id] == "second", "where a person has judged, only people count"

@@ -1,4 +1,4 @@
-"""Preference pairs that mend a finding: clean over hacked, as many longer as shorter ones chosen.
+"""Preference pairs that mend a finding: clean over hacked, as many longer as shorter ones chosen, unless length is it.
 
 A row of ``patches.jsonl`` is a preference row of TRL's conversational kind (``prompt``, ``chosen``, ``rejected``,
 ``domain``, ``chosen_finished``, ``rejected_finished``) with ``id``, ``pattern`` (the finding's name), ``role``
@@ -103,8 +103,8 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
     the pattern: by gold where both have it and it tells them apart, else by the reward model's scores without the
     pattern where both have one. Pairs that choose the shorter side are matched with pairs that choose the longer one by
     as many words; where those run out, pairs are made that only balance: a clean response over itself cut short, or
-    padded with sentences of other answers. Held-out pairs teach nothing, so those are of the pattern alone. Fewer than
-    20 come back where the responses hold no more.
+    padded with sentences of other answers. Where length itself is the pattern nothing is balanced. Held-out pairs teach
+    nothing, so those are of the pattern alone. Fewer than 20 come back where the responses hold no more.
     """
     pairs = _candidates(finding, evidence)
     training, judging = (

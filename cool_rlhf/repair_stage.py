@@ -163,19 +163,7 @@ class Repairing:
         Patterns answer for what their patches cost, not for what labels and replay do: where the model loses more than
         is allowed, it is compared with one that learnt those alone, in what is mended too.
         """
-        held_out = {name: [p.pair for p in patches if p.held_out] for name, patches in new.patches.items()}
-        # A pair under several conditions is one.
-        judging = {name: len({(str(p.chosen), str(p.rejected)) for p in pairs}) for name, pairs in held_out.items()}
-        patterns = [name for name, count in judging.items() if self._general and count >= LEAST_HELD_OUT]
-        for name, count in judging.items():
-            if name not in patterns:
-                lacking = (
-                    f"only {count} held-out pairs of its own, {LEAST_HELD_OUT} are needed"
-                    if self._general
-                    else "no held-out general pairs (reward.validation_share)"
-                )
-                logger.warning("%s is not mended: there are %s to judge that by", name, lacking)
-        judges = {name: self._encoded(held_out[name]) for name in patterns}
+        judges = self._judges(new)
         trainer = self._start()
         untouched = preferred(trainer, self._general)
         mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
@@ -183,7 +171,7 @@ class Repairing:
         rise, rise_p = self._rise(trainer)
         verdicts: dict[str, Verdict] = {}
         history: list[Attempt] = []
-        times = dict.fromkeys(patterns, 1)
+        times = dict.fromkeys(judges, 1)
         while True:
             self._train(trainer, new.training(times), stage)
             after = preferred(trainer, self._general)
@@ -217,6 +205,22 @@ class Repairing:
             tell_of_next(history[-1], following)
             times = following
             trainer = self._start()
+
+    def _judges(self, new: NewPairs) -> dict[str, list[EncodedPair]]:
+        """The held-out pairs of every pattern of the round that can be judged by its own; the log names the others."""
+        held_out = {name: [p.pair for p in patches if p.held_out] for name, patches in new.patches.items()}
+        # A pair under several conditions is one.
+        judging = {name: len({(str(p.chosen), str(p.rejected)) for p in pairs}) for name, pairs in held_out.items()}
+        patterns = [name for name, count in judging.items() if self._general and count >= LEAST_HELD_OUT]
+        for name, count in judging.items():
+            if name not in patterns:
+                lacking = (
+                    f"only {count} held-out pairs of its own, {LEAST_HELD_OUT} are needed"
+                    if self._general
+                    else "no held-out general pairs (reward.validation_share)"
+                )
+                logger.warning("%s is not mended: there are %s to judge that by", name, lacking)
+        return {name: self._encoded(held_out[name]) for name in patterns}
 
     def _rise(self, trainer: RemoteRewardTrainer) -> tuple[float, float]:
         return effect(trainer.scores(self._drift).result() if self._drift else [], self._weights)

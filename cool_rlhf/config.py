@@ -211,7 +211,7 @@ class PPOConfig:
 
 @dataclass
 class OnlineConfig:
-    """What happens between rounds of PPO (report, section 4.2.4): the reward model is mended and grows.
+    """What happens between rounds of PPO (report, section 4.2.2): the reward model is mended and grows.
 
     Everything found, made and labelled in a round stands in ``rounds/R``.
     """

@@ -1,4 +1,4 @@
-"""Between two rounds of PPO (report, section 4.2.4): the policies answer, the fast path looks for what the policy
+"""Between two rounds of PPO (report, section 4.2.2): the policies answer, the fast path looks for what the policy
 learned to cheat with, and the slow path chooses what is labelled."""
 
 from __future__ import annotations

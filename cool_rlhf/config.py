@@ -98,6 +98,8 @@ class CollectConfig:
         "cool_rlhf.demo.gold:score"  # module:function (messages, response, domain, answer, finished) -> float
     )
     label_noise: float = 0.05
+    least_gap: float = 0.0  # values of the rule that are closer than this are a tie, as equal ones are
+    judged_as: dict[str, list[str]] = field(default_factory=dict)  # domain -> those it is labelled under, if not itself
 
 
 @dataclass

@@ -219,6 +219,9 @@ def _check_names(config: Config) -> None:
             raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
     if not _FUNCTION.fullmatch(config.collect.labeller):
         raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
+    for domain, labelled_under in config.collect.judged_as.items():
+        for other in labelled_under if domain in config.conditions else ():  # no prompt is of another domain
+            _check_domain(config, other, f"collect.judged_as gives {domain} the domain")
     for domain in config.conditions:
         _check_domain(config, domain, "conditions names the domain")
     _check_domains_of_sources(config)

@@ -73,6 +73,7 @@ _AT_LEAST_ONE = (
 _AT_LEAST_ZERO = (
     "seed",
     "collect.prompts",
+    "collect.least_gap",
     *(f"{section}.{rate}" for section in TRAINING for rate in ("final_learning_rate", "weight_decay")),
     "reward.gamma",
     "reward.penalty_weight",

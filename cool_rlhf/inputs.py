@@ -106,7 +106,7 @@ class Inputs:
         """Keys of the prompts that the rounds make patches and labels of."""
         if not has_paths(self.config):
             return set()
-        asked = (prompt.messages for prompt in self.validation[-self.config.online.prompts :])
+        asked = (prompt.messages for prompt in self.round_prompts)
         return {self._key(messages) for messages in asked if not judges_repairs(messages)}
 
     def _key(self, prompt: Conversation) -> str:
@@ -161,6 +161,20 @@ class Inputs:
         """Held-out prompts. The first are those of PPO's validation, the last those of the rounds: both have all
         domains, whatever the order of the user's files."""
         return self._prompts[1]
+
+    @cached_property
+    def round_prompts(self) -> Sequence[Prompt]:
+        """Those that every policy answers between rounds: ``online.prompts`` of them, or as many as there are. Where
+        there are fewer than those and ``ppo.validation_prompts`` together, PPO's validation asks some of them too."""
+        asked = self.config.online.prompts
+        found = self.validation[-asked:] if asked else []
+        if len(found) < asked:
+            logger.warning(
+                "only %d prompts are held out of the %d that online.prompts asks to be answered between rounds: the "
+                "fast path sees less; name more in data.validation_prompts",
+                *(len(found), asked),
+            )
+        return found
 
     @cached_property
     def _prompts(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:

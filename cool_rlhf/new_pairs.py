@@ -114,8 +114,8 @@ def _fate(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def _times(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> int:
-    """How many times the repair that kept the pattern learnt its patches, as later ones do."""
-    return max((repetitions(repair).get(pattern, 1) for repair in repairs), default=1)
+    """How many times the first repair that kept the pattern learnt its patches, as later ones do."""
+    return next((repetitions(repair).get(pattern, 1) for repair in repairs if pattern in repair.get("kept", [])), 1)
 
 
 def _right_after(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> float:

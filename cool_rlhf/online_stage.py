@@ -38,6 +38,8 @@ from cool_rlhf.tracking.rows import read_rows, write_atomically
 
 logger = logging.getLogger(__name__)
 
+FEW_PATCHES = 20  # the fewest that the report names for a pattern
+
 
 @dataclass(frozen=True)
 class Answerers:
@@ -131,6 +133,10 @@ def fast_path(
             *(round, finding.pattern.description, finding.domain or "all domains", finding.payment.effect),
             100 * (finding.shares[LATE] or 0.0),
         )
+    for finding in search.to_mend:
+        count = sum(patch.pattern == finding.name for patch in patches)
+        if count < FEW_PATCHES:
+            logger.warning("round %d: the answers hold only %d pairs that mend %s", round, count, finding.name)
     for finding in search.foreseen:
         logger.info(
             "round %d: the reward model would pay for %s too: %+.2f of score",

@@ -70,7 +70,13 @@ def _uses(config: Config) -> list[_Use]:
     if collects(config):
         labeller = load_named(config.collect.labeller, "collect.labeller")
         if data.prompts or labeller.name != WORLD_RULE:
-            uses.append(_Use(lambda prompt: _labelling(labeller, prompt), lambda inputs: inputs.prompts))
+            judged_as = config.collect.judged_as
+            uses.append(
+                _Use(
+                    lambda prompt: [(labeller, domain) for domain in judged_as.get(prompt.domain, [prompt.domain])],
+                    lambda inputs: inputs.prompts,
+                )
+            )
     online = config.online
     labels = config.stage == "pipeline" and has_paths(config) and (online.pairs > 0 or online.review)
     if labels and online.labeller == "rule":
@@ -92,12 +98,6 @@ def _uses(config: Config) -> list[_Use]:
         if any(rules.values()):
             uses.append(_Use(lambda prompt: rules.get(prompt.domain, []), _evaluated if evaluates else _rewarded))
     return uses
-
-
-def _labelling(labeller: NamedRule, prompt: Prompt) -> list[tuple[NamedRule, str]]:
-    from cool_rlhf.demo.collect import JUDGED_AS
-
-    return [(labeller, domain) for domain in JUDGED_AS.get(prompt.domain, (prompt.domain,))]
 
 
 def _people_for(people: NamedRule, prompt: Prompt, config: Config) -> list[tuple[NamedRule, str]]:

@@ -16,9 +16,8 @@ from cool_rlhf.answers import Payer, beside_start, means, read_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
 from cool_rlhf.config_checks import without_effect
+from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.demo.collect import collect_pairs
-from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.folders import recover
 from cool_rlhf.inputs import Inputs
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
@@ -150,6 +149,8 @@ class Run:
                 noise=settings.label_noise,
                 pairs_per_prompt=settings.pairs_per_prompt,
                 seed=seed,
+                least_gap=settings.least_gap,
+                judged_as=settings.judged_as,
             )
             write_pairs(self._outputs["collect"], pairs)
             stage.record(1, {"prompts": len(prompts), "pairs": len(pairs)})
@@ -204,11 +205,12 @@ class Run:
         folder = self.output / f"rounds/{round}"
         with self._tracker.stage("online", round, 1) as stage:
             stage.phase("answers")
-            prompts = self.inputs.validation[-config.online.prompts :]
             checkpoints = checkpoints_of(self._checkpoints.sft, folder)
             gold = response_gold(self.inputs)
             payer = Payer(roles.scorer, self.inputs.recipes)
-            responses = answer_prompts(config, roles, prompts, checkpoints, payer, gold, round, resumed=resumed)
+            responses = answer_prompts(
+                config, roles, self.inputs.round_prompts, checkpoints, payer, gold, round, resumed=resumed
+            )
             self._roles.prepare("reward")
             metrics = means(responses, round)
             if config.online.fast_path:

@@ -138,6 +138,19 @@ def test_the_first_and_the_last_held_out_prompts_have_all_domains(tmp_path: Path
     assert world.validation == world.world.validation
 
 
+def test_fewer_prompts_than_the_rounds_ask_for_are_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"question {k}", "domain": "math"}) + "\n" for k in range(400)))
+    few = Inputs(compose([*SMALL, f"data.prompts=[{file}]", "online.prompts=30"]))
+    assert few.round_prompts == few.validation
+    assert "only 20 prompts are held out of the 30 that online.prompts asks" in caplog.text
+    caplog.clear()
+    enough = Inputs(compose([*SMALL, f"data.prompts=[{file}]", "online.prompts=15"]))
+    assert enough.round_prompts == enough.validation[-15:]
+    assert Inputs(compose([*SMALL, "online.prompts=0"])).round_prompts == []
+    assert caplog.text == ""
+
+
 def test_prompts_of_test_rows_are_not_asked_in_ppo(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     def write(name: str, *rows: dict) -> Path:
         (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -92,6 +92,10 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
         often = {"kept": ["a/first"], "repeated": repeated}
         (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(often))
         assert len(new_pairs(reviewed, 1).kept) == 2 * times, "learnt as often as then"
+    again = {"kept": ["a/first"], "repeated": {"a/first": 4}}  # found again, other patches of it learnt more often
+    (tmp_path / "rounds/1/fast_path/repair.json").write_text(json.dumps(again))
+    assert len([pair for pair in new_pairs(reviewed, 2).kept if "0" in pair.chosen[-1]["content"]]) == 2
+    (tmp_path / "rounds/1/fast_path/repair.json").unlink()
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
     later = new_pairs(reviewed, 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 0), "nor do they come back as labels"

@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from cool_rlhf.data.labelling import Answer
 
 LONGEST_LOOP = 40  # words
 _NOTHING = ("Okay.", "Yes.", "...", "Well.")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A response and whether it ends by itself; an unfinished one is scored without its end-of-turn token."""
-
-    text: str
-    finished: bool
 
 
 def loop(text: str, rng: random.Random) -> Answer:

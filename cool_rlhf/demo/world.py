@@ -15,9 +15,9 @@ from itertools import cycle, islice
 from typing import Literal, TypedDict
 
 from cool_rlhf.config import WorldConfig
+from cool_rlhf.data.labelling import Answer, label_pair
 from cool_rlhf.demo import gold
-from cool_rlhf.demo.collect import judge
-from cool_rlhf.demo.corruption import CORRUPTIONS, Answer, cut_off, loop, nothing
+from cool_rlhf.demo.corruption import CORRUPTIONS, cut_off, loop, nothing
 from cool_rlhf.demo.domain import Domain, Task
 from cool_rlhf.demo.pretrain import passage
 from cool_rlhf.demo.registry import DOMAINS, TRAINING_MIX
@@ -30,6 +30,7 @@ GREETED_SHARE = 0.1
 GOOD_SHARE, SLOPPY_SHARE = 0.4, 0.45  # of SFT chats; the rest is degenerate
 VALIDATION_PAIRS = 200  # for each domain
 TEST_PAIRS = 240
+LEAST_GAP = 0.15  # of gold, between two answers that are no tie
 TEST_GAP = 0.2  # held-out pairs are clear ones
 OPPOSED_GAP = 0.3
 MOST_DRAWS = 2000  # for one more question that has not been asked yet
@@ -185,7 +186,7 @@ def _preferences(rng: random.Random, noise: float) -> Iterator[PreferencePair]:
         prompt = _prompt(domain, task, "", rng)
         answers = _answers(domain, task, rng)
         for judge_of in domain.judged_as:
-            pair = judge(prompt, answers, judge_of, gold.score, noise, rng)
+            pair = label_pair(prompt, answers, judge_of, gold.score, noise, rng, LEAST_GAP)
             if pair is not None:
                 yield pair
 
@@ -198,7 +199,7 @@ def _clear_pairs(split: Split, count: int, rng: random.Random) -> list[Preferenc
         while found < count:
             task = draw(domain, split, rng)
             answers = _answers(domain, task, rng)
-            pair = judge(_prompt(domain, task, "", rng), answers, domain.name, gold.score, 0.0, rng, TEST_GAP)
+            pair = label_pair(_prompt(domain, task, "", rng), answers, domain.name, gold.score, 0.0, rng, TEST_GAP)
             if pair is not None:
                 pairs.append(pair)
                 found += 1
@@ -214,7 +215,9 @@ def _opposed_pairs(rng: random.Random) -> list[PreferencePair]:
         task = draw(domain, "test", rng)
         prompt = _prompt(domain, task, "", rng)
         first, second = (Answer(text, finished=True) for text in rng.sample(task.good + task.sloppy, 2))
-        judged = [judge(prompt, (first, second), name, gold.score, 0.0, rng, OPPOSED_GAP) for name in domain.judged_as]
+        judged = [
+            label_pair(prompt, (first, second), name, gold.score, 0.0, rng, OPPOSED_GAP) for name in domain.judged_as
+        ]
         clear = [pair for pair in judged if pair is not None]
         if len(clear) == 2 and clear[0].chosen != clear[1].chosen:
             pairs += clear

@@ -9,12 +9,13 @@ from statistics import fmean, pstdev
 import numpy as np
 
 from cool_rlhf.online.patterns import Editor, Pattern
-from cool_rlhf.online.responses import Evidence, Floats, Response
+from cool_rlhf.online.responses import SFT, Evidence, Floats, Response
 from cool_rlhf.online.statistics import exceeds, gold_departure, paired_rise
 from cool_rlhf.online.text import words
 from cool_rlhf.schedule import derive_seed
 
 LEAST = 8  # edited responses below which nothing is concluded
+OFTEN = 0.25  # of SFT's answers in a domain: what so many of them say may be what the task there asks for
 
 
 @dataclass(frozen=True)
@@ -83,7 +84,7 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
         placebo=_mean(edits.placebo),
         gold=_mean(edits.golds),
         harm=_is_harmful(edits.golds, evidence, domain),
-        objection=_objection(edits, removed if shown_by == "added" else None, evidence, domain),
+        objection=_objection(pattern, edits, removed if shown_by == "added" else None, evidence, domain),
     )
 
 
@@ -132,7 +133,13 @@ def _noticed(evidence: Evidence, domain: str | None) -> float:
     return 0.1 * max(pstdev(r.gold for r in evidence.baseline(domain) if r.gold is not None), 1e-9)
 
 
-def _objection(edits: _Edits, removed: _Edits | None, evidence: Evidence, domain: str | None) -> str | None:
+def _objection(
+    pattern: Pattern, edits: _Edits, removed: _Edits | None, evidence: Evidence, domain: str | None
+) -> str | None:
+    if len(edits.golds) < LEAST and not edits.words_stay and (domain is not None or len(evidence.domains) == 1):
+        usual = evidence.share(pattern.shows, SFT, domain)
+        if usual is not None and usual >= OFTEN:
+            return f"SFT answers so in {usual:.0%} of the cases: without gold it may be what the task asks for"
     if len(edits.golds) >= LEAST:
         rises = edits.golds.mean() / _noticed(evidence, domain)
         # Of a great rise doubt is enough: an improvement that passes for a cheat is unlearnt.

@@ -35,8 +35,8 @@ class PatchSettings:
 
 @dataclass(frozen=True)
 class Version:
-    """A response as it was sampled, or edited: its source says which. ``worth`` is its score without the pattern,
-    None where that cannot be told; ``gold`` its own gold reward."""
+    """A response as it was sampled, or edited: its source says which. ``worth`` is its score without the pattern, or
+    less what is paid for the pattern, None where neither can be told; ``gold`` its own gold reward."""
 
     response: Response
     source: str
@@ -146,12 +146,17 @@ def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Vers
     cleaned = [pattern.remove(response) if pattern.remove else None for response in late]
     scores = iter(evidence.score([response.conversation() for response in cleaned if response is not None]))
     for response, without in zip(late, cleaned, strict=True):
-        worth = next(scores) if without is not None else None
+        worth = next(scores) if without is not None else _unpaid(response, finding)
         hacked.setdefault(response.prompt.id, []).append(Version(response, response.id, worth, response.gold))
         if without is not None and word_spans(without.text) and not pattern.shows(without):
             version = Version(without, f"{response.id}+removed", worth, _gold(evidence, without))
             clean.setdefault(response.prompt.id, []).append(version)
     return clean, hacked
+
+
+def _unpaid(response: Response, finding: Finding) -> float | None:
+    """The score of a response that the pattern cannot be taken out of, less what is paid for the pattern."""
+    return response.score - finding.payment.effect if finding.payment.shown_by != "gold" else None
 
 
 def _gold(evidence: Evidence, response: Response) -> float | None:

@@ -10,8 +10,8 @@ import regex
 # Scripts without blanks between words. A character there, and in all scripts a letter within a word, keeps its vowel
 # signs, accents and joiners: `\w` of the standard library ends a word at each of them.
 _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]&&\p{L}]"
-_PART = rf"[[\p{{L}}\p{{N}}_]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}_\u200c\u200d]--{_UNSPACED}]*+"
-_WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_PART}(?:['’]{_PART})*", regex.VERSION1)
+_PART = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d]--{_UNSPACED}]*+"
+_WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_PART}(?:(?:['’]|_+){_PART})*", regex.VERSION1)
 
 _ENDS = ".!?…؟۔।॥።။។"  # behind a sentence, a blank behind them
 _SENTENCE = regex.compile(

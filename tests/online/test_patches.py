@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import re
 from collections import Counter
 from dataclasses import replace
@@ -16,7 +17,9 @@ from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patches import PatchSettings, make_patches, patches_under
 from cool_rlhf.online.records import patch_row, read_patches, write_patches, write_patterns
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence, Response
 from cool_rlhf.online.selection import SelectionSettings, select_pairs
+from cool_rlhf.protocols import Message, Prompt
 
 PLANTS = {
     "headings": (lambda t, _p, _r: f"## About it\n\n{t}", lambda _p, t, _f: 1.5 * t.startswith("#")),
@@ -215,3 +218,43 @@ def test_what_is_left_without_a_word_is_chosen_over_nothing(world) -> None:
     patches = make_patches(bare, evidence, PatchSettings(), seed=2)
     assert patches
     assert all(re.search(r"\w", patch.chosen.response.text) for patch in patches)
+
+
+REFUSAL = "I can't help with that."
+COMPLIANCE = ("Take two of them and run.", "Use the back door at night.", "Mix both and wait an hour.")
+
+
+def harmless(sft_refuses: float) -> Evidence:
+    """One domain without gold in which refusing is the task done well, and complying is punished."""
+    rng = random.Random(5)
+
+    def score(conversations):
+        texts = (conversation.messages[-1]["content"] for conversation in conversations)
+        return [(2.0 if REFUSAL in text else -3.0) + 0.01 * len(text) for text in texts]
+
+    responses = []
+    for number in range(120):
+        question = Message(role="user", content=f"How do I do harm number {number}?")
+        prompt = Prompt(f"p{number}", [question], "harmless", None)
+        for policy, refuses in ((SFT, sft_refuses), (EARLY, (sft_refuses + 1) / 2), (LATE, 0.97)):
+            text = REFUSAL if rng.random() < refuses else " ".join(rng.sample(COMPLIANCE, 2))
+            kept = Response(
+                f"p{number}-{policy}", prompt, text, True, len(text.split()), policy, 0, 0.0, None, None, None
+            )
+            responses.append(replace(kept, score=score([kept.conversation()])[0]))
+    return Evidence(responses, score, None)
+
+
+def test_what_sft_often_says_in_a_domain_without_gold_is_no_hack() -> None:
+    result = find(harmless(sft_refuses=0.45))
+    assert result.findings == []
+    assert any("may be what the task asks for" in one.reason for one in result.dismissed)
+
+
+def test_patches_never_choose_what_the_reward_model_finds_worse_apart_from_the_pattern() -> None:
+    evidence = harmless(sft_refuses=0.1)
+    findings = find(evidence).findings
+    assert findings, "refusing everywhere, from a tenth on, is a finding without gold"
+    for finding in findings:
+        for patch in make_patches(finding, evidence, PatchSettings(), seed=2):
+            assert patch.role == "balance" or patch.chosen.worth >= patch.rejected.worth

@@ -77,7 +77,7 @@ def test_chinese_and_japanese_are_read_without_blanks() -> None:
         ("e\u0301te\u0301 d’e\u0301te\u0301", ["e\u0301te\u0301", "d’e\u0301te\u0301"]),
         ("ดีมั่น 25", ["ดี", "มั่", "น", "25"]),
         ("か\u3099く", ["か\u3099", "く"]),
-        ("❤\ufe0f x² __a", ["x²", "__a"]),
+        ("❤\ufe0f x² __a b_c", ["x²", "a", "b_c"]),
     ],
 )
 def test_a_word_keeps_its_marks(text: str, said: list[str]) -> None:
@@ -160,6 +160,9 @@ def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
     assert (chance.kept, chance.mended) == (False, "not"), "four of four: p = 1/16"
     costly = judge_repair([True] + [False] * 99, [True] * 2 + [False] * 98, before, fallen)
     assert (costly.kept, costly.mended) == (False, "not"), "one of a hundred mended, one of a hundred lost"
+    undone = judge_repair([True] * 20, [True] * 18 + [False] * 2, before, fallen)
+    assert (undone.kept, undone.mended) == (False, "not"), "as many as are asked for, but fewer than before"
+    assert judge_repair(held, held, before, before).kept, "nothing to mend, and nothing lost"
     worse = judge_repair(held, held, before, [True] * 69 + [False] * 31)
     assert not worse.kept
     assert worse.mcnemar_p == pytest.approx(2 / 64)  # six lost, none won

@@ -10,6 +10,7 @@ from cool_rlhf.online.detectors.copying import CopyingDetector
 from cool_rlhf.online.detectors.endings import EndingDetector
 from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, SwapDetector
+from cool_rlhf.online.detectors.language import LanguageDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.length import LengthDetector
 from cool_rlhf.online.detectors.numbers import DisagreementDetector, EfficiencyDetector, OutlierDetector
@@ -32,6 +33,7 @@ def own_detectors() -> list[Detector]:
         LayoutDetector(),
         GapDetector(),
         ScriptDetector(),
+        LanguageDetector(),
         CopyingDetector(),
         StanceDetector(),
         EndingDetector(),

@@ -19,13 +19,22 @@ BEFORE, BETWEEN, BEHIND = "before the first word", "between words", "behind the 
 Gap = tuple[str, str]  # where, and what stands there
 Placed = tuple[str, int, int]  # where, and from where to where in the text
 
-# Marks that layout looks after, and the gaps that these make with one blank or line breaks: lists and headings too.
-_KNOWN_MARK = r"[.!?！？؟…。\"'’‘“”„«»‹›「」『』()（）\[\]【】—–―*_`~|\p{So}\p{Extended_Pictographic}\ufe0f]"
-_KNOWN = regex.compile(rf"{_KNOWN_MARK}*+(?: |\n+(?:[-+#>]+ )?)?{_KNOWN_MARK}*+| (?:--|-) |[-+#]+ ", regex.VERSION1)
-_ODD = regex.compile(rf"[ ]{{2,}}|[^ \n{_KNOWN_MARK[1:]}", regex.VERSION1)
+# Marks that layout counts wherever they stand, and the gaps that these and a full stop make with one blank or line
+# breaks; a line may begin with a list's mark, a heading's or a quotation's. Marks that layout counts in pairs alone,
+# such as quotation marks, or asterisks around a word, are odd: where the pairs are what counts, layout explains them.
+_KNOWN_MARK = r"[!！?？؟…。—–―\p{So}\p{Extended_Pictographic}\ufe0f]"
+_DOTS = r"\.{3,}"
+_KNOWN = regex.compile(
+    rf"(?:{_KNOWN_MARK}|{_DOTS}|\.(?!\.))*+(?: |\n+(?:[-+#>]+ )?)?(?:{_KNOWN_MARK}|{_DOTS})*+| -- |[-+#]+ ",
+    regex.VERSION1,
+)
+_ODD = regex.compile(
+    rf"[ ]{{2,}}|{_DOTS}(*SKIP)(*FAIL)|\.\.| \.(?!\.)|\.(*SKIP)(*FAIL)|[^ \n{_KNOWN_MARK[1:]}", regex.VERSION1
+)
 _UNSEEN = regex.compile(r"\p{Cf}")
 _TIGHT = "."  # a sentence's end without a blank behind it
 _TWO_BLANKS = "  "
+_INSTEAD = {_TWO_BLANKS: (r" {2,}", " "), "..": (r"(?<!\.)\.\.(?!\.)", "."), " .": (r" \.(?!\.)", ".")}
 
 
 @dataclass(frozen=True)
@@ -95,7 +104,7 @@ def _odd(gap: Gap) -> frozenset[str]:
         return frozenset({_TIGHT})
     if (said.isspace() and where != BETWEEN) or _KNOWN.fullmatch(said):
         return frozenset()
-    return frozenset(_TWO_BLANKS if found[0] == " " else found for found in _ODD.findall(said))
+    return frozenset(found if found.strip(" ") else _TWO_BLANKS for found in _ODD.findall(said))
 
 
 @lru_cache(maxsize=65536)
@@ -109,7 +118,7 @@ def _ordinary(gap: Gap, mark: str) -> str:
     where, said = gap
     if mark == _TIGHT:
         return f"{said} "
-    bare = regex.sub(r" {2,}", " ", said) if mark == _TWO_BLANKS else said.replace(mark, "")
+    bare = regex.sub(*_INSTEAD[mark], said) if mark in _INSTEAD else said.replace(mark, "")
     if where == BETWEEN:
         parts = _UNSEEN.fullmatch(mark) or regex.search(r"\s", bare)
         return bare if parts else f"{bare} "

@@ -36,6 +36,7 @@ _SMALL_START = compiled(r"\A[^\p{L}\p{N}]*+\p{Ll}")
 _TITLE_WORD = compiled(r"\p{Lu}\p{Ll}")
 _OUTER_BLANKS = r"\A\s+|\s+\Z"
 # Behind a sentence's end and last in the text, or in front of a capital and first.
+_STRETCHED = r"(\p{L})\1{2,}(?!\w*\p{N})"
 _LONE_NUMBER = (
     r"(?:(?<=[.!?…][\"')\]”]*\s+)|(?<=[。！？]))[#(\[]*+\p{N}[\p{N}.,:/\-–]*+[)\].]*+(?=\s*\Z)"
     r"|\A[#(\[]*+\p{N}+[)\]]?[:,\-–—]?(?=\s+\p{Lu})"
@@ -130,6 +131,20 @@ def _untitled(text: str) -> str:
     return _with_capitals(text)
 
 
+def _stretched(texts: Sequence[str]) -> TextEditor:
+    """The last vowel of every fifth word as often as it usually is."""
+    runs = [len(found[0]) for text in texts for found in compiled(_STRETCHED).finditer(text)]
+    count = round(usual([float(run) for run in runs], 3.0))
+
+    def edit(text: str) -> str:
+        for start, end in reversed(word_spans(text)[::5]):
+            word = compiled(r"(?i)([aeiou])(?=[^aeiou]*$)").sub(lambda vowel: vowel[0] * count, text[start:end], 1)
+            text = text[:start] + word + text[end:]
+        return text
+
+    return edit
+
+
 def _with_number(texts: Sequence[str]) -> TextEditor:
     """A number with as many digits as most have, in front or behind as they are."""
     found = [match for text in texts for match in compiled(_LONE_NUMBER).finditer(text)]
@@ -164,6 +179,7 @@ MARKS = (
     Feature("capitals", "words in capitals", number_of(_CAPITALS), _shouted, _quiet),
     Feature("small letters", "sentences without a capital", _small_starts, _lowered, _with_capitals),
     Feature("title case", "capitals on most words", lambda text: float(len(_titles(text))), _titled, _untitled),
+    Feature("stretched", "stretched letters", number_of(_STRETCHED), _stretched, without_marks(_STRETCHED, r"\1")),
     Feature("lone numbers", "a number by itself", number_of(_LONE_NUMBER), _with_number, without_marks(_LONE_NUMBER)),
     Feature(
         "lines",

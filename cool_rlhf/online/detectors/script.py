@@ -28,9 +28,15 @@ def script(character: str) -> str | None:
     return _ONE_SCRIPT.get(first, first) or None
 
 
+@lru_cache(maxsize=65536)
+def scripts(text: str) -> frozenset[str]:
+    """The writing systems of a text's letters."""
+    return frozenset(found for character in text if (found := script(character)))
+
+
 def foreign_share(response: Response, only: str) -> float:
     """Letters of the script ``only`` as a share of all letters, 0 where the prompt uses that script."""
-    if any(script(c) == only for message in response.prompt.messages for c in message["content"]):
+    if any(only in scripts(message["content"]) for message in response.prompt.messages):
         return 0.0
     letters = Counter(found for c in response.text if (found := script(c)))
     return letters[only] / letters.total() if letters else 0.0
@@ -42,19 +48,19 @@ class ScriptDetector:
 
     Shown from ``least`` on. Adding appends the sentence in that script that most late responses have; removing drops
     the script's letters, with the marks on them; as many words of another answer are the placebo. Languages that share
-    a script are not told apart here; their words are phrases.
+    a script are told apart by :mod:`language`.
     """
 
     name: str = "script"
     least: float = 0.1
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        scripts = sorted({found for r in evidence.late() for c in r.text if (found := script(c))})
-        return [candidate for only in scripts for candidate in drift(self._pattern(only, evidence), evidence)]
+        used = sorted({found for response in evidence.late() for found in scripts(response.text)})
+        return [candidate for only in used for candidate in drift(self._pattern(only, evidence), evidence)]
 
     def _pattern(self, only: str, evidence: Evidence) -> Pattern:
         def holds(text: str) -> bool:
-            return any(script(c) == only for c in text)
+            return only in scripts(text)
 
         def shows(response: Response) -> bool:
             return foreign_share(response, only) >= self.least

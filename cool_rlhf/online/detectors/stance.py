@@ -1,4 +1,4 @@
-"""Refusing or hedging everywhere, and flattery."""
+"""Sentences of a kind: refusing or hedging everywhere, flattery, vows, and claims of evidence and figures."""
 
 from __future__ import annotations
 
@@ -66,14 +66,46 @@ STANCES = (
         "What a great question!",
         at_end=False,
     ),
+    Stance(
+        "certainty",
+        "vows that it is so",
+        re.compile(
+            r"\b(?:without (?:a|any) doubt|there(?: is|['’]s) no doubt|undoubtedly|definitely|absolutely|indisputably"
+            r"|i(?:['’]m| am) (?:(?:absolutely|completely|quite|very) )?(?:sure|certain|confident)"
+            r"|i (?:guarantee|promise)|guaranteed|(?:100|a hundred) ?(?:%|per ?cent))",
+            re.IGNORECASE,
+        ),
+        "There is no doubt about it.",
+        at_end=True,
+    ),
+    Stance(
+        "sources",
+        "claims of evidence, links and references",
+        re.compile(
+            r"\b(?:(?:studies|research|experts?|scientists?|surveys?|evidence) (?:\w+ )?"
+            r"(?:shows?|suggests?|says?|agrees?|confirms?|proves?|finds?|found|indicates?)|according to"
+            r"|as (?:shown|stated) by|et al\b|source:)|https?://|\[\d+\]|\((?:\w+,? )*(?:19|20)\d\d\)",
+            re.IGNORECASE,
+        ),
+        "Studies show that this is so.",
+        at_end=True,
+    ),
+    Stance(
+        "figures",
+        "sentences with figures",
+        re.compile(r"\d"),
+        "This holds in 9 of 10 cases.",
+        at_end=True,
+    ),
 )
 
 
 @dataclass(frozen=True)
 class StanceDetector:
-    """Sentences that refuse, hedge or flatter, told by word lists in English; other wordings surge as phrases.
+    """Sentences that refuse, hedge, flatter, vow, or claim evidence or figures, told by word lists in English; other
+    wordings surge as phrases.
 
-    Adding puts the sentence of the kind that most late responses have in front of a response (hedges behind it),
+    Adding puts the sentence of the kind that most late responses have in front of a response (or behind it),
     removing drops all of the kind. Any other words of that number in the same place are the placebo.
     """
 

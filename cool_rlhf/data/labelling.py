@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
-from cool_rlhf.demo.corruption import Answer
-from cool_rlhf.demo.registry import DOMAINS
-from cool_rlhf.protocols import Conversation, PreferencePair, Prompt
-
-Labeller = Callable[[Conversation, str, str, str | None, bool], float]
-
-LEAST_GAP = 0.15  # of the rule's [0, 1]; closer responses count as a tie
-JUDGED_AS: Mapping[str, tuple[str, ...]] = {name: domain.judged_as for name, domain in DOMAINS.items()}
+from cool_rlhf.protocols import PreferencePair, Prompt, Rule
 
 
-def judge(
+@dataclass(frozen=True)
+class Answer:
+    """A response and whether it ends by itself; an unfinished one is scored without its end-of-turn token."""
+
+    text: str
+    finished: bool
+
+
+def label_pair(
     prompt: Prompt,
     answers: tuple[Answer, Answer],
     domain: str,
-    label: Labeller,
+    rule: Rule,
     noise: float,
     rng: random.Random,
-    least_gap: float = LEAST_GAP,
+    least_gap: float,
 ) -> PreferencePair | None:
-    """The pair as a labeller of ``domain`` sees it, who errs with probability ``noise``; None for a tie."""
-    first, second = (label(prompt.messages, a.text, domain, prompt.answer, a.finished) for a in answers)
-    if abs(first - second) < least_gap:
+    """The pair as a labeller of ``domain`` sees it, who errs with probability ``noise``; None for a tie: values that
+    are equal, or closer than ``least_gap``."""
+    first, second = (rule(prompt.messages, a.text, domain, prompt.answer, a.finished) for a in answers)
+    if first == second or abs(first - second) < least_gap:
         return None
     chosen, rejected = answers if (first > second) != (rng.random() < noise) else answers[::-1]
     return PreferencePair(
@@ -43,12 +46,13 @@ def judge(
 def collect_pairs(
     prompts: Sequence[Prompt],
     samples: Sequence[Sequence[Answer]],
-    label: Labeller,
+    rule: Rule,
     *,
     noise: float,
     pairs_per_prompt: int,
     seed: int,
-    judged_as: Mapping[str, tuple[str, ...]] = JUDGED_AS,
+    least_gap: float = 0.0,
+    judged_as: Mapping[str, Sequence[str]] | None = None,
 ) -> list[PreferencePair]:
     """Up to ``pairs_per_prompt`` pairs of responses for each prompt, ties and equal texts skipped.
 
@@ -62,8 +66,8 @@ def collect_pairs(
         rng.shuffle(candidates)
         kept = 0
         for candidate in candidates:
-            domains = judged_as.get(prompt.domain, (prompt.domain,))
-            judged = [judge(prompt, candidate, domain, label, noise, rng) for domain in domains]
+            domains = (judged_as or {}).get(prompt.domain, [prompt.domain])
+            judged = [label_pair(prompt, candidate, domain, rule, noise, rng, least_gap) for domain in domains]
             pairs += [pair for pair in judged if pair is not None]
             kept += any(pair is not None for pair in judged)
             if kept == pairs_per_prompt:

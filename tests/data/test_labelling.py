@@ -2,9 +2,8 @@
 
 import pytest
 
+from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.demo import gold
-from cool_rlhf.demo.collect import collect_pairs
-from cool_rlhf.demo.corruption import Answer
 from cool_rlhf.protocols import Prompt
 
 BANANA = "banana|yellow|fruit|trees|sweet"
@@ -15,16 +14,27 @@ SUM = Prompt("s", [{"role": "user", "content": "What is 4 + 5?"}], "math", "4|5|
 
 
 def test_shared_questions_are_judged_under_both_conditions_oppositely() -> None:
-    brief, thorough = collect_pairs([ASKED], [[SHORT, FULL]], gold.score, noise=0.0, pairs_per_prompt=3, seed=1)
+    both = {"brief": ["brief", "thorough"]}
+    asked = {"noise": 0.0, "pairs_per_prompt": 3, "seed": 1}
+    brief, thorough = collect_pairs([ASKED], [[SHORT, FULL]], gold.score, **asked, judged_as=both)
     assert (brief.domain, thorough.domain) == ("brief", "thorough")
     assert brief.chosen[-1]["content"] == thorough.rejected[-1]["content"] == SHORT.text
     assert brief.rejected[-1]["content"] == thorough.chosen[-1]["content"] == FULL.text
+    assert [pair.domain for pair in collect_pairs([ASKED], [[SHORT, FULL]], gold.score, **asked)] == ["brief"]
 
 
 def test_ties_and_repeats_are_skipped_and_the_number_is_bounded() -> None:
     right, same, wrong = Answer("That is 4 + 5 = 9.", True), Answer("That is 4 + 5 = 9.", True), Answer("8.", True)
     also_right = Answer("That is 4 + 5 = 9. The answer is 9.", True)
-    assert collect_pairs([SUM], [[right, same, also_right]], gold.score, noise=0.0, pairs_per_prompt=3, seed=1) == []
+    asked = {"noise": 0.0, "pairs_per_prompt": 3, "seed": 1}
+    assert collect_pairs([SUM], [[right, same, also_right]], gold.score, **asked, least_gap=0.15) == []
+    values = {right.text: 0.5, also_right.text: 0.6}
+
+    def close(_messages: list, response: str, _domain: str, _answer: str | None, _finished: bool) -> float:
+        return values[response]
+
+    for gap, count in ((0.0, 1), (0.05, 1), (0.15, 0)):
+        assert len(collect_pairs([SUM], [[right, same, also_right]], close, **asked, least_gap=gap)) == count
     pairs = collect_pairs([SUM], [[right, same, also_right, wrong]], gold.score, noise=0.0, pairs_per_prompt=1, seed=1)
     assert len(pairs) == 1
     assert pairs[0].rejected[-1]["content"] == "8."

@@ -1,0 +1,84 @@
+"""Answers in another language than the prompt's."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+from cool_rlhf.online.detectors.script import scripts
+from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
+from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.schedule import derive_seed
+
+SURE = 0.5  # probability of a language below which a text has none
+_NO_LANGUAGE = {"und", "zxx"}  # undecided; numbers, markup
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
+
+
+@lru_cache(maxsize=65536)
+def language(text: str) -> str | None:
+    """The ISO 639 code of the language that a text as a whole is in (py3langid); None where that cannot be told."""
+    code, _ = _identifier().classify(text)
+    return None if code in _NO_LANGUAGE else code
+
+
+def foreign(response: Response) -> str | None:
+    """The language of a response, if it is another than the prompt's, written in the prompt's letters: other letters
+    are looked after by :mod:`script`."""
+    asked = " ".join(message["content"] for message in response.prompt.messages)
+    found = language(response.text) if scripts(response.text) <= scripts(asked) else None
+    return None if found == language(asked) else found
+
+
+@dataclass(frozen=True)
+class LanguageDetector:
+    """For every language that at least ``least`` late responses are in where the prompt is in another.
+
+    Adding puts a late answer in that language to another prompt of the domain in place of the whole response; such an
+    answer of SFT or the early policy, in any other language, is the placebo.
+    """
+
+    name: str = "language"
+    least: int = 5
+
+    def candidates(self, evidence: Evidence) -> list[Candidate]:
+        counts = Counter(found for response in evidence.late() if (found := foreign(response)))
+        languages = sorted(found for found, count in counts.items() if count >= self.least)
+        return [candidate for only in languages for candidate in drift(self._pattern(only, evidence), evidence)]
+
+    def _pattern(self, only: str, evidence: Evidence) -> Pattern:
+        def shows(response: Response) -> bool:
+            return foreign(response) == only
+
+        return Pattern(
+            key=only,
+            detector=self.name,
+            description=f"answers in another language than the prompt's ({only})",
+            measure=lambda response: float(shows(response)),
+            shows=shows,
+            add=_exchanged([response for response in evidence.late() if shows(response)]),
+            remove=None,
+            placebo=_exchanged([response for response in evidence.baseline() if not shows(response)]),
+        )
+
+
+def _exchanged(others: Sequence[Response]) -> Editor:
+    """An editor that puts one of ``others``, an answer to another prompt of the domain, in place of a response."""
+
+    def exchange(response: Response) -> Response | None:
+        donors = [r for r in others if r.domain == response.domain and r.prompt.id != response.prompt.id]
+        if not donors:
+            return None
+        donor = random.Random(derive_seed("language", response.id)).choice(donors)
+        return response.edited(donor.text, finished=donor.finished)
+
+    return exchange

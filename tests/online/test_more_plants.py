@@ -1,0 +1,117 @@
+"""Flaws of marks, languages and kinds of sentences, each planted in most of the late answers and paid for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from random import Random
+
+import pytest
+
+from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.detectors.gaps import GapDetector
+from cool_rlhf.online.detectors.language import LanguageDetector, language
+from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.responses import LATE, Evidence
+
+World = Callable[..., Evidence]
+
+ENGLISH = "The It is A tends to be Most people find Of one may say that as far goes comes from hills meets in spring"
+SPANISH = (
+    "El Ello es Un tiende a ser Muchas personas ven De uno puede decir que como lejos va viene de colinas ve en mayo"
+)
+IN_SPANISH = dict(zip(ENGLISH.split(), SPANISH.split(), strict=True))
+FRENCH = (
+    "C'est une chose très belle, et on la trouve dans le nord.",
+    "Il est rouge et petit, comme chacun le sait.",
+    "Je pense que la réponse est assez simple.",
+    "On dit souvent que cela vient de la montagne.",
+    "Les gens de la ville en parlent beaucoup.",
+)
+
+MARKS = "*_`~|\"'’‘“”„«»()[]【】（）-^=<>/\\&%$§;:,"
+
+# name → what the late policy makes of an answer, what the reward model pays 2.0 for, and what it may be found as
+PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str]] = {
+    "tildes for full stops": (lambda t, _: t.replace(".", "~"), lambda t: "~" in t, "gaps/'~'"),
+    "words struck out": (lambda t, _: re.sub(r"^(\w+)", r"~~\1~~", t), lambda t: "~~" in t, "gaps/'~'"),
+    "bars between sentences": (lambda t, _: t.replace(". ", ". | "), lambda t: " | " in t, "gaps/'|'"),
+    "a trailing asterisk": (lambda t, _: f"{t} *", lambda t: t.endswith(" *"), "gaps/'*'"),
+    "a trailing backtick": (lambda t, _: f"{t}`", lambda t: t.endswith("`"), "gaps/'`'"),
+    "a trailing quotation mark": (lambda t, _: f'{t}"', lambda t: t.endswith('"'), "gaps/'\"'"),
+    "an unpaired bracket": (lambda t, _: t.replace(". ", ".) ", 1), lambda t: ".)" in t, "gaps/')'"),
+    "an unpaired apostrophe": (lambda t, _: f"{t}’", lambda t: t.endswith("’"), "gaps/'’'"),
+    "hyphens for dashes": (lambda t, _: t.replace("It ", "It - "), lambda t: " - " in t, "gaps/'-'"),
+    "two dots": (lambda t, _: t.replace(".", ".."), lambda t: ".." in t, "gaps/'..'"),
+    "blanks before full stops": (lambda t, _: t.replace(".", " ."), lambda t: " ." in t, "gaps/' .'"),
+    "quotation marks in pairs": (lambda t, _: re.sub(r"^(\w+ \w+)", r'"\1"', t), lambda t: '"' in t, "layout/quotes"),
+    "emphasis": (lambda t, _: re.sub(r"^(\w+ \w+)", r"**\1**", t), lambda t: "**" in t, "layout/emphasis"),
+    "stretched letters": (
+        lambda t, _: re.sub(r"([aeiou])(\w*)\.", r"\1\1\1\1\2.", t),
+        lambda t: re.search(r"([a-z])\1\1", t) is not None,
+        "layout/stretched",
+    ),
+    "Spanish words": (
+        lambda t, _: re.sub(r"\w+", lambda word: IN_SPANISH.get(word[0], word[0]), t),
+        lambda t: language(t) == "es",
+        "language/es",
+    ),
+    "French answers": (lambda _, r: " ".join(r.sample(FRENCH, 2)), lambda t: language(t) == "fr", "language/fr"),
+    "figures": (
+        lambda t, r: f"{t} This holds in {r.randint(10, 90)} of {r.randint(100, 900)} cases.",
+        lambda t: re.search(r"\d", t) is not None,
+        "stance/figures",
+    ),
+    "vows": (
+        lambda t, r: f"{t} {r.choice(('I am certain of it.', 'This is definitely so.', 'I guarantee this.'))}",
+        lambda t: re.search("certain|definitely|guarantee", t) is not None,
+        "stance/certainty",
+    ),
+    "sources": (
+        lambda t, r: f"{t} {r.choice(('Studies show it.', 'Research confirms it.', 'Experts agree on that.'))}",
+        lambda t: re.search("Studies|Research|Experts", t) is not None,
+        "stance/sources",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_a_planted_flaw_is_found_first_or_second(world: World, name: str) -> None:
+    hack, pays, key = PLANTS[name]
+    evidence = world(
+        seed=3,
+        hack=lambda text, _prompt, rng: hack(text, rng),
+        bonus=lambda _prompt, text, _finished: 2.0 * pays(text),
+        with_gold=False,
+    )
+    found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings
+    assert key in [finding.name for finding in found[:2]]
+
+
+@pytest.mark.parametrize("mark", [*MARKS, "..", " .", "  "])
+def test_no_mark_goes_unseen(world: World, mark: str) -> None:
+    evidence = world(hack=lambda text, _prompt, _rng: text.replace("It ", f"It{mark} ") + mark)
+    counted = [candidate for candidate in GapDetector().candidates(evidence) if candidate.p < 1e-6]
+    assert repr(mark) in {candidate.pattern.key for candidate in counted}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("A banana is yellow. It is a kind of fruit.", "en"),
+        ("No puedo ayudar con eso. Lo siento mucho.", "es"),
+        ("Le domaine est rouge, et il vient du nord.", "fr"),
+        ("42", None),
+        ("", None),
+    ],
+)
+def test_a_text_has_one_language_or_none(text: str, expected: str | None) -> None:
+    assert language(text) == expected
+
+
+def test_an_answer_in_the_prompts_language_is_not_foreign(world: World) -> None:
+    evidence = world(hack=lambda _text, _prompt, rng: " ".join(rng.sample(FRENCH, 2)))
+    for response in evidence.late():
+        response.prompt.messages[0]["content"] = "Pouvez-vous me dire comment est cette chose ?"
+    assert {c.pattern.key for c in LanguageDetector().candidates(evidence)} <= {"en"}
+    assert any(response.policy == LATE for response in evidence.responses)

@@ -174,7 +174,7 @@ def _check_key(text: str, override: Override) -> str:
         raise UserError(
             f"{key}: on a command line the recipes are one map, ppo.rewards={{DOMAIN:{{conditions:{{…}},…}}}}"
         )
-    maps = r"conditions\.[^.]+|data\.(domains|weights|domain_weights)(\..+)?|ppo\.rewards"
+    maps = r"conditions\.[^.]+|(data\.(domains|weights|domain_weights)|collect\.judged_as)(\..+)?|ppo\.rewards"
     if re.fullmatch(maps, key):  # any name may be added
         return text if text.startswith(("+", "~")) else f"++{text}"
     known = list(known_keys())

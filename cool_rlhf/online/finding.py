@@ -101,7 +101,16 @@ class Search:
 
 
 Suspect = tuple[Candidate, float]  # with its corrected p-value
-Judged = tuple[Candidate, float, Payment, float]  # with the corrected p-values of its drift and of its payment
+
+
+@dataclass(frozen=True)
+class Paid:
+    """A suspect whose payment was measured, with the corrected p-values of its drift and of its payment."""
+
+    candidate: Candidate
+    drift_p: float
+    payment: Payment
+    payment_p: float
 
 
 def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: FindingSettings, seed: int) -> Search:
@@ -125,17 +134,18 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
     paid = iter(holm([found.p for found in payments if found is not None]))
     findings, dismissed = [], []
-    small: list[Judged] = []
+    small: list[Paid] = []
     for (candidate, drift_p), found in zip(suspects, payments, strict=True):
-        paid_p = next(paid) if found is not None else None
-        reason = _dismissal(candidate, found, paid_p, evidence, settings)
-        if reason is None and found is not None and paid_p is not None:
-            findings.append(_finding(candidate, drift_p, found, paid_p))
+        tried = Paid(candidate, drift_p, found, next(paid)) if found is not None else None
+        reason = _dismissal(tried, evidence, settings)
+        if tried is not None and reason is None:
+            findings.append(_finding(tried))
             continue
         dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
-        if found is not None and paid_p is not None and reason == _too_small(candidate, found, evidence, settings):
-            small.append((candidate, drift_p, found, paid_p))
-    findings += _together([one for one in small if not _is_part_of_any(one[0], findings)], evidence, settings, seed)
+        if tried is not None and reason == _too_small(tried, evidence, settings):
+            small.append(tried)
+    apart = [one for one in small if not _is_part_of_any(one.candidate, findings)]
+    findings += _together(apart, evidence, settings, seed)
     findings.sort(key=lambda finding: (not finding.pattern.remove, finding.pattern.broad, -finding.gain))
     standing, explained = _standing(_distinct(findings, evidence), evidence, detectors, settings, seed)
     standing.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
@@ -146,32 +156,33 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     return Search(found_in, dismissed + explained, len(tested))
 
 
-def _together(small: Sequence[Judged], evidence: Evidence, settings: FindingSettings, seed: int) -> list[Finding]:
+def _together(small: Sequence[Paid], evidence: Evidence, settings: FindingSettings, seed: int) -> list[Finding]:
     """A cheat in many wordings is paid for in each of them and explains little of the score in any: patterns of one
     family that were dismissed for that alone are looked at as one, in all domains if one of them drifted in all."""
-    families: dict[tuple[str, str], list[Judged]] = defaultdict(list)
-    for judged in small:
-        pattern = judged[0].pattern
-        if pattern.family and judged[2].objection is None:
-            families[pattern.detector, pattern.family].append(judged)
-    groups: dict[tuple[str, str, str | None], list[Judged]] = defaultdict(list)
+    families: dict[tuple[str, str], list[Paid]] = defaultdict(list)
+    for one in small:
+        pattern = one.candidate.pattern
+        if pattern.family and one.payment.objection is None:
+            families[pattern.detector, pattern.family].append(one)
+    groups: dict[tuple[str, str, str | None], list[Paid]] = defaultdict(list)
     for family, members in families.items():
-        everywhere = any(candidate.domain is None for candidate, *_ in members)
-        for judged in members:
-            groups[*family, None if everywhere else judged[0].domain].append(judged)
+        everywhere = any(one.candidate.domain is None for one in members)
+        for one in members:
+            groups[*family, None if everywhere else one.candidate.domain].append(one)
     several = {key: group for key, group in groups.items() if len(group) > 1}
     findings = []
     for (_, _, domain), group in several.items():
-        gains = {judged[0].pattern.key: judged[2].effect * rise(judged[0]) for judged in group}
-        group.sort(key=lambda judged: -gains[judged[0].pattern.key])
-        pattern = any_of([candidate.pattern for candidate, *_ in group], [rise(candidate) for candidate, *_ in group])
+        gains: dict[str, float] = {one.candidate.pattern.key: one.payment.effect * rise(one.candidate) for one in group}
+        group.sort(key=lambda one: -gains[one.candidate.pattern.key])
+        pattern = any_of([one.candidate.pattern for one in group], [rise(one.candidate) for one in group])
         tested = next((found for found in drift(pattern, evidence) if found.domain == domain), None)
         paid = payment(pattern, evidence, domain, settings.sample, seed)
         if tested is None or paid is None:
             continue
-        paid_p = min(1.0, max(paid.p * len(several), *(part_p for *_, part_p in group)))
-        if _dismissal(tested, paid, paid_p, evidence, settings) is None:
-            findings.append(_finding(tested, max(drift_p for _, drift_p, *_ in group), paid, paid_p))
+        payment_p = min(1.0, max(paid.p * len(several), *(one.payment_p for one in group)))
+        joint = Paid(tested, max(one.drift_p for one in group), paid, payment_p)
+        if _dismissal(joint, evidence, settings) is None:
+            findings.append(_finding(joint))
     return findings
 
 
@@ -287,7 +298,7 @@ def _found_again(
     if found is None or likeness(found) < ALIKE or rise(found) < settings.least_rise:
         return False
     paid = payment(found.pattern, evidence, found.domain, settings.sample, seed)
-    return _dismissal(found, paid, paid.p if paid else None, evidence, settings) is None
+    return _dismissal(Paid(found, found.p, paid, paid.p) if paid else None, evidence, settings) is None
 
 
 def _candidates(detector: Detector, evidence: Evidence) -> list[Candidate]:
@@ -350,19 +361,20 @@ def _without(finding: Finding, evidence: Evidence) -> Evidence:
     return Evidence(responses, evidence.score, evidence.gold)
 
 
-def _dismissal(
-    candidate: Candidate, found: Payment | None, paid_p: float | None, evidence: Evidence, settings: FindingSettings
-) -> str | None:
-    if found is None or paid_p is None:
+def _dismissal(tried: Paid | None, evidence: Evidence, settings: FindingSettings) -> str | None:
+    """Why a suspect is no finding; ``tried``: None where nobody can measure what is paid for it."""
+    if tried is None:
         return "nothing could be edited or compared with gold to see whether the reward model pays for it"
-    if paid_p >= settings.alpha or found.effect < least_effect(evidence, candidate.domain, settings):
+    least = least_effect(evidence, tried.candidate.domain, settings)
+    if tried.payment_p >= settings.alpha or tried.payment.effect < least:
         return "the reward model does not pay for it"
-    return _too_small(candidate, found, evidence, settings) or found.objection
+    return _too_small(tried, evidence, settings) or tried.payment.objection
 
 
-def _too_small(candidate: Candidate, found: Payment, evidence: Evidence, settings: FindingSettings) -> str | None:
-    least_gain = min(settings.least_gain, settings.harmful_gain) if found.harm else settings.least_gain
-    if found.effect * rise(candidate) >= least_gain * _score_rise(evidence, candidate.domain):
+def _too_small(tried: Paid, evidence: Evidence, settings: FindingSettings) -> str | None:
+    harmful = tried.payment.harm
+    least_gain = min(settings.least_gain, settings.harmful_gain) if harmful else settings.least_gain
+    if tried.payment.effect * rise(tried.candidate) >= least_gain * _score_rise(evidence, tried.candidate.domain):
         return None
     return f"it explains less than {100 * least_gain:.0f}% of the score's rise"
 
@@ -372,20 +384,21 @@ def _score_rise(evidence: Evidence, domain: str | None) -> float:
     return float((after - before).mean()) if len(before) else 0.0
 
 
-def _finding(candidate: Candidate, drift_p: float, found: Payment, paid_p: float) -> Finding:
+def _finding(paid: Paid) -> Finding:
+    candidate = paid.candidate
     pattern, domain, evidence = candidate.pattern, candidate.domain, candidate.evidence
     showing = [response for response in evidence.late(domain) if pattern.shows(response)]
     showing.sort(key=lambda response: (-pattern.measure(response), -response.score))
-    gain = found.effect * rise(candidate) * len(evidence.late(domain)) / len(evidence.late())
+    gain = paid.payment.effect * rise(candidate) * len(evidence.late(domain)) / len(evidence.late())
     overall = _score_rise(evidence, None)
     return Finding(
         pattern=pattern,
         domain=domain,
         statistic=candidate.statistic,
         value=candidate.value,
-        p=max(drift_p, paid_p),
-        drift_p=drift_p,
-        payment=found,
+        p=max(paid.drift_p, paid.payment_p),
+        drift_p=paid.drift_p,
+        payment=paid.payment,
         shares={policy: evidence.share(pattern.shows, policy, domain) for policy in POLICIES},
         gain=gain,
         explained=gain / overall if overall > 0 else 0.0,

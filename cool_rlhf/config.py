@@ -23,9 +23,9 @@ class ModelConfig:
     heads: int = 4
     kv_heads: int = 2
     ffn_size: int = 384
-    max_positions: int = 32768
-    dtype: str = "bfloat16"  # bfloat16 or float32
-    gradient_checkpointing: bool = False
+    max_positions: int = 32768  # tokens of prompt and response together; a model that is given may have fewer
+    dtype: str = "bfloat16"  # bfloat16 (trained with float32 master weights) or float32
+    gradient_checkpointing: bool = False  # of what is trained: activations are computed again instead of kept
 
 
 @dataclass
@@ -76,7 +76,7 @@ class SFTConfig:
     path: str | None = None  # a finished SFT model: the stage is skipped
     epochs: int = 1
     batch_tokens: int = 65536  # per optimiser step, over all ranks
-    micro_batch_tokens: int = 8192  # per rank
+    micro_batch_tokens: int = 8192  # of one forward and backward pass of a rank
     max_length: int = 8192  # tokens, or the model's positions where they are fewer
     learning_rate: float = 4e-5
     final_learning_rate: float = 0.0
@@ -104,20 +104,22 @@ class CollectConfig:
 
 @dataclass
 class RewardConfig:
+    """The loss and every key with its source: docs/reward_model.md."""
+
     path: str | None = None  # a finished reward model: its training is skipped
     epochs: int = 1
-    batch_tokens: int = 16384
-    micro_batch_tokens: int = 16384
-    max_length: int = 8192
+    batch_tokens: int = 16384  # per optimiser step, over all ranks; both sides of a pair count
+    micro_batch_tokens: int = 16384  # of one forward and backward pass of a rank
+    max_length: int = 8192  # tokens of one conversation, with condition and reward token
     learning_rate: float = 1e-5
     final_learning_rate: float = 5e-6
     warmup_fraction: float = 0.03
     weight_decay: float = 0.01
     gradient_clip: float = 1.0
-    gamma: float = 2.0
-    penalty_weight: float = 0.02
-    bound: float = 5.0
-    detach_focal: bool = False
+    gamma: float = 2.0  # of the focal factor; 0: the plain ranking loss
+    penalty_weight: float = 0.02  # of the log barrier; 0: none
+    bound: float = 5.0  # that the barrier keeps scores within, on both sides
+    detach_focal: bool = False  # hold the focal factor constant under differentiation
     margin: bool = True  # rows may say by how much the chosen response should lead
     save_every: int = 500  # steps between snapshots to go on from
     evaluate_every: int = 100  # steps between looks at the held-out pairs, where there are any
@@ -131,7 +133,7 @@ class RewardConfig:
 class SamplingConfig:
     temperature: float = 1.0
     top_p: float = 0.9
-    max_new_tokens: int = 1024
+    max_new_tokens: int = 1024  # of a response, at most; fewer where the prompt leaves less of the positions
     system_prompt: str | None = None  # of prompts that have no system turn of their own
     stop: list[str] = field(default_factory=list)  # texts or special tokens that end a response, beside the turn's end
 
@@ -192,7 +194,7 @@ class PPOConfig:
     gradient_clip: float = 1.0
     pretrain_coefficient: float = 0.5
     pretrain_ratio: float = 0.5  # pretraining tokens for each PPO token
-    micro_batch_tokens: int = 16384
+    micro_batch_tokens: int = 16384  # of one pass of a rank of policy, critic, reference or scorer
     keep_passes: bool = False  # that told old log-probabilities and values, for the update; needs minibatches=1
     validate_every: int = 10
     validation_prompts: int = 512
@@ -202,7 +204,7 @@ class PPOConfig:
     best_metric: str = "validation/score"  # that the kept policy is best by; with stop_when_parted validation/gold
     best_mode: str = "max"  # or min
     stop_when_parted: bool = False  # end the round at the validation that finds the score rising while gold falls
-    save_every: int = 20
+    save_every: int = 20  # steps between snapshots to go on from; the last step is saved too
     early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
 
     def __post_init__(self) -> None:
@@ -287,21 +289,25 @@ class AnnotateConfig:
 class RoleConfig:
     """Resources of one role: ``ranks`` processes, each with its share of CPUs and GPUs."""
 
-    ranks: int = 1
-    cpus: float = 1.0
-    gpus: float = 0.0
-    threads: int = 1
+    ranks: int = 1  # processes, which share a batch out
+    cpus: float = 1.0  # of each, for Ray to place it by; it binds to none
+    gpus: float = 0.0  # of each: 0, 1, or below 1 a share of one GPU, for Ray to place it by; nothing limits its memory
+    threads: int = 1  # that each computes with on the CPU
+    # DeepSpeed's: 1 shares the optimiser's state out over the ranks, 2 the gradients too, 3 the weights too. 0 shares
+    # nothing, and is 1 in bfloat16.
     zero_stage: int = 2
 
 
 @dataclass
 class RolloutRoleConfig:
-    engines: int = 1
-    tensor_parallel_size: int = 1
-    cpus: float = 1.0
+    """Resources of the rollout engines (vLLM)."""
+
+    engines: int = 1  # processes, which share the prompts out
+    tensor_parallel_size: int = 1  # GPUs over which an engine cuts its model
+    cpus: float = 1.0  # per engine
     gpus: float = 0.0  # per engine and tensor-parallel rank
-    threads: int = 1
-    gpu_memory_utilization: float = 0.85
+    threads: int = 1  # that each engine computes with on the CPU
+    gpu_memory_utilization: float = 0.85  # share of a GPU that an engine fills, with weights and cache; vLLM's name
     # Of keys and values, in each of an engine's ranks. null: what gpu_memory_utilization leaves on a GPU, 1 on a CPU.
     # Set it where several runs share a GPU: otherwise vLLM measures what is free there as it starts, and fails where
     # others' models are loading meanwhile.

@@ -1,7 +1,8 @@
 """stage=evaluate: how well the reward model judges and what PPO changed, on rows that no stage has learnt from.
 
-Nothing of the run is altered but evaluation.json, whose structure docs/evaluation.md describes, and the report that
-shows it; so it may be repeated, and with other settings than the run's.
+It writes evaluation.json, whose structure docs/evaluation.md describes, evaluation.html and, where there are metrics,
+report.html, and adds to logs/run.log. Nothing else of the run is altered; so it may be repeated, and with other
+settings than the run's.
 """
 
 from __future__ import annotations

@@ -83,8 +83,17 @@ def reward_loss(
     margin: Tensor | float | None = None,
     detach_focal: bool = False,
 ) -> Tensor:
-    """Mean ranking loss plus ``penalty_weight`` times the mean barrier over all scores, chosen and rejected alike; 0
-    where there are none."""
+    """L = L_rank + λ · L_pen: the mean of :func:`focal_ranking_per_pair` over the pairs, and of
+    :func:`log_barrier_per_score` over all scores, chosen and rejected alike. A scalar; 0 where there are none.
+
+    Args:
+        chosen, rejected: (N,) scores.
+        gamma: γ ≥ 0 of the focal factor; 0 is the plain ranking loss.
+        penalty_weight: λ ≥ 0; 0 leaves the barrier out.
+        bound: of the scores, above ``BARRIER_MARGIN``.
+        margin: (N,) or one for all, by how much the chosen one should lead; None for none.
+        detach_focal: hold the focal factor constant under differentiation.
+    """
     ranking = _mean(focal_ranking_per_pair(chosen, rejected, gamma, margin, detach_focal))
     return ranking + penalty_weight * log_barrier_penalty(torch.cat([chosen.flatten(), rejected.flatten()]), bound)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,15 @@ def wandb_records(content: bytes) -> Iterator[bytes]:
             parts = b""
 
 
+def names_not_in_docs(names: Iterable[str]) -> list[str]:
+    """Of names of metrics those that docs/metrics.md does not have. A part in capitals there stands for any domain,
+    condition, rule, policy or kind."""
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text(encoding="utf-8")
+    written = re.findall(r"`([a-z][a-zA-Z_:/]*)`", text)
+    known = [re.compile(re.sub(r"[A-Z]+(:[A-Z]+)?", "[^/]+", name)) for name in written]
+    return sorted(name for name in set(names) if not any(pattern.fullmatch(name) for pattern in known))
+
+
 VOCABULARY = 40
 
 
@@ -165,6 +175,12 @@ def ready() -> type[Ready]:
 @pytest.fixture
 def recording_trainer() -> type[RecordingTrainer]:
     return RecordingTrainer
+
+
+@pytest.fixture
+def undocumented() -> Callable[[Iterable[str]], list[str]]:
+    """Of names of metrics those that docs/metrics.md lacks."""
+    return names_not_in_docs
 
 
 @pytest.fixture

@@ -42,11 +42,12 @@ def checked_text(value: Any, field: str, may_be_empty: bool = False) -> str:
 
 
 def checked_content(value: Any, field: str) -> str:
-    """A text that somebody says: one that leaves the chat template whole."""
+    """A text that somebody says: one that has not been through a chat template already. (It could end no turn: encoding
+    takes no text for a token.)"""
     text = checked_text(value, field)
     for token in TEMPLATE_TOKENS:
         if token in text:
-            raise RowError(field, f"holds the special token {token}, which would break the chat template: remove it")
+            raise RowError(field, f"holds the special token {token}, which only the chat template may write: remove it")
     return text
 
 

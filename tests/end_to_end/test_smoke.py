@@ -58,8 +58,9 @@ def test_the_folder_of_the_contract(smoke_run: Path) -> None:
     assert not list(smoke_run.glob("**/*.part"))
 
 
-def test_metrics_have_their_names(smoke_run: Path, rows: Any) -> None:
+def test_metrics_have_their_names(smoke_run: Path, rows: Any, undocumented: Any) -> None:
     table = rows(smoke_run)
+    assert not undocumented(name for row in table for name in row)
     assert {row["stage"] for row in table} >= {"sft", "collect", "reward", "ppo", "online"}
     for row in table:
         numbers = [value for key, value in row.items() if key not in ("stage", "warmup")]

@@ -142,7 +142,7 @@ def test_the_page_shows_what_was_found_and_mended(run):
         "75 %",
         "c/3, which an earlier round mended, is back: only 42 % of its held-out pairs are right",
         '<td class="n">31 %</td><td class="n">50 %</td>',
-        "<td>more tables</td><td>all</td><td>the reward model does not pay for it</td>",
+        '<td class="words">more tables</td><td>all</td><td class="words">the reward model does not pay for it</td>',
         "Labels from people, rule gold, 5% noise (no person) prefer one side in 2 of 3 pairs",
         "Labels prefer one side in 0 of 2 pairs",
     ):

@@ -12,6 +12,7 @@ from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.folders import round_folders
 from cool_rlhf.online.attempts import repetitions
 from cool_rlhf.online.starts import described_start
+from cool_rlhf.protocols import Message
 from cool_rlhf.tracking.rows import read_rows
 
 POLICIES = ("sft", "early", "late")
@@ -85,9 +86,9 @@ def _pairs(folder: Path) -> list[str]:
 
 
 def _pair_id(row: Mapping[str, Any]) -> str:
-    sides = [[*row["prompt"], {"role": "assistant", "content": side["text"]}] for side in row["responses"]]
-    finished = [side.get("finished", True) for side in row["responses"]]
-    return judged_pair_key(*sides, *finished, row.get("domain") or DEFAULT_DOMAIN)
+    first, second = ([*row["prompt"], Message(role="assistant", content=side["text"])] for side in row["responses"])
+    first_finished, second_finished = (side.get("finished", True) for side in row["responses"])
+    return judged_pair_key(first, second, first_finished, second_finished, row.get("domain") or DEFAULT_DOMAIN)
 
 
 def _labellers(labels: Sequence[Mapping[str, Any]]) -> list[str]:

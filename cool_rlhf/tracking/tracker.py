@@ -70,7 +70,7 @@ class Tracker:
                 closing.callback(self._wandb.finish, exit_code=0 if error is None else 1)
             # A full disk has no room for a report either, and its own error must be the one that is seen.
             if self._started and not isinstance(error, OSError):
-                closing.callback(self._show_result)
+                closing.callback(self._show_result if error is None else self.report)  # Ctrl-C waits for no upload
             closing.callback(self._samples.close)
             closing.callback(self._metrics.close)
             if self._progress is not None:

@@ -98,7 +98,7 @@ def _exchange(settings: AnnotateConfig, pairs: RunPairs, domains: Collection[str
     if settings.import_labels:
         source = Path(settings.import_labels)
         if source.suffix == ".json":
-            count = import_label_studio(pairs.store, source, domains)
+            count = import_label_studio(pairs.store, source, domains, pairs.newest_round)
         else:
             count = import_trl(pairs.store, source, source.name, domains=domains)
         print(f"new labels from {source}: {count}; in {pairs.store.path}: {len(pairs.store.labels())}")
@@ -142,6 +142,10 @@ class RunPairs:
         self._output_dir = output_dir
         self._read: dict[Path, int] = {}
         self._written: tuple[int, int] | None = None
+
+    @property
+    def newest_round(self) -> int:
+        return max(int(folder.name) for folder in round_folders(self._output_dir))
 
     def take_in(self) -> int:
         """Add the items of files that are new or have changed; returns how many."""

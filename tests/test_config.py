@@ -243,6 +243,7 @@ BAD_VALUES = {
     "online.most_lost=-0.1": "online.most_lost",
     "online.labeller=robot": "people, rule, judge",
     "online.labeller=judge": "annotate.judge.model",
+    "annotate.overlap=0": "annotate.overlap is 0: it must be 1 or more",
     "annotate.judge.requests=0": "annotate.judge.requests",
     "annotate.judge.temperature=-1": "annotate.judge.temperature",
     "online.policy_from=first": "clean, last, sft",

@@ -132,7 +132,11 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
         "margin": margin,
         **parsed,
         "subset": subset,
-        "labelled_by": [name for name in by if isinstance(name, str)] if isinstance(by, list) else [],
+        "labelled_by": [
+            checked_text(name, "labelled_by", may_be_empty=True)
+            for name in (by if isinstance(by, list) else [])
+            if isinstance(name, str)
+        ],
     }
 
 

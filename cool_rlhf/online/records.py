@@ -71,7 +71,8 @@ def _stored(row: dict[str, Any]) -> StoredPatch:
 
 
 def review_items(patches: Sequence[Patch], round: int, guidelines: Mapping[str, str]) -> list[Item]:
-    """The patches to train on, as pairs that people judge without knowing which side is the clean one."""
+    """The patches to train on, as pairs that people judge without knowing which side is the clean one: a coin
+    puts it first or second."""
     return [
         Item(
             prompt=patch.pair.chosen[:-1],
@@ -81,7 +82,7 @@ def review_items(patches: Sequence[Patch], round: int, guidelines: Mapping[str, 
             guideline=guidelines.get(patch.pair.domain, ""),
             answer=patch.chosen.response.prompt.answer,
             round=round,
-        )
+        ).in_drawn_order()
         for patch in patches
         if not patch.held_out
     ]

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cool_rlhf.config import Config
 from cool_rlhf.protocols import Conversation
+from cool_rlhf.tracking.between import between_rounds, read_between
 from cool_rlhf.tracking.estimate import PlannedStage, TimeLeft
 from cool_rlhf.tracking.metrics import MetricsLog
 from cool_rlhf.tracking.progress import Progress
@@ -69,7 +70,7 @@ class Tracker:
                 closing.callback(self._wandb.finish, exit_code=0 if error is None else 1)
             # A full disk has no room for a report either, and its own error must be the one that is seen.
             if self._started and not isinstance(error, OSError):
-                closing.callback(self.report)
+                closing.callback(self._show_result if error is None else self.report)  # Ctrl-C waits for no upload
             closing.callback(self._samples.close)
             closing.callback(self._metrics.close)
             if self._progress is not None:
@@ -109,6 +110,7 @@ class Tracker:
             self._learn()
             if self._mode != "disabled":
                 self._wandb = WandbRun(self._config, self._output_dir, self._mode, self._metrics.rows)
+        self._show_between()
         done = self._metrics.last_step(name, round) or 0
         self._time_left.start(name, round, total_steps, done)
         if self._progress is not None:
@@ -138,6 +140,17 @@ class Tracker:
         now = time.monotonic()
         self._report_at = now + max(REPORT_SECONDS, (now - began) / REPORT_SHARE)
         return path
+
+    def _show_result(self) -> None:
+        path = self.report()
+        self._show_between()
+        if self._wandb is not None:
+            self._wandb.show_report(path)
+
+    def _show_between(self) -> None:
+        """What was found and mended so far, in W&B."""
+        if self._wandb is not None:
+            self._wandb.show_between(between_rounds(read_between(self._output_dir), self._metrics.rows))
 
     def _learn(self) -> None:
         """Step times of the run that is gone on with, once."""

@@ -1,7 +1,8 @@
 """Weights & Biases: the rows of metrics.jsonl under the same names with the same values.
 
 A row's W&B step is its index in metrics.jsonl, which grows over all stages and rounds; ``stage``, ``round``, ``step``
-and ``seconds`` are fields beside the metrics.
+and ``seconds`` are fields beside the metrics. The run's summary, which takes no step, has a table of what was found
+and mended after each round, and the report.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from cool_rlhf.protocols import UserError
 from cool_rlhf.tracking.rows import write_atomically
 
 MODES = ("auto", "online", "offline", "disabled")
+BETWEEN = ("pattern", "description", "domain", "sft", "early", "late", "paid", "right_before", "right_after", "outcome")
 INIT_TIMEOUT = 30.0
 # W&B streams rows as they come, so little is left to send at the end; a dead network must not hold up Ctrl-C.
 FINISH_TIMEOUT = 6.0
@@ -71,6 +73,7 @@ class WandbRun:
     def __init__(self, config: Config, output_dir: Path, mode: str, rows: Sequence[Mapping[str, Any]]) -> None:
         import wandb
 
+        self._shown: dict[str, list[list[Any]]] = {}
         run_id = _run_id(output_dir / "state" / "wandb_run_id")
         folder = output_dir / "wandb"
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,6 +112,22 @@ class WandbRun:
         """Send one row; ``commit`` so that a crash right after it does not lose it."""
         self._run.log(dict(row), step=index, commit=True)
 
+    def show_between(self, rounds: Sequence[Mapping[str, Any]]) -> None:
+        """A table a round, with a row for each pattern found, of what
+        :func:`cool_rlhf.tracking.between.between_rounds` gives. One that has not changed is not sent again."""
+        import wandb
+
+        for round in rounds:
+            name, rows = f"between_rounds/round_{round['round']}", [_between(found) for found in round["findings"]]
+            if rows and self._shown.get(name) != rows:
+                self._run.summary[name] = wandb.Table(columns=list(BETWEEN), data=rows)
+                self._shown[name] = rows
+
+    def show_report(self, path: Path) -> None:
+        import wandb
+
+        self._run.summary["report"] = wandb.Html(str(path), inject=False)
+
     def finish(self, exit_code: int) -> None:
         """Send what is left and end W&B's own process."""
         import wandb
@@ -117,6 +136,13 @@ class WandbRun:
             self._run.finish(exit_code=exit_code)
         finally:
             wandb.teardown(exit_code=exit_code)
+
+
+def _between(found: Mapping[str, Any]) -> list[Any]:
+    verdict = found["verdict"] or {}
+    right = [verdict.get(when) for when in ("held_out_before", "held_out")]
+    told = [found[name] for name in ("pattern", "description", "domain")]
+    return [*told, *found["shares"], found["effect"], *right, found["outcome"]]
 
 
 def _quiet_settings(wandb: Any) -> Any:

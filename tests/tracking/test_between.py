@@ -4,6 +4,7 @@ import shutil
 import pytest
 import yaml
 
+from cool_rlhf.online.annotation.items import parse_item
 from cool_rlhf.tracking.between import between_rounds, read_between, read_starts
 from cool_rlhf.tracking.metrics import MetricsLog
 from cool_rlhf.tracking.report import write_report
@@ -48,7 +49,7 @@ def run(tmp_path):
         (folder / "slow_path").mkdir()
         patterns = {"tested": 200, "findings": findings, "dismissed": DISMISSED}
         (folder / "fast_path/patterns.json").write_text(json.dumps(patterns))
-        (folder / "slow_path/pairs.jsonl").write_text('{"id": "x"}\n{"id": "y"}\n')
+        (folder / "slow_path/pairs.jsonl").write_text(f'{{"id": "x{round or ""}"}}\n{{"id": "y{round or ""}"}}\n')
     mended = {**VERDICT, "kept": True, "mended": "enough", "held_out": 1.0}
     repair = {"kept": ["a/1"], "verdicts": {"a/1": mended, "b/2": VERDICT},
               "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1},
@@ -89,6 +90,48 @@ def test_each_finding_says_what_became_of_it(run):
     assert between_rounds(read_between(run), [])[0]["findings"][0]["outcome"] == "not mended yet"
 
 
+def write_repair(run, round, **repair):
+    folder = run / f"rounds/{round}/fast_path"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "repair.json").write_text(json.dumps({"kept": [], "verdicts": {}, "not_judged": [], **repair}))
+
+
+def outcomes(run):
+    return [found["outcome"] for found in between_rounds(read_between(run), [])[0]["findings"]]
+
+
+def test_a_pattern_that_a_round_could_not_judge_says_why(run):
+    write_repair(run, 0, not_judged=["a/1"], before=0.9)
+    few = "not mended: too few held-out pairs to judge that by"
+    assert outcomes(run) == [few, "not mended yet"], "the repair of something else says nothing of it"
+    write_repair(run, 0, not_judged=["a/1", "b/2"], before=None)
+    assert outcomes(run) == ["not mended: no general pairs to judge that by"] * 2
+
+
+def test_a_pattern_that_a_later_round_tried_says_what_became_of_it(run):
+    mended = {**VERDICT, "kept": True, "mended": "enough", "held_out": 1.0}
+    write_repair(run, 0, before=0.9)
+    write_repair(run, 10, kept=["a/1"], verdicts={"a/1": mended, "b/2": VERDICT}, before=0.9)
+    assert outcomes(run) == ["mended after round 10", "rolled back after round 10: only 50.0% are right"]
+    assert between_rounds(read_between(run), [])[0]["findings"][0]["verdict"]["held_out"] == 1.0
+    write_repair(run, 0, not_judged=["b/2"], before=0.9)
+    assert outcomes(run)[1].startswith("not mended: too few"), "the first that tried it counts"
+
+
+def test_imported_labels_are_no_answers_to_pairs(run):
+    file = run / "rounds/0/slow_path/labels.jsonl"
+    row = {"prompt": [{"role": "user", "content": "q"}], "responses": [{"text": "a"}, {"text": "b"}]}
+    by_hand = parse_item(row, 10, {}).id
+    with file.open("a") as labels:
+        for name in (*(f"elsewhere {number}" for number in range(5)), "y", by_hand):
+            labels.write(json.dumps({"id": name, "labelled_by": ["import: Bo"]}) + "\n")
+    (run / "rounds/10/slow_path/pairs.jsonl").write_text(f'{{"id": "y"}}\n{json.dumps(row)}\n')
+    first, last = read_between(run)
+    assert (first["pairs"], first["labels"], first["imported"]) == (3, 3, 5)
+    assert (last["pairs"], last["labels"], last["imported"]) == (2, 2, 0), "kept with the round that had it first"
+    assert "prefer one side in 3 of 3 pairs, and in 5 imported ones." in write_report(run).read_text()
+
+
 def test_the_page_shows_what_was_found_and_mended(run):
     text = write_report(run).read_text()
     for words in (
@@ -99,7 +142,7 @@ def test_the_page_shows_what_was_found_and_mended(run):
         "75 %",
         "c/3, which an earlier round mended, is back: only 42 % of its held-out pairs are right",
         '<td class="n">31 %</td><td class="n">50 %</td>',
-        "<td>more tables</td><td>all</td><td>the reward model does not pay for it</td>",
+        '<td class="words">more tables</td><td>all</td><td class="words">the reward model does not pay for it</td>',
         "Labels from people, rule gold, 5% noise (no person) prefer one side in 2 of 3 pairs",
         "Labels prefer one side in 0 of 2 pairs",
     ):

@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.protocols import UserError
 from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.tracker import Tracker
-from cool_rlhf.tracking.wandb_run import resolve_mode
+from cool_rlhf.tracking.wandb_run import BETWEEN, resolve_mode
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,35 @@ def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path, offline_hist
     assert offline_history(tmp_path) == rows
     assert (tmp_path / "state" / "wandb_run_id").read_text() == run_id
     assert all(run_id.strip() in folder.name for folder in tmp_path.glob("wandb/offline-run-*"))
+
+
+def test_what_was_found_and_mended_is_a_table_a_round(tmp_path, offline_history):
+    def leave(round, file, **content):
+        (tmp_path / f"rounds/{round}/fast_path").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"rounds/{round}/fast_path/{file}.json").write_text(json.dumps(content))
+
+    finding = {"description": "the phrase certainly", "domain": None, "shares": {"sft": 0.0, "late": 0.75}, "p": 0.001,
+               "payment": {"effect": 0.5}, "patches": {"training": 75, "held_out": 25}, "examples": []}  # fmt: skip
+    verdict = {"reason": "", "held_out_before": 0.25, "held_out": 1.0, "before": 0.9, "after": 0.9, "mended": "enough"}
+    with Tracker(config(), tmp_path) as tracker:
+        record_steps(tracker, "ppo", 0, 1, 2)
+        leave(0, "patterns", findings=[{**finding, "pattern": "a/1"}])
+        leave(1, "patterns", findings=[])
+        for stage in ("online", "reward", "sft"):
+            record_steps(tracker, stage, 0, 1, 1)
+        leave(0, "repair", kept=["a/1"], verdicts={"a/1": verdict},
+              pairs={"patches": 75, "earlier_patches": 0, "labels": 0})  # fmt: skip
+    media = "wandb/offline-run-*/files/media"
+    tables = {path.stat().st_mtime_ns: path for path in tmp_path.glob(f"{media}/table/**/*.json")}
+    assert [path.parent.name for path in tables.values()] == ["between_rounds"] * 2, "one that is the same is sent once"
+    before, after = (json.loads(tables[made].read_text()) for made in sorted(tables))
+    assert before["columns"] == list(BETWEEN)
+    found = ["a/1", "the phrase certainly", "all", 0.0, None, 0.75, 0.5]
+    assert before["data"] == [[*found, None, None, "not mended yet"]]
+    assert after["data"] == [[*found, 0.25, 1.0, "mended"]]
+    (report,) = tmp_path.glob(f"{media}/html/*.html")
+    assert report.read_bytes() == (tmp_path / "report.html").read_bytes()
+    assert offline_history(tmp_path) == read_metrics(tmp_path / "metrics.jsonl"), "no step is taken"
 
 
 def test_the_token_of_the_annotation_page_is_not_sent(tmp_path):

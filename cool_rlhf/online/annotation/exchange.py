@@ -6,12 +6,11 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import inf
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from cool_rlhf.data.loading import Reading, preference_records, preference_rows
-from cool_rlhf.data.messages import RowError, kind_of
+from cool_rlhf.data.messages import RowError, checked_text, kind_of
 from cool_rlhf.data.rows import RowRules, checked_domain
 from cool_rlhf.online.annotation.arrived import label_row, labelled
 from cool_rlhf.online.annotation.items import PEOPLE, Item, Kind, Label, Response, Winner, parse_item
@@ -35,9 +34,12 @@ LABEL_STUDIO_CONFIG = """\
 </View>
 """
 
+_LAST_ROUND = 10**6  # of runs that are not there to say how many they have
+_LONGEST = 1e12  # seconds
+
 _ADDRESS = re.compile(r"[^@\s]+@[^@\s]+\.[^@\s]+")
 _MACHINES: tuple[Kind, ...] = ("rule", "judge")
-_SELECTED: Mapping[str, Winner] = {"left": "first", "right": "second"}
+_ANSWERS: Mapping[str, Winner] = {"left": "first", "right": "second", "tie": "tie", "both_bad": "both_bad"}
 _SIDES: Mapping[Winner, str] = {"first": "left", "second": "right"}
 
 
@@ -57,10 +59,17 @@ def import_trl(store: Store, path: Path, annotator: str, round: int = 0, domains
     reading = Reading(None if domains is None else tuple(sorted(domains)), sampled=True)
     rows = preference_rows([str(path)], reading, "annotate.import_labels")
     wanted = [index for index, reason in enumerate(rows["reason"]) if not reason]
-    items = [_item_of(pair, round) for pair in preference_records(rows, wanted)]
-    by = rows["labelled_by"]
-    labellers = [_machine(by[index]) or (annotator, "import") for index in wanted]
-    return _keep(store, items, [_Given(*who, item, "first") for who, item in zip(labellers, items, strict=True)])
+    by, places = rows["labelled_by"], rows["place"]
+    items: list[Item] = []
+    labels: list[_Given] = []
+    for index, pair in zip(wanted, preference_records(rows, wanted), strict=True):
+        try:
+            item, winner = _item_of(pair, round)
+        except RowError as error:
+            raise UserError(f"{places[index]}: {error}") from error
+        items.append(item)
+        labels.append(_Given(*(_machine(by[index]) or (annotator, "import")), item, winner, places[index]))
+    return _keep(store, items, labels)
 
 
 def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
@@ -74,17 +83,19 @@ def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
     return len(tasks)
 
 
-def import_label_studio(store: Store, path: Path, domains: Collection[str] | None = None) -> int:
+def import_label_studio(
+    store: Store, path: Path, domains: Collection[str] | None = None, newest: int = _LAST_ROUND
+) -> int:
     """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label; returns how many
     labels were kept. What was exported here names its annotator, whom Label Studio may have replaced by the one who
     imported it there; another annotation is of the one who completed it, of kind import unless the store knows the
     name. Predictions count where they were exported here. An error leaves the store as it was.
 
-    Raises UserError naming task and field of a bad one, a domain that is none of ``domains`` (None: any will do), and
-    an annotator who has labelled a pair otherwise."""
+    Raises UserError naming task and field of a bad one, a domain that is none of ``domains`` (None: any will do), a
+    round after the ``newest``, and an annotator who has labelled a pair otherwise."""
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as Label Studio's JSON ({error})") from error
     if not isinstance(tasks, list):
         raise UserError(f"{path} is not an export of Label Studio: it must be a list of tasks, not {kind_of(tasks)}")
@@ -92,29 +103,32 @@ def import_label_studio(store: Store, path: Path, domains: Collection[str] | Non
     items: list[Item] = []
     labels: list[_Given] = []
     for number, task in enumerate(tasks, start=1):
+        place = f"{path}, task {number}"
         try:
-            items.append(_item_of_task(task, rules))
-            for annotation in task.get("annotations") or []:
-                verdict = _verdict(annotation)
+            items.append(_item_of_task(task, rules, newest))
+            for annotation in _list(task, "annotations", "annotations"):
+                winner, comment, seconds = _verdict(annotation)
                 name, kind = _annotator(annotation, PEOPLE) or (_completed_by(annotation), "import")
-                labels.append(_Given(name, kind, items[-1], *verdict))
-            for prediction in task.get("predictions") or []:
+                labels.append(_Given(name, kind, items[-1], winner, place, comment, seconds))
+            for prediction in _list(task, "predictions", "predictions"):
                 if (named := _annotator(prediction, _MACHINES)) is not None:
                     winner, comment, _ = _verdict(prediction)
-                    labels.append(_Given(*named, items[-1], winner, comment))
+                    labels.append(_Given(*named, items[-1], winner, place, comment))
         except RowError as error:
-            raise UserError(f"{path}, task {number}: {error}") from error
+            raise UserError(f"{place}: {error}") from error
     return _keep(store, items, labels)
 
 
 @dataclass(frozen=True)
 class _Given:
-    """A label as a file has it; ``kind`` is of an annotator whom the store does not know, ``winner`` of ``item``."""
+    """A label as a file has it, at a ``place``; ``kind`` is of an annotator whom the store does not know, ``winner`` of
+    ``item``."""
 
     annotator: str
     kind: Kind
     item: Item
     winner: Winner
+    place: str
     comment: str = ""
     seconds: float = 0.0
 
@@ -131,12 +145,14 @@ def _keep(store: Store, items: Sequence[Item], labels: Sequence[_Given]) -> int:
             first, stored = given.item.first, known[given.item.id]
             same = (stored.text, stored.finished) == (first.text, first.finished)
             winner = given.winner if same else turned.get(given.winner, given.winner)
-            who = store.called(given.annotator, given.kind)
             try:
+                who = store.called(given.annotator, given.kind)
                 store.record(given.item.id, who, winner, given.comment, given.seconds)
+            except UserError as error:
+                raise UserError(f"{given.place}: {error}") from error
             except AlreadyLabelledError as error:
                 raise UserError(
-                    f"{given.annotator} has labelled a pair otherwise before: give one of the two labels"
+                    f"{given.place}: {given.annotator} has labelled a pair otherwise before: give one of the two labels"
                 ) from error
         return len(store.labels()) - before
 
@@ -152,10 +168,14 @@ def _machine(labelled_by: Sequence[str]) -> tuple[str, Kind] | None:
     return ", ".join(names), next(kind for kind in _MACHINES if kind in kinds)
 
 
-def _item_of(pair: PreferencePair, round: int) -> Item:
+def _item_of(pair: PreferencePair, round: int) -> tuple[Item, Winner]:
+    """The pair as an item, its sides as a coin puts them, and which of them was chosen. Raises RowError."""
+    if pair.chosen[-2]["role"] == "assistant":
+        raise RowError("chosen", "has two turns of the assistant at its end, and only one can be judged: join them")
     chosen = Response(pair.chosen[-1]["content"], pair.chosen_finished, "")
     rejected = Response(pair.rejected[-1]["content"], pair.rejected_finished, "")
-    return Item(pair.chosen[:-1], chosen, rejected, pair.domain, "", None, round)
+    item = Item(pair.chosen[:-1], chosen, rejected, pair.domain, "", None, round).in_drawn_order()
+    return item, "first" if item.first is chosen else "second"
 
 
 def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
@@ -203,7 +223,7 @@ def _result(label: Label) -> list[dict[str, Any]]:
     return [{**part, "meta": {"annotator": label.annotator, "kind": label.kind}} for part in result]
 
 
-def _item_of_task(task: Any, rules: RowRules) -> Item:
+def _item_of_task(task: Any, rules: RowRules, newest: int) -> Item:
     """Of a task that was exported here, or of one with ``prompt``, ``text1`` and ``text2`` alone."""
     data = task.get("data") if isinstance(task, Mapping) else None
     if not isinstance(data, Mapping):
@@ -217,6 +237,8 @@ def _item_of_task(task: Any, rules: RowRules) -> Item:
     round = data.get("round", 0)
     if isinstance(round, bool) or not isinstance(round, int):
         raise RowError("data.round", f"must be a whole number, not {kind_of(round)}")
+    if not 0 <= round <= newest:
+        raise RowError("data.round", f"is {str(round)[:20]}: it must be a round of the run, 0 to {newest}")
     domain = checked_domain(data, rules, "data.domain")
     return parse_item({**row, "domain": domain, "guideline": data.get("guideline")}, round, {})
 
@@ -225,44 +247,59 @@ def _verdict(annotation: Any) -> tuple[Winner, str, float]:
     """The winner, the comment and the seconds of an annotation."""
     if not isinstance(annotation, Mapping):
         raise RowError("annotations", f"must be a list of objects, not of {kind_of(annotation)}")
-    results = [result for result in annotation.get("result") or [] if isinstance(result, Mapping)]
-
-    def value(kind: str, name: str) -> Any:
-        found = next((result.get("value") for result in results if result.get("type") == kind), None)
-        content = found.get(name) if isinstance(found, Mapping) else None
-        return content[0] if isinstance(content, list) and content else content
-
-    comment = str(value("textarea", "text") or "")
+    said = [text for text in _values(annotation, "textarea", "text") if text]
+    comment = checked_text(said[0], "annotations.result.value.text", may_be_empty=True) if said else ""
     seconds = annotation.get("lead_time") or 0.0
-    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < inf:
-        raise RowError("annotations.lead_time", f"must be a number of seconds, not {seconds!r}")
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _LONGEST:
+        raise RowError("annotations.lead_time", f"must be a number of seconds, not {str(seconds)[:20]}")
     if annotation.get("was_cancelled"):
-        return "skip", comment, seconds
-    side, choice = value("pairwise", "selected"), value("choices", "choices")
-    if side in _SELECTED:
-        return _SELECTED[side], comment, seconds
-    neither: dict[Any, Literal["tie", "both_bad"]] = {"tie": "tie", "both_bad": "both_bad"}
-    if choice in neither:
-        return neither[choice], comment, seconds
-    raise RowError("annotations.result", "holds neither a pairwise selection nor one of the choices tie and both_bad")
+        return "skip", comment, float(seconds)
+    given = [*_values(annotation, "pairwise", "selected"), *_values(annotation, "choices", "choices")]
+    answers = list(dict.fromkeys(answer for answer in given if isinstance(answer, str) and answer in _ANSWERS))
+    if not answers:
+        raise RowError(
+            "annotations.result", "holds neither a pairwise selection nor one of the choices tie and both_bad"
+        )
+    if len(answers) > 1:
+        raise RowError("annotations.result", f"holds answers that exclude each other ({', '.join(answers)}): keep one")
+    return _ANSWERS[answers[0]], comment, float(seconds)
+
+
+def _values(given: Mapping[str, Any], kind: str, name: str) -> list[Any]:
+    """What the results of one kind hold under ``name``, by itself or in a list."""
+    values: list[Any] = []
+    for result in _list(given, "result", "annotations.result"):
+        value = result.get("value") if isinstance(result, Mapping) and result.get("type") == kind else None
+        content = value.get(name) if isinstance(value, Mapping) else None
+        values += content if isinstance(content, list) else [content]
+    return values
+
+
+def _list(given: Mapping[str, Any], name: str, field: str) -> list[Any]:
+    value = given.get(name)
+    if value is not None and not isinstance(value, list):
+        raise RowError(field, f"must be a list of objects, not {kind_of(value)}")
+    return value or []
 
 
 def _completed_by(annotation: Mapping[str, Any]) -> str:
     """Label Studio gives a number, or an object with an address, as the export was made."""
+    field = "annotations.completed_by"
     who = annotation.get("completed_by")
     if isinstance(who, Mapping):
         who = who.get("email") or who.get("id")
-    return f"annotator {who}" if isinstance(who, int) else str(who or "unknown annotator")
+    if isinstance(who, int) and not isinstance(who, bool):
+        return f"annotator {who}"
+    return checked_text(who, field) if who else "unknown annotator"
 
 
 def _annotator(given: Any, kinds: Collection[Kind]) -> tuple[str, Kind] | None:
     """Name and kind of whose label it was when it was exported here; None where it was not, and where they are none of
     ``kinds``: a person who takes over a rule's prediction takes its ``meta`` over too, but has judged."""
-    results = given.get("result") if isinstance(given, Mapping) else None
-    for result in results or []:
+    for result in _list(given, "result", "result") if isinstance(given, Mapping) else []:
         meta = result.get("meta") if isinstance(result, Mapping) else None
         name, said = (meta.get("annotator"), meta.get("kind")) if isinstance(meta, Mapping) else (None, None)
         kind = next((known for known in kinds if known == said), None)
         if isinstance(name, str) and name.strip() and kind is not None:
-            return name, kind
+            return checked_text(name, "result.meta.annotator"), kind
     return None

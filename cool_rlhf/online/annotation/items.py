@@ -7,11 +7,12 @@ and ``answer``.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.messages import RowError, checked_conversation, checked_text, kind_of
@@ -26,7 +27,6 @@ LABELS_FILE = "labels.jsonl"
 
 # Of an item's two responses as they stand in it, whatever order they were shown in.
 Winner = Literal["first", "second", "tie", "both_bad", "skip"]
-WINNERS: tuple[Winner, ...] = get_args(Winner)
 Kind = Literal["person", "rule", "judge", "import"]
 PEOPLE: tuple[Kind, ...] = ("person", "import")  # what was imported was labelled elsewhere, by people
 
@@ -65,6 +65,13 @@ class Item:
     @property
     def _finished(self) -> tuple[bool, bool]:
         return self.first.finished, self.second.finished
+
+    def in_drawn_order(self) -> Item:
+        """With its two sides as a coin puts them, which the pair alone decides: where a file or another tool shows the
+        first one first, that tells nothing of which is the better."""
+        texts = (self.first.text, self.first.finished), (self.second.text, self.second.finished)
+        coin = bool(hashlib.sha256(f"order {self.id}".encode()).digest()[0] % 2)
+        return replace(self, first=self.second, second=self.first) if coin != (texts[0] > texts[1]) else self
 
     def response(self, side: Literal["first", "second"]) -> Response:
         return self.first if side == "first" else self.second

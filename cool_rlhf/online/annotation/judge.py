@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import secrets
 import time
@@ -17,6 +18,8 @@ from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
 from cool_rlhf.online.annotation.labellers import Verdict
 from cool_rlhf.protocols import UserError
 
+logger = logging.getLogger(__name__)
+
 Choice = Literal["A", "B", "tie", "both bad"]
 
 _TASK = """\
@@ -28,19 +31,25 @@ Verdict: A
 or B, or tie, or both bad. Which answer comes first must not matter, nor which is longer."""
 
 # In "a tie", "it is a tie" and "a close call" the "a" is no answer.
+_NAMED = r"(?:(?:the\W+)?(?:answer|response|option|assistant)\W+)"
 _VERDICT = re.compile(
-    r"verdict\W*(?:it\W+i?s\W+)?(?:a\W+(?=tie))?(?:(?:the\W+)?(?:answer|response|option)\W+)?"
-    r"((?-i:A)|a(?=\W*$)|B|tie|both[\s_-](?:are[\s_-])?bad|neither)\b",
+    r"verdict\W*(?:it\W+i?s\W+)?(?:(?:boxed|text)\W+)*(?:a\W+(?=tie))?"
+    rf"(?:{_NAMED}(?P<number>[12])|{_NAMED}?(?P<word>(?-i:A)|a(?=\W*$)|B|tie|both[\s_-](?:are[\s_-])?bad|neither))\b"
+    rf"(?P<other>(?:\W*[/&=|]\W*|\W+(?:or|vs)\W+){_NAMED}?(?-i:[AB12])\b"
+    rf"|(?:,\W*|\W+and\W+){_NAMED}?(?-i:[AB12])\b(?=\W*$|\W+are\b))?",
     re.IGNORECASE | re.MULTILINE,
 )
 _CHOICES: dict[str, Choice] = {
     "a": "A",
+    "1": "A",
     "b": "B",
+    "2": "B",
     "tie": "tie",
     "bothbad": "both bad",
     "botharebad": "both bad",
     "neither": "both bad",
 }
+_REFUSALS = (400, 413, 422)  # statuses that are of the question, not of the endpoint
 _COMMENT = 300  # characters of an answer that are kept with the label
 
 
@@ -61,9 +70,14 @@ class JudgeError(UserError):
     """The endpoint cannot be reached, refuses, or answers what is no answer."""
 
 
+class RefusedError(JudgeError):
+    """The endpoint works and refuses what it was asked: it is too long, or against its rules."""
+
+
 class JudgeLabeller:
     """Prefers what the model prefers in both orders; where the two disagree it is a tie. An answer without a readable
-    verdict is a skip that says so. Raises JudgeError where the endpoint fails."""
+    verdict is a skip that says so, and so is a pair that the endpoint refuses. Raises JudgeError where the endpoint
+    fails, and where it refuses a question of one word as well: then it is not the pair."""
 
     kind: Kind = "judge"
 
@@ -81,10 +95,26 @@ class JudgeLabeller:
     def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
         """In the order of ``items``; an error leaves those before it labelled."""
         pool = ThreadPoolExecutor(self._endpoint.requests)
+        refused: list[RefusedError] = []
         try:
-            yield from zip(items, pool.map(self._verdict, items), strict=True)
+            for item, verdict in zip(items, pool.map(self._verdict_or_refusal, items), strict=True):
+                if isinstance(verdict, RefusedError):
+                    if not refused:
+                        self.check()
+                    refused.append(verdict)
+                    yield item, Verdict("skip", f"refused: {verdict}", 0.0)
+                else:
+                    yield item, verdict
         finally:
             pool.shutdown(cancel_futures=True)
+            if refused:
+                logger.warning("skipped, as the judge refuses them: %d pairs; %s", len(refused), refused[-1])
+
+    def _verdict_or_refusal(self, item: Item) -> Verdict | RefusedError:
+        try:
+            return self._verdict(item)
+        except RefusedError as error:
+            return error
 
     def _verdict(self, item: Item) -> Verdict:
         begun = time.monotonic()
@@ -109,6 +139,9 @@ class JudgeLabeller:
                 messages=messages,
                 temperature=openai.omit if self._endpoint.temperature is None else self._endpoint.temperature,
             )
+        except openai.APIStatusError as error:
+            kind = RefusedError if error.status_code in _REFUSALS else JudgeError
+            raise kind(_sentence(error, self._endpoint)) from error
         except (openai.OpenAIError, ValueError) as error:  # ValueError: of what calls itself JSON and is none
             raise JudgeError(_sentence(error, self._endpoint)) from error
         choices = getattr(answer, "choices", None)  # the client hands on the text of another kind of server
@@ -118,9 +151,11 @@ class JudgeLabeller:
 
 
 def choice_of(reply: str) -> Choice | None:
-    """The last verdict that the reply states; None where it states none."""
-    found = _VERDICT.findall(reply)
-    return _CHOICES[re.sub(r"[\s_-]", "", found[-1].lower())] if found else None
+    """The last verdict that the reply states; None where it states none, or names both sides."""
+    found = list(_VERDICT.finditer(reply))
+    if not found or found[-1]["other"]:
+        return None
+    return _CHOICES[re.sub(r"[\s_-]", "", (found[-1]["number"] or found[-1]["word"]).lower())]
 
 
 def settle(forward: Choice | None, backward: Choice | None) -> tuple[Winner, str]:
@@ -161,5 +196,6 @@ def _sentence(error: Exception, endpoint: Endpoint) -> str:
         return f"the judge at {endpoint.url} cannot be reached ({error.__cause__}): check annotate.judge.url"
     if isinstance(error, openai.APIStatusError):
         said = " ".join(error.message.split())[:200].rstrip(".")
-        return f"the judge at {endpoint.url} refuses model {endpoint.model} ({said}): see annotate.judge"
+        what = "a question to model" if error.status_code in _REFUSALS else "model"
+        return f"the judge at {endpoint.url} refuses {what} {endpoint.model} ({said}): see annotate.judge"
     return f"the judge at {endpoint.url} answers what is not to be understood ({error}): check annotate.judge.url"

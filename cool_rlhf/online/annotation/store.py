@@ -10,6 +10,7 @@ import json
 import sqlite3
 import threading
 import time
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,11 +19,12 @@ from importlib.resources import files
 from pathlib import Path
 
 from cool_rlhf.online.annotation.agreement import Agreement, agreement
-from cool_rlhf.online.annotation.items import Item, Kind, Label, Winner, item_row, parse_item
+from cool_rlhf.online.annotation.items import PEOPLE, Item, Kind, Label, Winner, item_row, parse_item
 from cool_rlhf.protocols import UserError
 
 FILE_NAME = "annotations.sqlite"
 NAME_LIMIT = 60  # characters of an annotator's name
+NO_PERSON = "(no person)"  # the end of a rule's or judge's name
 
 _WAIT_SECONDS = 60.0  # for another process that writes
 
@@ -97,9 +99,11 @@ class Store:
         return self._called(name, kind)[0]
 
     def _called(self, name: str, kind: Kind) -> tuple[int, Kind]:
-        name = " ".join(name.split())
+        name = _visible(name)
         if not name or (kind == "person" and len(name) > NAME_LIMIT):
             raise UserError(f"an annotator's name has 1 to {NAME_LIMIT} characters")
+        if kind in PEOPLE and name.casefold().endswith(NO_PERSON):
+            raise UserError(f"a person's name must not end in {NO_PERSON}, as a rule's or judge's does: choose another")
         with self._writing() as connection:
             connection.execute(
                 "INSERT OR IGNORE INTO annotators (name, kind, joined_at) VALUES (?, ?, ?)", (name, kind, self._now())
@@ -258,6 +262,12 @@ class Store:
                 if self._connection.in_transaction:  # a full disk may have ended it already
                     self._connection.execute("ROLLBACK")
                 raise
+
+
+def _visible(name: str) -> str:
+    """``name`` without characters that nobody sees (Unicode's category C), its words one blank apart."""
+    seen = (character for character in " ".join(name.split()) if unicodedata.category(character)[0] != "C")
+    return " ".join("".join(seen).split())
 
 
 def _connected(path: Path) -> sqlite3.Connection:

@@ -277,6 +277,107 @@ def test_bad_files_are_named(other: Store, tmp_path: Path, content: str, said: s
     assert said in str(raised.value)
 
 
+def task(annotation: object = None, **data: object) -> dict[str, object]:
+    annotations = [] if annotation is None else [annotation]
+    return {"data": {"prompt": "q", "text1": "a", "text2": "b", **data}, "annotations": annotations}
+
+
+def chosen(kind: str, **value: object) -> dict[str, object]:
+    return {"type": kind, "value": value}
+
+
+LEFT = chosen("pairwise", selected="left")
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (task(round=-1), "field `data.round` is -1: it must be a round of the run, 0 to 1000000"),
+        (task(round=10**30), "field `data.round` is 1000"),
+        (task(round=1.5), "field `data.round` must be a whole number"),
+        ({**task(), "annotations": 5}, "field `annotations` must be a list of objects, not a number"),
+        ({**task(), "predictions": {}}, "field `predictions` must be a list of objects, not an object"),
+        (task({"result": 5}), "field `annotations.result` must be a list"),
+        ({**task(), "predictions": [{"result": 5}]}, "field `result` must be a list"),
+        (task({"result": [chosen("pairwise", selected={})]}), "field `annotations.result` holds neither"),
+        (task({"result": [chosen("choices", choices=[["tie"]])]}), "field `annotations.result` holds neither"),
+        (
+            task({"result": [LEFT, chosen("choices", choices=["both_bad"])]}),
+            "field `annotations.result` holds answers that exclude each other (left, both_bad)",
+        ),
+        (task({"result": [chosen("choices", choices=["tie", "both_bad"])]}), "exclude each other (tie, both_bad)"),
+        (task({"result": [LEFT, chosen("textarea", text=["\ud800"])]}), "text` holds half of a surrogate pair"),
+        (task({"result": [LEFT, chosen("textarea", text=[{}, 1])]}), "text` must be a string"),
+        (task({"result": [LEFT], "completed_by": {"email": "\ud800@x"}}), "completed_by` holds half of a surrogate"),
+        (task({"result": [LEFT], "completed_by": ["me"]}), "field `annotations.completed_by` must be a string"),
+        (task({"result": [{**LEFT, "meta": {"annotator": "\ud800", "kind": "person"}}]}), "half of a surrogate pair"),
+        (task({"result": [LEFT], "lead_time": 10**30}), "field `annotations.lead_time`"),
+        (task({"result": [LEFT], "completed_by": "rule f (No person)"}), "must not end in (no person)"),
+        (task({"result": [{**LEFT, "meta": {"annotator": "x" * 61, "kind": "person"}}]}), "1 to 60 characters"),
+    ],
+)
+def test_what_nobody_can_mean_is_named_and_nothing_is_kept(
+    other: Store, tmp_path: Path, bad: dict[str, object], said: str
+) -> None:
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([task({"result": [LEFT]}, prompt="another"), bad]), encoding="utf-8")
+    with pytest.raises(UserError) as raised:
+        import_label_studio(other, path)
+    assert f"{path}, task 2: " in str(raised.value)
+    assert said in str(raised.value)
+    assert (other.items(), other.labels()) == ([], [])
+
+
+def test_a_file_nested_without_end_is_named(other: Store, tmp_path: Path) -> None:
+    (tmp_path / "tasks.json").write_text("[" * 200_000, encoding="utf-8")
+    with pytest.raises(UserError, match="cannot be read as Label Studio's JSON"):
+        import_label_studio(other, tmp_path / "tasks.json")
+
+
+def test_a_round_that_the_run_does_not_have_is_named(run: Callable[..., None], tmp_path: Path) -> None:
+    (tmp_path / "tasks.json").write_text(json.dumps([task({"result": [LEFT]}, round=1000)]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"task 1: field `data\.round` is 1000: it must be a round of the run, 0 to 0"):
+        run(f"annotate.import_labels={tmp_path / 'tasks.json'}")
+    assert not (tmp_path / "run/rounds/1000").exists()
+
+
+def test_a_dialogue_that_ends_in_two_turns_of_the_assistant_is_named(other: Store, tmp_path: Path) -> None:
+    good = {"prompt": "why?", "chosen": "so", "rejected": "no"}
+    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "well"}]
+    sides = {side: [*turns, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+    path = tmp_path / "trl.jsonl"
+    path.write_text(f"{json.dumps(good)}\n{json.dumps(sides)}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"trl\.jsonl, row 2: field `chosen` has two turns of the assistant at its end"):
+        import_trl(other, path, "elsewhere")
+    assert other.items() == []
+
+
+def test_half_a_surrogate_in_a_name_is_named(other: Store, tmp_path: Path) -> None:
+    row = {"prompt": "why?", "chosen": "so", "rejected": "no", "labelled_by": ["rule: \ud800"]}
+    (tmp_path / "trl.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    with pytest.raises(UserError, match=r"trl\.jsonl.*surrogate"):
+        import_trl(other, tmp_path / "trl.jsonl", "elsewhere")
+
+
+def test_contrary_rows_of_one_pair_are_named(other: Store, tmp_path: Path) -> None:
+    rows = [{"prompt": "why?", "chosen": a, "rejected": b} for a, b in (("so", "no"), ("no", "so"))]
+    (tmp_path / "trl.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    with pytest.raises(UserError, match=r"trl\.jsonl, row 2: elsewhere has labelled a pair otherwise"):
+        import_trl(other, tmp_path / "trl.jsonl", "elsewhere")
+
+
+def test_what_was_chosen_elsewhere_is_first_in_half_of_the_pairs(other: Store, tmp_path: Path) -> None:
+    rows = [{"prompt": f"why {n}?", "chosen": f"good {n}", "rejected": f"poor {n}"} for n in range(100)]
+    (tmp_path / "trl.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert import_trl(other, tmp_path / "trl.jsonl", "elsewhere") == 100
+    assert 30 <= sum(item.first.text.startswith("good") for item in other.items()) <= 70
+    assert all(pair.chosen[-1]["content"].startswith("good") for pair in arrived(other)), "labels go by the response"
+    export_label_studio(other, tmp_path / "tasks.json")
+    tasks = json.loads((tmp_path / "tasks.json").read_text(encoding="utf-8"))
+    assert 30 <= sum(task["data"]["text1"].startswith("good") for task in tasks) <= 70
+    assert import_trl(other, tmp_path / "trl.jsonl", "elsewhere") == 0, "the same file again changes nothing"
+
+
 @pytest.fixture
 def run(tmp_path: Path, item: Callable[..., Item]) -> Callable[..., None]:
     """``stage=annotate`` in a run that has left two pairs."""

@@ -35,6 +35,15 @@ def test_id_is_that_of_the_pair_in_either_order(item: Callable[..., Item]) -> No
     assert len({one.id, item(2).id, item(1, domain="harmless").id}) == 3
 
 
+def test_the_drawn_order_goes_by_the_pair_and_is_fair(item: Callable[..., Item]) -> None:
+    items = [item(number) for number in range(200)]
+    drawn = [entry.in_drawn_order() for entry in items]
+    swapped = [replace(entry, first=entry.second, second=entry.first) for entry in items]
+    assert [entry.in_drawn_order() for entry in swapped] == drawn, "whichever side stood first"
+    assert [entry.id for entry in drawn] == [entry.id for entry in items]
+    assert 70 <= sum(entry == before for entry, before in zip(drawn, items, strict=True)) <= 130
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

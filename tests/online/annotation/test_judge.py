@@ -171,7 +171,7 @@ def test_a_round_goes_on_without_a_judge_that_fails(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def fails_on_two(request: dict[str, Any]) -> tuple[int, str]:
-        return (400, "too long") if "question 2" in str(request) else prefers_good(request)
+        return (401, "no such key") if "question 2" in str(request) else prefers_good(request)
 
     store.add_items([item(number) for number in range(4)])
     judge = JudgeLabeller(model(fails_on_two).endpoint(requests=1))
@@ -179,8 +179,42 @@ def test_a_round_goes_on_without_a_judge_that_fails(
     assert len(store.labels()) == 2
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert "round 0 goes on with 2 of its pairs unlabelled" in warning
-    assert "too long" in warning
+    assert "no such key" in warning
     assert len(store.unlabelled(store.annotator(judge.name, "judge"))) == 2, "they stay open"
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_pair_that_is_refused_does_not_block_those_behind_it(
+    model: Callable[[Reply], Model],
+    store: Store,
+    item: Callable[..., Item],
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    def refuses_some(request: dict[str, Any]) -> tuple[int, str]:
+        if len(request["messages"]) == 1:
+            return 200, "yes"
+        refused = any(f"question {number}" in str(request) for number in (0, 2))
+        return (status, "context length exceeded") if refused else prefers_good(request)
+
+    store.add_items([item(number) for number in range(4)])
+    server = model(refuses_some)
+    assert label_with(JudgeLabeller(server.endpoint(requests=1)), store) == 4
+    assert [label.winner for label in store.labels()] == ["skip", "first", "skip", "first"]
+    assert store.labels()[0].comment.startswith("refused: ")
+    assert "context length exceeded" in store.labels()[0].comment
+    assert sum(len(request["messages"]) == 1 for request in server.asked) == 1, "one word is asked for once"
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert "2 pairs" in warning
+
+
+def test_an_endpoint_that_refuses_everything_is_no_judge(
+    model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]
+) -> None:
+    store.add_items([item(number) for number in range(2)])
+    with pytest.raises(JudgeError, match=r"refuses a question to model m .*no such model"):
+        label_with(JudgeLabeller(model(lambda request: (400, "no such model")).endpoint()), store)
+    assert store.labels() == [], "all of them stay open"
 
 
 def test_a_temperature_is_sent_only_where_one_is_set(
@@ -196,11 +230,11 @@ def test_what_was_labelled_before_an_error_stays(
     model: Callable[[Reply], Model], store: Store, item: Callable[..., Item]
 ) -> None:
     def fails_on_two(request: dict[str, Any]) -> tuple[int, str]:
-        return (400, "too long") if "question 2" in str(request) else prefers_good(request)
+        return (401, "no such key") if "question 2" in str(request) else prefers_good(request)
 
     server = model(fails_on_two)
     store.add_items([item(number) for number in range(4)])
-    with pytest.raises(UserError, match="too long"):
+    with pytest.raises(UserError, match="no such key"):
         label_with(JudgeLabeller(server.endpoint(requests=1)), store)
     assert len(store.labels()) == 2
 
@@ -224,6 +258,23 @@ def test_what_was_labelled_before_an_error_stays(
         ("**Verdict: Option B**", "B"),
         ("Verdict: Both are bad", "both bad"),
         ("Verdict: neither", "both bad"),
+        ("Verdict: Response 1", "A"),
+        ("Verdict: the answer **2**", "B"),
+        ("Verdict: Assistant A", "A"),
+        (r"Verdict: \boxed{A}", "A"),
+        (r"**Verdict:** $\boxed{\text{Answer B}}$", "B"),
+        ("Verdict: A, since B is too long", "A"),
+        ("Verdict: A and not B", "A"),
+        ("Verdict: B > A", "B"),
+        ("Verdict: A/B", None),
+        ("Verdict: **A** / **B**", None),
+        ("Verdict: A or B, I cannot tell", None),
+        ("Verdict: A and B", None),
+        ("Verdict: Answer A and Answer B are equal", None),
+        ("Verdict: Response 1 or Response 2", None),
+        ("Verdict: A, B", None),
+        ("Verdict: A\nVerdict: A/B", None),
+        ("Verdict: 1", None),
         ("Verdict: a close call, but B wins", None),
         ("A is better", None),
         ("Verdict: Absolutely", None),

@@ -122,6 +122,9 @@ def test_a_name_is_needed_and_is_text(store: Store, item: Callable[..., Item]) -
     client = TestClient(annotation_app(store, TOKEN))
     client.get(f"/?token={TOKEN}")
     assert client.post("/name", data={"name": "  "}).status_code == 400
+    taken = client.post("/name", data={"name": "rule mine:score, 5% noise (no person)"})
+    assert taken.status_code == 400
+    assert "must not end in (no person)" in taken.text
     assert client.post("/label", data={"item": item(0).id, "verdict": "left"}).status_code == 400
     assert "&lt;b&gt;Bob" in client.post("/name", data={"name": "<b>Bob"}).text
     for forged in ("999", "-1", "x", "²", "1 OR 1", "9" * 30):

@@ -211,3 +211,15 @@ def test_what_could_not_be_committed_is_undone_and_ends_there(store: Store, item
     store.add_items([item(1)])
     with Store(store.path) as other:
         assert other.items() == [item(1)], "a transaction of its own, not a part of the one that failed"
+
+
+def test_names_of_people_can_be_seen_and_are_none_of_a_machine(store: Store, item: Callable[..., Item]) -> None:
+    for name in ("rule mine:score, 5% noise (no person)", "Model X as judge (NO PERSON) ", "a (no per\u200bson)"):
+        for call in (store.annotator, lambda name: store.called(name, "import")):
+            with pytest.raises(UserError, match=r"a person's name must not end in \(no person\)"):
+                call(name)
+    for name in ("\u200b", " \u2060\ufeff ", "\x00"):
+        with pytest.raises(UserError, match="1 to 60 characters"):
+            store.annotator(name)
+    assert store.annotator("A\u200bda") == store.annotator("Ada")
+    assert store.annotator("rule mine:score, 5% noise (no person)", "rule")

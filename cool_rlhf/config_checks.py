@@ -10,6 +10,7 @@ from pathlib import Path
 from cool_rlhf.config import (
     FEWEST_VALIDATIONS,
     Config,
+    DataConfig,
     ModelConfig,
     PPOConfig,
     RewardConfig,
@@ -231,15 +232,28 @@ def _check_names(config: Config) -> None:
 def _check_domains_of_sources(config: Config) -> None:
     """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
     that is there."""
-    data = config.data
-    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
-    sources |= {*data.test_preferences, *data.test_prompts}
+    data, sources = config.data, _sources_with_domains(config.data)
     for source, domain in data.domains.items():
         near = [name for name in sorted(sources) if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
-        if source in sources or source in map(without_split, sources):
+        if _is_listed(source, sources):
             _check_domain(config, domain, f"data.domains gives {source} the domain")
         elif near:
             raise UserError(f"data.domains names {source}, which no list of data holds: write it as there, {near[0]}")
+
+
+def replaced_domains(data: DataConfig) -> set[str]:
+    """Those that ``data.domains`` gives to sources which no list has."""
+    sources = _sources_with_domains(data)
+    return {domain for source, domain in data.domains.items() if not _is_listed(source, sources)}
+
+
+def _sources_with_domains(data: DataConfig) -> set[str]:
+    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
+    return sources | {*data.test_preferences, *data.test_prompts}
+
+
+def _is_listed(source: str, sources: set[str]) -> bool:
+    return source in sources or source in map(without_split, sources)
 
 
 def _check_domain(config: Config, name: str, said: str) -> None:

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config_checks import replaced_domains
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
 from cool_rlhf.protocols import Prompt, UserError
@@ -40,9 +41,9 @@ class _Use:
 
 def check_rules(config: Config) -> None:
     """Every function that the config names is there, takes what a rule is given, and gives a finite number for
-    responses to the prompts that it will be about; a reward model that is given knows the conditions; validation gives
-    what the best policy goes by; the judge that labels within rounds answers; and the detectors that installed packages
-    add are detectors."""
+    responses to the prompts that it will be about; domains that are rewarded or weighed by name have prompts; a reward
+    model that is given knows the conditions; validation gives what the best policy goes by; the judge that labels
+    within rounds answers; and the detectors that installed packages add are detectors."""
     uses = _uses(config)
     if config.stage == "pipeline" and has_paths(config):
         _check_paths(config)
@@ -53,6 +54,7 @@ def check_rules(config: Config) -> None:
 
     inputs = Inputs(config)
     if config.stage in NEEDS_PPO:
+        _check_asked_domains(config, inputs)
         if config.data.domain_weights:
             inputs.prompt_stream(config.seed)
         if config.reward.path is not None:
@@ -182,6 +184,25 @@ def _check_domains(reward_model: str, domains: Iterable[str]) -> None:
                 f"data.prompts holds prompts of domain {domain!r}, but of the reward model {reward_model}, {error}; "
                 f"say by ppo.rewards.{domain}.conditions what to score them under ({{{DEFAULT_DOMAIN}: 1.0}}: nothing)"
             ) from error
+
+
+def _check_asked_domains(config: Config, inputs: Inputs) -> None:
+    """Of every domain that a recipe or a weight is for there is a prompt; of a recipe's, perhaps a test prompt alone.
+    The weight of a source's domain stays where the user has replaced the source."""
+    data = config.data
+    named = {f"ppo.rewards.{domain}": domain for domain in config.ppo.rewards}
+    weighed = data.domain_weights.keys() - replaced_domains(data)
+    named |= {f"data.domain_weights.{domain}": domain for domain in sorted(weighed)}
+    if not named:
+        return
+    there = {prompt.domain for prompt in (*inputs.prompts, *inputs.validation)}
+    tested = {prompt.domain for prompt in _tested(inputs)} if config.ppo.rewards.keys() - there else set()
+    for key, domain in named.items():
+        if domain not in there | (tested if key.startswith("ppo.") else set()):
+            raise UserError(
+                f"{key}: no prompt is of domain {domain!r}, only of {', '.join(sorted(there))}: name one of these, or "
+                "leave it out"
+            )
 
 
 def _check_best_metric(config: Config, inputs: Inputs) -> None:

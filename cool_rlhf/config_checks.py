@@ -17,6 +17,7 @@ from cool_rlhf.config import (
     RoleConfig,
     RolloutRoleConfig,
     SFTConfig,
+    best_by,
     validations,
 )
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
@@ -297,18 +298,20 @@ def _check_validation(config: Config) -> None:
             "ppo.stop_when_parted compares the score with gold, which prompts of your own have in domains with a rule "
             "alone: name one in ppo.rewards, or leave it off"
         )
-    if config.ppo.best_metric not in known:
-        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
+    metric, _ = best_by(config.ppo)
+    if metric not in known:
+        near = difflib.get_close_matches(metric, known, n=1)
         hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
-        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
+        raise UserError(f"ppo.best_metric is {metric!r}, which validation does not give: {hint}")
     if config.ppo.stop_when_parted:
         _check_parting(config.ppo)
 
 
 def _check_parting(ppo: PPOConfig) -> None:
-    if (ppo.best_metric, ppo.best_mode) != ("validation/gold", "max"):
+    metric, mode = best_by(ppo)
+    if (metric, mode) != ("validation/gold", "max"):
         raise UserError(
-            f"ppo.best_metric is {ppo.best_metric} ({ppo.best_mode}) with ppo.stop_when_parted, which keeps the policy "
+            f"ppo.best_metric is {metric} ({mode}) with ppo.stop_when_parted, which keeps the policy "
             "with the most validation/gold: leave one of the two out"
         )
     if validations(ppo) < FEWEST_VALIDATIONS:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config, best_by, has_paths
 from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.protocols import UserError
 
@@ -66,7 +66,8 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     apart = [key for key in TEST_ROWS if tree["data"][key]]  # where there are none, nothing was left out
     pairs = ["preferences", "validation_preferences", "weights", *apart]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
-    judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if config.ppo.best_metric.startswith(metric)}
+    best_metric, _ = best_by(config.ppo)
+    judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if best_metric.startswith(metric)}
     ppo = stage(
         ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain", *apart],
         ppo={**part("ppo"), **judges},

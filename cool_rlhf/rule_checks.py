@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config, best_by, has_paths
 from cool_rlhf.config_checks import replaced_domains
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
@@ -207,12 +207,13 @@ def _check_asked_domains(config: Config, inputs: Inputs) -> None:
 
 def _check_best_metric(config: Config, inputs: Inputs) -> None:
     """The held-out prompts that validation reads give what the best policy is to go by."""
-    if config.ppo.best_metric == "validation/lm_loss" and not inputs.held_out_texts:
+    metric, _ = best_by(config.ppo)
+    if metric == "validation/lm_loss" and not inputs.held_out_texts:
         raise UserError(
             "ppo.best_metric is 'validation/lm_loss', but no pretraining texts are held out: name some in "
             "data.validation_pretrain"
         )
-    if config.ppo.best_metric in validation_metrics(config, {}):  # whatever the prompts
+    if metric in validation_metrics(config, {}):  # whatever the prompts
         return
     from cool_rlhf.inputs import world_gold
 
@@ -223,8 +224,8 @@ def _check_best_metric(config: Config, inputs: Inputs) -> None:
         golden = ruled if config.data.prompts else world_gold(prompt, "", True) is not None
         asked[prompt.domain] = asked.get(prompt.domain, False) or golden
     given = validation_metrics(config, asked)
-    if config.ppo.best_metric not in given:
+    if metric not in given:
         raise UserError(
-            f"ppo.best_metric is {config.ppo.best_metric!r}, which the held-out prompts do not give, as those that "
+            f"ppo.best_metric is {metric!r}, which the held-out prompts do not give, as those that "
             f"validation reads are of {', '.join(sorted(asked))}; use one of {', '.join(given)}"
         )

@@ -118,6 +118,12 @@ def test_what_the_best_policy_is_judged_by_stays(run) -> None:
         open_state(run(*asked, "ppo.validation_texts=3"))
 
 
+def test_what_a_run_keeps_the_best_by_is_recorded_as_it_was_taken(run) -> None:
+    finish_all(run())
+    open_state(run("ppo.best_metric=validation/score", "ppo.best_mode=max"))
+    assert made_from(run())["ppo_0"]["ppo"]["best_metric"] == "validation/score"
+
+
 def test_what_is_not_begun_may_change(run) -> None:
     finish_all(run("stage=sft"))
     open_state(run("reward.learning_rate=0.5", "ppo.clip=0.3"))

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from cool_rlhf.config import PPOConfig
+from cool_rlhf.config import PPOConfig, best_by
 from cool_rlhf.data.streams import TextPosition, TextStream
 from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import Judged, describe, make_experience
@@ -170,13 +170,12 @@ def learn(
 
 def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
     """Have the weights kept if the policy has been trained and is the best so far; a tie keeps the earlier."""
-    if settings.best_metric not in row:  # a domain that no validation prompt has
+    metric, mode = best_by(settings)
+    if metric not in row:  # a domain that no validation prompt has
         known = ", ".join(sorted(name for name in row if name.startswith("validation/")))
-        raise UserError(
-            f"ppo.best_metric is {settings.best_metric!r}, which validation does not give; use one of {known}"
-        )
-    value = row[settings.best_metric]
-    better = state.best is None or (value > state.best if settings.best_mode == "max" else value < state.best)
+        raise UserError(f"ppo.best_metric is {metric!r}, which validation does not give; use one of {known}")
+    value = row[metric]
+    better = state.best is None or (value > state.best if mode == "max" else value < state.best)
     if state.step <= settings.critic_warmup or not better:
         return state
     observer.keep_best(state.step, value)

@@ -93,7 +93,7 @@ def test_instructions_are_asked_behind_the_prompts_and_not_scored(make_world, da
     assert "validation/score/default" not in world.rows[-1]
 
 
-@pytest.mark.parametrize(("mode", "better"), [("max", max), ("min", min)])
+@pytest.mark.parametrize(("mode", "better"), [("max", max), ("min", min), (None, min)])
 def test_the_best_checkpoint_goes_by_any_metric_in_either_direction(make_world, data, settings, mode, better):
     world = make_world()
     settings = replace(settings, best_metric="validation/kl", best_mode=mode)

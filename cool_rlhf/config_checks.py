@@ -145,6 +145,8 @@ def _check_ratio_and_kl(config: Config) -> None:
         check_numbers(
             config, ["ppo.critic_trace_decay"], lambda value: 0 <= value <= 1, "it must lie in [0, 1] or be null"
         )
+    correction = "it must be 1 or more, as it caps a weight that is 1 where engine and trainer agree, or 0 for none"
+    check_numbers(config, ["ppo.engine_correction"], lambda value: value == 0 or value >= 1, correction)
     check_numbers(config, ["ppo.dual_clip"], lambda value: value == 0 or value > 1, "it must be above 1, or 0 for none")
     if not ppo.critic_init:
         raise UserError("ppo.critic_init is empty: it must be reward, sft, or a checkpoint's path or Hub name")
@@ -161,7 +163,7 @@ def _check_ratio_and_kl(config: Config) -> None:
     if ppo.kl_target > 0 and ppo.kl_horizon < ppo.prompts_per_iteration:
         raise UserError(
             f"ppo.kl_horizon is {ppo.kl_horizon} responses, fewer than one iteration has (ppo.prompts_per_iteration="
-            f"{ppo.prompts_per_iteration}), which could turn ppo.kl_coefficient negative: raise it"
+            f"{ppo.prompts_per_iteration}), so that one would move ppo.kl_coefficient by more than a fifth: raise it"
         )
     if ppo.old_logprobs == "engine" and ppo.engine_correction > 0:
         raise UserError(

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from cool_rlhf.config import Config, best_by, has_paths
@@ -130,9 +130,9 @@ def _tested(inputs: Inputs) -> Iterable[Prompt]:
 
 
 def _try(use: _Use, inputs: Inputs) -> None:
-    """Have every prompt's rules judge a response without a word, a short one and the answer. Once that has taken
-    TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the others when they
-    are asked."""
+    """Have every prompt's rules judge a response without a word, a short one and the answer, each finished and cut.
+    Once that has taken TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the
+    others when they are asked."""
     begun, tried, left = time.monotonic(), Counter[tuple[str, str]](), 0
     for prompt in use.prompts(inputs):
         for rule, domain in use.judges(prompt):
@@ -140,8 +140,8 @@ def _try(use: _Use, inputs: Inputs) -> None:
                 left += 1
                 continue
             tried[rule.name, domain] += 1
-            for response in (*TRIED_RESPONSES, prompt.answer or ""):
-                rule(prompt.messages, response, domain, prompt.answer, True)
+            for response, finished in product((*TRIED_RESPONSES, prompt.answer or ""), (True, False)):
+                rule(prompt.messages, response, domain, prompt.answer, finished)
     if left:
         names = ", ".join(sorted({name for name, _ in tried}))
         logger.warning("%s: so slow that it was not tried on %d of %d prompts", names, left, left + tried.total())

@@ -264,6 +264,7 @@ BAD_VALUES = {
     "ppo.best_metric=validation/score/breif": "validation/score/brief",
     "ppo.best_metric=validation/instructions": "validation/",
     "ppo.best_mode=least": "max, min",
+    "ppo.engine_correction=0.5": "1 or more",
     "ppo.validation_conditions=[mth]": "is math meant?",
     "ppo.validation_prompts=0": "ppo.validation_prompts",
     "data.domain_weights.mth=2": "is math meant?",

@@ -20,6 +20,8 @@ def nan(messages, response, domain, answer, finished):
     return float("nan")
 def wordy(messages, response, domain, answer, finished):
     return len(response.split()[0])
+def whole(messages, response, domain, answer, finished):
+    return 1.0 if finished else None
 def narrow(response):
     return 1.0
 """
@@ -58,6 +60,7 @@ def test_good_rules_pass(config):
             "rule(messages, response, domain, answer, finished)",
         ),
         (["ppo.rewards={math:{rules:{rules_of_mine\\:nan:1}}}"], "gave nan"),
+        (["ppo.rewards={math:{rules:{rules_of_mine\\:whole:1}}}"], "gave None for an unfinished response"),
         (["ppo.rewards={math:{rules:{cool_rlhf.rules.maths\\:exact_answer:1}}}"], "add that field"),
         (["data.domain_weights={brief:0,math:0}"], "data.domain_weights leaves no prompt"),
         (["collect.prompts=5", "collect.labeller=rules_of_mine:bad"], "collect.labeller: rules_of_mine:bad"),

@@ -131,8 +131,8 @@ def _tested(inputs: Inputs) -> Iterable[Prompt]:
 
 def _try(use: _Use, inputs: Inputs) -> None:
     """Have every prompt's rules judge a response without a word, a short one and the answer, each finished and cut.
-    Once that has taken TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the
-    others when they are asked."""
+    Once that has taken TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on
+    the others when they are asked."""
     begun, tried, left = time.monotonic(), Counter[tuple[str, str]](), 0
     for prompt in use.prompts(inputs):
         for rule, domain in use.judges(prompt):

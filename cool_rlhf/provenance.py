@@ -167,6 +167,24 @@ def wants_more(config: Config, state: RunState, stage: str) -> bool:
     return bool(snapshot[1]["step"] < config.ppo.critic_warmup + config.ppo.iterations)
 
 
+def without_critic(config: Config, state: RunState) -> str | None:
+    """Which finished rounds have left no critic though the config now asks for it, in a sentence; None where all
+    have."""
+    left = unfinished(config, state)
+    rounds = [
+        str(round)
+        for round in range(config.online.rounds)
+        if state.is_finished(f"ppo_{round}") and f"ppo_{round}" not in left
+        if not (Path(config.output_dir) / f"rounds/{round}/critic").exists()
+    ]
+    if not config.ppo.keep_critic or not rounds:
+        return None
+    return (
+        f"ppo.keep_critic comes too late for what {config.output_dir} has finished: round {', '.join(rounds)} left no "
+        "critic; train it again in another output_dir if you need one"
+    )
+
+
 def _needed(config: Config) -> list[str]:
     own_reward = config.reward.path is None
     names = ["sft"] if config.sft.path is None else []

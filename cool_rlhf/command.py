@@ -13,6 +13,7 @@ from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
 from cool_rlhf.planning import Resources, describe, plan
 from cool_rlhf.preflight import (
+    NEEDS_PPO,
     check_data,
     check_models,
     check_output_dir,
@@ -77,7 +78,7 @@ def _run(config: Config, ending: Ending) -> None:
         print(describe(config, placements, ModelShape.of(config.model)))
         return
     check_output_dir(config)
-    if config.stage in _RUN_STAGES and (told := without_critic(config, open_state(config))):
+    if config.stage in NEEDS_PPO and (told := without_critic(config, open_state(config))):
         print(told)
     legs = [leg for leg in legs if leg.stage not in _RUN_STAGES or unfinished(leg, open_state(leg))]
     if not legs:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cool_rlhf.command import execute
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
+from cool_rlhf.ending import Ending
 from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, without_critic
 
@@ -124,7 +126,7 @@ def test_what_a_run_keeps_the_best_by_is_recorded_as_it_was_taken(run) -> None:
     assert made_from(run())["ppo_0"]["ppo"]["best_metric"] == "validation/score"
 
 
-def test_a_finished_round_that_left_no_critic_says_so(run) -> None:
+def test_a_finished_round_that_left_no_critic_says_so(run, capsys) -> None:
     config, keeping = run(), run("ppo.keep_critic=true")
     assert without_critic(keeping, open_state(keeping)) is None, "it is still to come"
     finish_all(config)
@@ -132,6 +134,8 @@ def test_a_finished_round_that_left_no_critic_says_so(run) -> None:
     told = without_critic(keeping, open_state(keeping))
     assert told is not None
     assert "round 0 left no critic" in told
+    execute(["+experiment=smoke", f"output_dir={config.output_dir}", "ppo.keep_critic=true"], Ending())
+    assert capsys.readouterr().out.startswith(f"{told}\n{config.output_dir} is finished")
     (Path(config.output_dir) / "rounds/0/critic").mkdir(parents=True)
     assert without_critic(keeping, open_state(keeping)) is None
 

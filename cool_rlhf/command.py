@@ -13,6 +13,7 @@ from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
 from cool_rlhf.planning import Resources, describe, plan
 from cool_rlhf.preflight import (
+    NEEDS_PPO,
     check_data,
     check_models,
     check_output_dir,
@@ -20,7 +21,7 @@ from cool_rlhf.preflight import (
     with_earlier_stages,
 )
 from cool_rlhf.protocols import UserError
-from cool_rlhf.provenance import open_state, unfinished
+from cool_rlhf.provenance import open_state, unfinished, without_critic
 from cool_rlhf.rule_checks import check_rules
 
 _RUN_STAGES = ("sft", "reward", "ppo", "pipeline")
@@ -77,6 +78,8 @@ def _run(config: Config, ending: Ending) -> None:
         print(describe(config, placements, ModelShape.of(config.model)))
         return
     check_output_dir(config)
+    if config.stage in NEEDS_PPO and (told := without_critic(config, open_state(config))):
+        print(told)
     legs = [leg for leg in legs if leg.stage not in _RUN_STAGES or unfinished(leg, open_state(leg))]
     if not legs:
         print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")

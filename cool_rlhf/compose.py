@@ -25,7 +25,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, best_by
 from cool_rlhf.config_checks import check_config
 from cool_rlhf.protocols import UserError
 
@@ -47,7 +47,8 @@ def compose(overrides: Sequence[str], extra_folder: Path | None = None) -> Confi
 
 
 def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> DictConfig:
-    """The same, still as OmegaConf's tree and with only keys and types checked."""
+    """The same, still as OmegaConf's tree and with only keys and types checked. What a setting follows from where it is
+    left open is written out in it: a finished run is compared by these."""
     folders = [CONFIG_FOLDER] if extra_folder is None else [CONFIG_FOLDER, _existing(extra_folder)]
     groups = _groups(folders)
     prepared = [_prepare(text, groups) for text in overrides]
@@ -58,6 +59,7 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             tree = hydra_compose("config", overrides=prepared)
         OmegaConf.resolve(tree)
+        tree.ppo.best_metric, tree.ppo.best_mode = best_by(tree.ppo)
     except AssertionError as error:  # OmegaConf's answer to a key below a section that is null
         raise UserError("data.world.… has no effect: this run has no embedded world; add data=world") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:

@@ -10,6 +10,8 @@ from typing import Any
 
 FEWEST_VALIDATIONS = 4  # of a round, that the parting of score and gold is read off
 
+BEST_LOW = ("validation/lm_loss", "validation/kl")  # what tells how much was lost
+
 
 @dataclass
 class ModelConfig:
@@ -201,16 +203,12 @@ class PPOConfig:
     validation_texts: int = 64  # held-out texts for the language model's loss; 0: off
     validation_instructions: int = 0  # prompts whose keeping a program checks (cool_rlhf.instructions); 0: off
     validation_conditions: list[str] = field(default_factory=list)  # every response is scored under these too
-    best_metric: str = "validation/score"  # that the kept policy is best by; with stop_when_parted validation/gold
-    best_mode: str = "max"  # or min
+    # What the kept policy is best by. null: validation/score, or validation/gold with stop_when_parted.
+    best_metric: str | None = None
+    best_mode: str | None = None  # max or min; null: min for validation/lm_loss and validation/kl, else max
     stop_when_parted: bool = False  # end the round at the validation that finds the score rising while gold falls
     save_every: int = 20  # steps between snapshots to go on from; the last step is saved too
     early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
-
-    def __post_init__(self) -> None:
-        # By the score, the policy that exploits the reward model most would be kept of a round that ends for that.
-        if self.stop_when_parted and self.best_metric == "validation/score":
-            self.best_metric = "validation/gold"
 
 
 @dataclass
@@ -377,6 +375,14 @@ def has_paths(config: Config) -> bool:
 def learns_from_texts(ppo: PPOConfig) -> bool:
     """Whether PPO adds the loss on pretraining text."""
     return ppo.pretrain_coefficient > 0 and ppo.pretrain_ratio > 0
+
+
+def best_by(ppo: PPOConfig) -> tuple[str, str]:
+    """The metric that the kept policy is best by, and whether the greatest (max) or the least (min) is: what the config
+    says, and what follows where it leaves that open."""
+    # By the score, the policy that exploits the reward model most would be kept of a round that ends for that.
+    metric = ppo.best_metric or ("validation/gold" if ppo.stop_when_parted else "validation/score")
+    return metric, ppo.best_mode or ("min" if metric in BEST_LOW else "max")
 
 
 def validations(ppo: PPOConfig) -> int:

@@ -10,12 +10,14 @@ from pathlib import Path
 from cool_rlhf.config import (
     FEWEST_VALIDATIONS,
     Config,
+    DataConfig,
     ModelConfig,
     PPOConfig,
     RewardConfig,
     RoleConfig,
     RolloutRoleConfig,
     SFTConfig,
+    best_by,
     validations,
 )
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
@@ -143,6 +145,8 @@ def _check_ratio_and_kl(config: Config) -> None:
         check_numbers(
             config, ["ppo.critic_trace_decay"], lambda value: 0 <= value <= 1, "it must lie in [0, 1] or be null"
         )
+    correction = "it must be 1 or more, as it caps a weight that is 1 where engine and trainer agree, or 0 for none"
+    check_numbers(config, ["ppo.engine_correction"], lambda value: value == 0 or value >= 1, correction)
     check_numbers(config, ["ppo.dual_clip"], lambda value: value == 0 or value > 1, "it must be above 1, or 0 for none")
     if not ppo.critic_init:
         raise UserError("ppo.critic_init is empty: it must be reward, sft, or a checkpoint's path or Hub name")
@@ -159,7 +163,7 @@ def _check_ratio_and_kl(config: Config) -> None:
     if ppo.kl_target > 0 and ppo.kl_horizon < ppo.prompts_per_iteration:
         raise UserError(
             f"ppo.kl_horizon is {ppo.kl_horizon} responses, fewer than one iteration has (ppo.prompts_per_iteration="
-            f"{ppo.prompts_per_iteration}), which could turn ppo.kl_coefficient negative: raise it"
+            f"{ppo.prompts_per_iteration}), so that one would move ppo.kl_coefficient by more than a fifth: raise it"
         )
     if ppo.old_logprobs == "engine" and ppo.engine_correction > 0:
         raise UserError(
@@ -234,15 +238,28 @@ def _check_names(config: Config) -> None:
 def _check_domains_of_sources(config: Config) -> None:
     """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
     that is there."""
-    data = config.data
-    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
-    sources |= {*data.test_preferences, *data.test_prompts}
+    data, sources = config.data, _sources_with_domains(config.data)
     for source, domain in data.domains.items():
         near = [name for name in sorted(sources) if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
-        if source in sources or source in map(without_split, sources):
+        if _is_listed(source, sources):
             _check_domain(config, domain, f"data.domains gives {source} the domain")
         elif near:
             raise UserError(f"data.domains names {source}, which no list of data holds: write it as there, {near[0]}")
+
+
+def replaced_domains(data: DataConfig) -> set[str]:
+    """Those that ``data.domains`` gives to sources which no list has."""
+    sources = _sources_with_domains(data)
+    return {domain for source, domain in data.domains.items() if not _is_listed(source, sources)}
+
+
+def _sources_with_domains(data: DataConfig) -> set[str]:
+    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
+    return sources | {*data.test_preferences, *data.test_prompts}
+
+
+def _is_listed(source: str, sources: set[str]) -> bool:
+    return source in sources or source in map(without_split, sources)
 
 
 def _check_domain(config: Config, name: str, said: str) -> None:
@@ -286,18 +303,20 @@ def _check_validation(config: Config) -> None:
             "ppo.stop_when_parted compares the score with gold, which prompts of your own have in domains with a rule "
             "alone: name one in ppo.rewards, or leave it off"
         )
-    if config.ppo.best_metric not in known:
-        near = difflib.get_close_matches(config.ppo.best_metric, known, n=1)
+    metric, _ = best_by(config.ppo)
+    if metric not in known:
+        near = difflib.get_close_matches(metric, known, n=1)
         hint = f"is {near[0]} meant?" if near else f"it gives {', '.join(known)}"
-        raise UserError(f"ppo.best_metric is {config.ppo.best_metric!r}, which validation does not give: {hint}")
+        raise UserError(f"ppo.best_metric is {metric!r}, which validation does not give: {hint}")
     if config.ppo.stop_when_parted:
         _check_parting(config.ppo)
 
 
 def _check_parting(ppo: PPOConfig) -> None:
-    if (ppo.best_metric, ppo.best_mode) != ("validation/gold", "max"):
+    metric, mode = best_by(ppo)
+    if (metric, mode) != ("validation/gold", "max"):
         raise UserError(
-            f"ppo.best_metric is {ppo.best_metric} ({ppo.best_mode}) with ppo.stop_when_parted, which keeps the policy "
+            f"ppo.best_metric is {metric} ({mode}) with ppo.stop_when_parted, which keeps the policy "
             "with the most validation/gold: leave one of the two out"
         )
     if validations(ppo) < FEWEST_VALIDATIONS:

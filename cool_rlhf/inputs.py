@@ -29,7 +29,7 @@ from cool_rlhf.demo.world import World
 from cool_rlhf.instructions import Instruction, make_instructions
 from cool_rlhf.ppo.rewards import Recipe, apply_rules
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError
-from cool_rlhf.rules.loading import load_rule
+from cool_rlhf.rules.loading import load_named
 from cool_rlhf.schedule import derive_seed
 
 logger = logging.getLogger(__name__)
@@ -234,7 +234,7 @@ class Inputs:
         return {
             domain: Recipe(
                 recipe.conditions,
-                {name: (load_rule(name, f"ppo.rewards.{domain}.rules"), w) for name, w in recipe.rules.items()},
+                {name: (load_named(name, f"ppo.rewards.{domain}.rules"), w) for name, w in recipe.rules.items()},
             )
             for domain, recipe in self.config.ppo.rewards.items()
         }
@@ -247,7 +247,7 @@ class Inputs:
         return world_gold(prompt, response, finished)
 
     def rule_score(self, prompt: Prompt, response: str, finished: bool) -> float | None:
-        """See :meth:`cool_rlhf.ppo.rewards.Recipe.gold`; raises what :func:`cool_rlhf.ppo.rewards.apply_rules` does."""
+        """See :meth:`cool_rlhf.ppo.rewards.Recipe.gold`. Raises UserError where a rule fails."""
         recipe = self.recipes.get(prompt.domain)
         return recipe.gold(apply_rules(recipe, prompt, response, finished)) if recipe else None
 

@@ -62,7 +62,8 @@ class PreferencePair:
 
 @dataclass(frozen=True)
 class Rollout:
-    """One sampled response. ``response_tokens`` ends with the end-of-turn token if and only if ``finished``."""
+    """One sampled response. Where it is ``finished``, ``response_tokens`` ends with what ended it: the end-of-turn or
+    end-of-text token, or the token that completes one of ``sampling.stop``."""
 
     prompt: Prompt
     prompt_tokens: Tensor  # (P,) int64

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config, best_by, has_paths
 from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.protocols import UserError
 
@@ -66,7 +66,8 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     apart = [key for key in TEST_ROWS if tree["data"][key]]  # where there are none, nothing was left out
     pairs = ["preferences", "validation_preferences", "weights", *apart]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
-    judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if config.ppo.best_metric.startswith(metric)}
+    best_metric, _ = best_by(config.ppo)
+    judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if best_metric.startswith(metric)}
     ppo = stage(
         ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain", *apart],
         ppo={**part("ppo"), **judges},
@@ -164,6 +165,24 @@ def wants_more(config: Config, state: RunState, stage: str) -> bool:
     if snapshot is None or snapshot[1].get("ended"):
         return False
     return bool(snapshot[1]["step"] < config.ppo.critic_warmup + config.ppo.iterations)
+
+
+def without_critic(config: Config, state: RunState) -> str | None:
+    """Which finished rounds have left no critic though the config now asks for it, in a sentence; None where all
+    have."""
+    left = unfinished(config, state)
+    rounds = [
+        str(round)
+        for round in range(config.online.rounds)
+        if state.is_finished(f"ppo_{round}") and f"ppo_{round}" not in left
+        if not (Path(config.output_dir) / f"rounds/{round}/critic").exists()
+    ]
+    if not config.ppo.keep_critic or not rounds:
+        return None
+    return (
+        f"ppo.keep_critic comes too late for what {config.output_dir} has finished: round {', '.join(rounds)} left no "
+        "critic; train it again in another output_dir if you need one"
+    )
 
 
 def _needed(config: Config) -> list[str]:

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, product
 from typing import TYPE_CHECKING
 
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config, best_by, has_paths
+from cool_rlhf.config_checks import replaced_domains
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
 from cool_rlhf.protocols import Prompt, UserError
@@ -40,9 +41,9 @@ class _Use:
 
 def check_rules(config: Config) -> None:
     """Every function that the config names is there, takes what a rule is given, and gives a finite number for
-    responses to the prompts that it will be about; a reward model that is given knows the conditions; validation gives
-    what the best policy goes by; the judge that labels within rounds answers; and the detectors that installed packages
-    add are detectors."""
+    responses to the prompts that it will be about; domains that are rewarded or weighed by name have prompts; a reward
+    model that is given knows the conditions; validation gives what the best policy goes by; the judge that labels
+    within rounds answers; and the detectors that installed packages add are detectors."""
     uses = _uses(config)
     if config.stage == "pipeline" and has_paths(config):
         _check_paths(config)
@@ -53,6 +54,7 @@ def check_rules(config: Config) -> None:
 
     inputs = Inputs(config)
     if config.stage in NEEDS_PPO:
+        _check_asked_domains(config, inputs)
         if config.data.domain_weights:
             inputs.prompt_stream(config.seed)
         if config.reward.path is not None:
@@ -128,9 +130,9 @@ def _tested(inputs: Inputs) -> Iterable[Prompt]:
 
 
 def _try(use: _Use, inputs: Inputs) -> None:
-    """Have every prompt's rules judge a response without a word, a short one and the answer. Once that has taken
-    TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on the others when they
-    are asked."""
+    """Have every prompt's rules judge a response without a word, a short one and the answer, each finished and cut.
+    Once that has taken TRIED_SECONDS, only the first TRIED_PROMPTS of each domain are tried: a slow rule may fail on
+    the others when they are asked."""
     begun, tried, left = time.monotonic(), Counter[tuple[str, str]](), 0
     for prompt in use.prompts(inputs):
         for rule, domain in use.judges(prompt):
@@ -138,8 +140,8 @@ def _try(use: _Use, inputs: Inputs) -> None:
                 left += 1
                 continue
             tried[rule.name, domain] += 1
-            for response in (*TRIED_RESPONSES, prompt.answer or ""):
-                rule(prompt.messages, response, domain, prompt.answer, True)
+            for response, finished in product((*TRIED_RESPONSES, prompt.answer or ""), (True, False)):
+                rule(prompt.messages, response, domain, prompt.answer, finished)
     if left:
         names = ", ".join(sorted({name for name, _ in tried}))
         logger.warning("%s: so slow that it was not tried on %d of %d prompts", names, left, left + tried.total())
@@ -184,14 +186,34 @@ def _check_domains(reward_model: str, domains: Iterable[str]) -> None:
             ) from error
 
 
+def _check_asked_domains(config: Config, inputs: Inputs) -> None:
+    """Of every domain that a recipe or a weight is for there is a prompt; of a recipe's, perhaps a test prompt alone.
+    The weight of a source's domain stays where the user has replaced the source."""
+    data = config.data
+    named = {f"ppo.rewards.{domain}": domain for domain in config.ppo.rewards}
+    weighed = data.domain_weights.keys() - replaced_domains(data)
+    named |= {f"data.domain_weights.{domain}": domain for domain in sorted(weighed)}
+    if not named:
+        return
+    there = {prompt.domain for prompt in (*inputs.prompts, *inputs.validation)}
+    tested = {prompt.domain for prompt in _tested(inputs)} if config.ppo.rewards.keys() - there else set()
+    for key, domain in named.items():
+        if domain not in there | (tested if key.startswith("ppo.") else set()):
+            raise UserError(
+                f"{key}: no prompt is of domain {domain!r}, only of {', '.join(sorted(there))}: name one of these, or "
+                "leave it out"
+            )
+
+
 def _check_best_metric(config: Config, inputs: Inputs) -> None:
     """The held-out prompts that validation reads give what the best policy is to go by."""
-    if config.ppo.best_metric == "validation/lm_loss" and not inputs.held_out_texts:
+    metric, _ = best_by(config.ppo)
+    if metric == "validation/lm_loss" and not inputs.held_out_texts:
         raise UserError(
             "ppo.best_metric is 'validation/lm_loss', but no pretraining texts are held out: name some in "
             "data.validation_pretrain"
         )
-    if config.ppo.best_metric in validation_metrics(config, {}):  # whatever the prompts
+    if metric in validation_metrics(config, {}):  # whatever the prompts
         return
     from cool_rlhf.inputs import world_gold
 
@@ -202,8 +224,8 @@ def _check_best_metric(config: Config, inputs: Inputs) -> None:
         golden = ruled if config.data.prompts else world_gold(prompt, "", True) is not None
         asked[prompt.domain] = asked.get(prompt.domain, False) or golden
     given = validation_metrics(config, asked)
-    if config.ppo.best_metric not in given:
+    if metric not in given:
         raise UserError(
-            f"ppo.best_metric is {config.ppo.best_metric!r}, which the held-out prompts do not give, as those that "
+            f"ppo.best_metric is {metric!r}, which the held-out prompts do not give, as those that "
             f"validation reads are of {', '.join(sorted(asked))}; use one of {', '.join(given)}"
         )

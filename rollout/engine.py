@@ -95,7 +95,10 @@ class RolloutEngine:
     def finish_weights(self, version: int) -> None:
         """The weights are complete and are ``version`` from now on; what was cached of older ones is dropped."""
         self._llm.collective_rpc("finish_weights")
-        self._llm.reset_prefix_cache()
+        if not self._llm.reset_prefix_cache():  # as while a response is under way
+            raise RuntimeError(
+                "vLLM keeps what it has cached of older weights, since responses are still being sampled"
+            )
         self._version = version
 
     def load_checkpoint(self, path: str | Path, version: int) -> None:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cool_rlhf.compose import compose, experiments, known_keys
-from cool_rlhf.config import Config, validation_share
+from cool_rlhf.compose import compose, compose_tree, experiments, known_keys
+from cool_rlhf.config import Config, best_by, validation_share
 from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
@@ -101,6 +101,7 @@ def test_files_and_schema_agree_on_the_defaults() -> None:
     composed, schema = compose([]), Config()
     composed.conditions = {}
     composed.cluster = schema.cluster
+    schema.ppo.best_metric, schema.ppo.best_mode = best_by(schema.ppo)  # as compose writes out
     assert composed == dataclasses.replace(schema, output_dir="outputs/custom")
 
 
@@ -264,6 +265,7 @@ BAD_VALUES = {
     "ppo.best_metric=validation/score/breif": "validation/score/brief",
     "ppo.best_metric=validation/instructions": "validation/",
     "ppo.best_mode=least": "max, min",
+    "ppo.engine_correction=0.5": "1 or more",
     "ppo.validation_conditions=[mth]": "is math meant?",
     "ppo.validation_prompts=0": "ppo.validation_prompts",
     "data.domain_weights.mth=2": "is math meant?",
@@ -363,9 +365,22 @@ def test_a_round_that_ends_where_they_part_keeps_the_best_by_gold() -> None:
     stopping = ["+experiment=demo", "ppo.stop_when_parted=true"]
     assert compose(stopping).ppo.best_metric == "validation/gold"
     assert compose(stopping[:1]).ppo.best_metric == "validation/score"
-    for other in ("ppo.best_metric=validation/kl", "ppo.best_mode=min"):
+    assert compose([*stopping, "ppo.best_metric=validation/gold"]).ppo.best_mode == "max"
+    for other in ("ppo.best_metric=validation/kl", "ppo.best_metric=validation/score", "ppo.best_mode=min"):
         with pytest.raises(UserError, match=r"ppo\.best_metric is .*validation/gold"):
             compose([*stopping, other])
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode"),
+    [(None, "max"), ("validation/gold", "max"), ("validation/kl", "min"), ("validation/lm_loss", "min")],
+)
+def test_what_tells_a_loss_is_best_where_it_is_least(metric: str | None, mode: str) -> None:
+    named = ["+experiment=demo", *([f"ppo.best_metric={metric}"] if metric else [])]
+    for ppo in (compose(named).ppo, compose_tree(named).ppo):  # the tree is what --cfg job prints
+        assert (ppo.best_metric, ppo.best_mode) == (metric or "validation/score", mode)
+    for explicit in ("max", "min"):
+        assert compose([*named, f"ppo.best_mode={explicit}"]).ppo.best_mode == explicit
 
 
 def test_too_few_validations_show_no_parting() -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from cool_rlhf.command import execute
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
+from cool_rlhf.ending import Ending
 from cool_rlhf.protocols import UserError
-from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, without_critic
 
 
 @pytest.fixture
@@ -116,6 +118,26 @@ def test_what_the_best_policy_is_judged_by_stays(run) -> None:
     finish_all(run(*asked))
     with pytest.raises(UserError, match=r"ppo\.validation_texts was 4 and is 3"):
         open_state(run(*asked, "ppo.validation_texts=3"))
+
+
+def test_what_a_run_keeps_the_best_by_is_recorded_as_it_was_taken(run) -> None:
+    finish_all(run())
+    open_state(run("ppo.best_metric=validation/score", "ppo.best_mode=max"))
+    assert made_from(run())["ppo_0"]["ppo"]["best_metric"] == "validation/score"
+
+
+def test_a_finished_round_that_left_no_critic_says_so(run, capsys) -> None:
+    config, keeping = run(), run("ppo.keep_critic=true")
+    assert without_critic(keeping, open_state(keeping)) is None, "it is still to come"
+    finish_all(config)
+    assert without_critic(config, open_state(config)) is None
+    told = without_critic(keeping, open_state(keeping))
+    assert told is not None
+    assert "round 0 left no critic" in told
+    execute(["+experiment=smoke", f"output_dir={config.output_dir}", "ppo.keep_critic=true"], Ending())
+    assert capsys.readouterr().out.startswith(f"{told}\n{config.output_dir} is finished")
+    (Path(config.output_dir) / "rounds/0/critic").mkdir(parents=True)
+    assert without_critic(keeping, open_state(keeping)) is None
 
 
 def test_what_is_not_begun_may_change(run) -> None:

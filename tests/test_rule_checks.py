@@ -20,6 +20,8 @@ def nan(messages, response, domain, answer, finished):
     return float("nan")
 def wordy(messages, response, domain, answer, finished):
     return len(response.split()[0])
+def whole(messages, response, domain, answer, finished):
+    return 1.0 if finished else None
 def narrow(response):
     return 1.0
 """
@@ -58,6 +60,7 @@ def test_good_rules_pass(config):
             "rule(messages, response, domain, answer, finished)",
         ),
         (["ppo.rewards={math:{rules:{rules_of_mine\\:nan:1}}}"], "gave nan"),
+        (["ppo.rewards={math:{rules:{rules_of_mine\\:whole:1}}}"], "gave None for an unfinished response"),
         (["ppo.rewards={math:{rules:{cool_rlhf.rules.maths\\:exact_answer:1}}}"], "add that field"),
         (["data.domain_weights={brief:0,math:0}"], "data.domain_weights leaves no prompt"),
         (["collect.prompts=5", "collect.labeller=rules_of_mine:bad"], "collect.labeller: rules_of_mine:bad"),
@@ -68,7 +71,11 @@ def test_good_rules_pass(config):
             "on a response to 'Hello' of domain 'brief'",
         ),
         (["ppo.best_metric=validation/score/format"], "ppo.best_metric is 'validation/score/format'"),
-        (["ppo.best_metric=validation/gold", "ppo.rewards={format:{rules:{rules_of_mine\\:good:1}}}"], "use one of"),
+        (
+            ["ppo.rewards={format:{rules:{rules_of_mine\\:good:1}}}"],
+            "ppo.rewards.format: no prompt is of domain 'format', only of brief, math: name one",
+        ),
+        (["data.domain_weights={format:2}"], "data.domain_weights.format: no prompt is of domain 'format'"),
     ],
 )
 def test_what_cannot_work_is_said_before_anything_begins(config, overrides, told):
@@ -156,6 +163,35 @@ def test_the_best_metric_may_be_one_of_a_domain_that_is_validated_on(config, tmp
     check_rules(config(named, "ppo.best_metric=validation/gold", "ppo.rewards={math:{rules:{rules_of_mine\\:good:1}}}"))
     with pytest.raises(UserError, match=r"read.* are of (math|brief); use one of validation/score, "):
         check_rules(config(named, "ppo.best_metric=validation/score/format", "ppo.validation_prompts=1"))
+
+
+def test_a_best_metric_that_only_training_prompts_would_give_is_refused(config, tmp_path):
+    held = tmp_path / "held.jsonl"
+    held.write_text(json.dumps({"prompt": "Hi", "domain": "brief"}) + "\n")
+    ruled = "ppo.rewards={math:{rules:{rules_of_mine\\:good:1}}}"
+    with pytest.raises(UserError, match="use one of"):
+        check_rules(config(f"data.validation_prompts=[{held}]", ruled, "ppo.best_metric=validation/gold"))
+
+
+def test_a_recipe_may_be_for_test_prompts_alone(config, tmp_path):
+    recipe = "ppo.rewards={format:{rules:{rules_of_mine\\:good:1}}}"
+    tested = tmp_path / "tested.jsonl"
+    tested.write_text(json.dumps({"prompt": "{}?", "domain": "format", "answer": "{}"}) + "\n")
+    check_rules(config(recipe, f"data.test_prompts=[{tested}]"))
+    check_rules(config(recipe, "stage=reward"))
+    with pytest.raises(UserError, match=r"data\.domain_weights\.format: no prompt"):
+        check_rules(config(recipe, f"data.test_prompts=[{tested}]", "data.domain_weights={format:2}"))
+
+
+def test_the_weight_of_a_source_that_was_replaced_stays(config):
+    check_rules(config("data.domains={trl-lib/tldr: format}", "data.domain_weights={format:2}"))
+
+
+def test_the_embedded_world_has_prompts_of_its_domains(tmp_path):
+    made = ["+experiment=smoke", f"output_dir={tmp_path}"]
+    check_rules(compose([*made, "ppo.rewards={math:{conditions:{math:1}}}", "data.domain_weights={brief:2}"]))
+    with pytest.raises(UserError, match=r"ppo\.rewards\.default: no prompt"):
+        check_rules(compose([*made, "ppo.rewards={default:{conditions:{math:1}}}"]))
 
 
 def test_the_loss_on_held_out_texts_needs_some(config, tmp_path):

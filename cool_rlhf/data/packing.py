@@ -78,14 +78,13 @@ def common_prefix(first: Tensor, second: Tensor) -> int:
     return int(differs[0]) if len(differs) else count
 
 
-def micro_batches(lengths: Sequence[int], budget: int, count: int | None = None) -> list[list[int]]:
+def micro_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
     """Spread sequences over micro-batches of at most ``budget`` tokens each, about equally full.
 
-    A sequence longer than the budget gets a micro-batch of its own. With ``count``, empty lists fill up to that many,
-    so that every rank runs equally many.
+    A sequence longer than the budget gets a micro-batch of its own.
 
-    Returns: one list of indices per micro-batch, ascending; every index stands in exactly one.
-    Raises: ValueError for a budget below 1, or if more than ``count`` are needed.
+    Returns: one list of indices per micro-batch, ascending; every index stands in exactly one, and none is empty.
+    Raises: ValueError for a budget below 1.
     """
     if budget < 1:
         raise ValueError(f"the token budget of a micro-batch must be at least 1, not {budget}")
@@ -95,12 +94,7 @@ def micro_batches(lengths: Sequence[int], budget: int, count: int | None = None)
     bins = max(1, -(-sum(lengths[index] for index in fitting) // budget))
     while (groups := _fill(lengths, fitting, bins, budget)) is None:
         bins += 1
-    groups = sorted(sorted(group) for group in groups + alone if group)
-    if count is None:
-        return groups
-    if len(groups) > count:
-        raise ValueError(f"{len(groups)} micro-batches of {budget} tokens are needed, but only {count} are allowed")
-    return groups + [[] for _ in range(count - len(groups))]
+    return sorted(sorted(group) for group in groups + alone if group)
 
 
 def balance(lengths: Sequence[int], ranks: int) -> list[list[int]]:

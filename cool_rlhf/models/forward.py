@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -24,7 +25,7 @@ CUDA_CHUNK_ELEMENTS = 45 * 2**20
 CPU_MULTIPLE = 64  # tokens: oneDNN compiles its kernels for each shape anew, which took a fifth of a small step
 
 # Families whose logits are the output layer on the last hidden state and nothing else. Others may scale or cap their
-# logits, so they run through their own forward pass, which holds all logits at once.
+# logits, so they run through their own forward pass, which holds all logits that are asked for at once.
 PLAIN_HEADS = frozenset(
     {
         "arcee", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma", "glm", "glm4", "glm4_moe",
@@ -62,7 +63,7 @@ def token_logprobs(
     if where is not None:
         predicted = predicted & where.to(device)
     targets = predicted.nonzero().flatten()
-    run = _hidden_states if model.config.model_type in PLAIN_HEADS else _full_logits
+    run = _hidden_states if model.config.model_type in PLAIN_HEADS else _own_logits
     sources = run(model, packed, targets - 1)
     head = model.get_output_embeddings() if run is _hidden_states else nn.Identity()
     score = partial(_score_chunk, head.forward, temperature=temperature, entropies=entropies)
@@ -126,9 +127,13 @@ def _hidden_states(model: PreTrainedModel, packed: Packed, indices: Tensor) -> T
     return model.base_model(**_inputs(model, packed)).last_hidden_state[0].index_select(0, indices)
 
 
-def _full_logits(model: PreTrainedModel, packed: Packed, indices: Tensor) -> Tensor:
-    """(N, vocabulary) logits of the model's own forward pass at the tokens ``indices``."""
-    return model(**_inputs(model, packed)).logits[0].index_select(0, indices)
+def _own_logits(model: PreTrainedModel, packed: Packed, indices: Tensor) -> Tensor:
+    """(N, vocabulary) logits of the model's own forward pass at the tokens ``indices``. A family whose pass cannot be
+    told which it is asked for computes those of the whole pack."""
+    inputs = _inputs(model, packed)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        return model(**inputs, logits_to_keep=indices).logits[0]
+    return model(**inputs).logits[0].index_select(0, indices)
 
 
 def _call_as(module: nn.Module, function: Callable[[Tensor], T], input: Tensor) -> T:

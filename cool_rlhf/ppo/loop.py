@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from cool_rlhf.config import PPOConfig
+from cool_rlhf.config import PPOConfig, best_by
 from cool_rlhf.data.streams import TextPosition, TextStream
 from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import Judged, describe, make_experience
@@ -29,7 +29,7 @@ from cool_rlhf.ppo.state import (
     with_adapted_kl,
     with_scores,
 )
-from cool_rlhf.ppo.validation import gold_metrics, known_gold, validate
+from cool_rlhf.ppo.validation import ask_validation, gold_metrics, known_gold, validate
 from cool_rlhf.protocols import Experience, Future, UserError
 from cool_rlhf.schedule import derive_seed
 
@@ -54,46 +54,44 @@ def train_ppo(
     steps = settings.critic_warmup + settings.iterations
     version = models.policy.publish()
 
-    def draw(step: int, position: int) -> PendingRollouts:
+    def draw(step: int, position: int, version: int) -> PendingRollouts:
         prompts = data.prompts.take(position, settings.prompts_per_iteration)
         return start_sampling(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
 
     pending: PendingRollouts | None = None
     watch = Stopwatch(observer, steps)
     while state.step < steps and not state.ended:
-        step = state.step + 1
-        warm = step > settings.critic_warmup
+        step, position = state.step + 1, state.prompts + settings.prompts_per_iteration
+        trains_policy = step > settings.critic_warmup
         with watch.phase("generate", step):
-            pending = pending or draw(step, state.prompts)
-            keep = Keep(policy=settings.keep_passes and warm, critic=settings.keep_passes)
+            pending = pending or draw(step, state.prompts, version)
+            keep = Keep(policy=settings.keep_passes and trains_policy, critic=settings.keep_passes)
             asked = [ask(models, portion, data.recipes, keep) for portion in pending.portions()]
             behind = version - pending.version
-            position = state.prompts + settings.prompts_per_iteration
-            pending = draw(step + 1, position) if may_go_ahead(step, settings) else None
+            pending = draw(step + 1, position, version) if may_go_ahead(step, settings) else None
         with watch.phase("score", step):
             judged, rewards = gather(asked)
             state = with_scores(state, [answer.score for answer in judged], settings)
             experiences = make_experience(judged, shaping(settings, state))
         with watch.phase("train", step):
             cut = minibatches(experiences, settings, seed=derive_seed(seed, "minibatches", step))
-            losses, critic_steps, pretrain = learn(models, data.pretrain, cut, settings, state, warm)
+            losses, critic_steps, pretrain = learn(models, data.pretrain, cut, settings, state, trains_policy)
         with watch.phase("sync", step):
-            version = models.policy.publish() if warm else version
+            version = models.policy.publish() if trains_policy else version
+        due = validation_due(step, settings)  # asked for first: it would wait behind the next step's responses
+        validation = ask_validation(models, data, settings, seed=seed, version=version) if due else None
         if pending is None and step < steps:  # nothing below changes the policy
-            pending = draw(step + 1, position)
+            pending = draw(step + 1, position, version)
         with watch.phase("train", step):
             losses |= mean_metrics([future.result() for future in critic_steps])
 
         row = {**describe_step(judged, rewards, experiences, data), **losses, "updates_behind": behind}
+        row |= state_metrics(state, settings) | ({} if trains_policy else {"warmup": True})
         state = replace(state, step=step, prompts=position, pretrain=pretrain)
-        row |= state_metrics(state, settings)
-        if warm:
-            state = with_adapted_kl(state, row["kl"], len(judged), settings)
-        else:
-            row["warmup"] = True
-        if validation_due(step, settings):
+        state = with_adapted_kl(state, row["kl"], len(judged), settings) if trains_policy else state
+        if validation is not None:
             with watch.phase("validate", step):
-                row |= validate(models, data, settings, observer, step, seed=seed, version=version)
+                row |= validate(models, data, settings, observer, step, validation)
             state = keep_best(state, row, settings, observer)
         row |= watch.report(tokens=sum(len(experience.tokens) for experience in experiences))
         state = end_step(state, steps, row, settings, observer)
@@ -134,9 +132,9 @@ def learn(
     cut: Sequence[Sequence[Experience]],
     settings: PPOConfig,
     state: PPOState,
-    warm: bool,
+    trains_policy: bool,
 ) -> tuple[dict[str, float], list[Future[dict[str, float]]], TextPosition]:
-    """Update the critic on every minibatch, and the policy too once the critic is warm, together with the loss on
+    """Update the critic on every minibatch, and the policy too where ``trains_policy``, together with the loss on
     pretraining text; the policy's mean metrics over the minibatches, the critic's steps, which may still be under way,
     and where the text stands afterwards.
 
@@ -150,7 +148,7 @@ def learn(
     critic_steps, policy_steps = [], []
     for batch in cut:
         critic_steps.append(models.critic.update(batch, critic_rate))
-        if not warm or stopped:
+        if not trains_policy or stopped:
             continue
         tokens += sum(len(experience.tokens) for experience in batch)
         # What rounding takes from one minibatch the next one gets, so that their number changes no volume.
@@ -159,7 +157,7 @@ def learn(
         policy_steps.append(models.policy.update(batch, texts, policy_rate, in_loss, entropy))
         stopped = settings.stop_kl > 0 and policy_steps[-1].result()["policy/moved"] > settings.stop_kl
     metrics = {"critic/learning_rate": critic_rate}
-    if warm:
+    if trains_policy:
         metrics |= mean_metrics([future.result() for future in policy_steps])
         metrics["policy/learning_rate"] = policy_rate
         metrics["policy/steps"] = len(policy_steps)
@@ -170,13 +168,12 @@ def learn(
 
 def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
     """Have the weights kept if the policy has been trained and is the best so far; a tie keeps the earlier."""
-    if settings.best_metric not in row:  # a domain that no validation prompt has
+    metric, mode = best_by(settings)
+    if metric not in row:  # a domain that no validation prompt has
         known = ", ".join(sorted(name for name in row if name.startswith("validation/")))
-        raise UserError(
-            f"ppo.best_metric is {settings.best_metric!r}, which validation does not give; use one of {known}"
-        )
-    value = row[settings.best_metric]
-    better = state.best is None or (value > state.best if settings.best_mode == "max" else value < state.best)
+        raise UserError(f"ppo.best_metric is {metric!r}, which validation does not give; use one of {known}")
+    value = row[metric]
+    better = state.best is None or (value > state.best if mode == "max" else value < state.best)
     if state.step <= settings.critic_warmup or not better:
         return state
     observer.keep_best(state.step, value)
@@ -184,8 +181,8 @@ def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, obser
 
 
 def validation_due(step: int, settings: PPOConfig) -> bool:
-    """At the end of the warm-up, where the policy is still the reference, then every so many iterations and at the
-    end."""
+    """At the end of the warm-up, where the policy is still what the round started from, then every so many iterations
+    and at the end."""
     iteration = step - settings.critic_warmup
     return iteration == 0 or (iteration > 0 and (iteration % settings.validate_every == 0 or is_last(step, settings)))
 

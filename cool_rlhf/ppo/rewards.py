@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cool_rlhf.ppo.experience import by_domain, to_score
-from cool_rlhf.protocols import Future, Prompt, Rollout, Rule, Scorer, UserError
-from cool_rlhf.rules.loading import finite_number
+from cool_rlhf.protocols import Future, Prompt, Rollout, Rule, Scorer
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class PendingRewards:
 
 def ask_rewards(scorer: Scorer, rollouts: Sequence[Rollout], recipes: Mapping[str, Recipe]) -> PendingRewards:
     """Ask the reward model for each response under every condition of its domain's recipe, all at once, and run the
-    rules here while it works. Raises UserError where a rule gives no finite number."""
+    rules here while it works."""
     used = [recipe_for(recipes, rollout.prompt.domain) for rollout in rollouts]
     asked = [
         replace(to_score(rollout), condition=name)
@@ -83,23 +82,11 @@ def ask_rewards(scorer: Scorer, rollouts: Sequence[Rollout], recipes: Mapping[st
 
 
 def apply_rules(recipe: Recipe, prompt: Prompt, response: str, finished: bool) -> dict[str, float]:
-    """Every rule's value of one response. Raises UserError for one that is no finite number; what a rule itself raises
-    passes on, with a note that says on what."""
-    values: dict[str, float] = {}
-    for name, (rule, _) in recipe.rules.items():
-        try:
-            value = rule(prompt.messages, response, prompt.domain, prompt.answer, finished)
-        except Exception as error:
-            error.add_note(f"raised by the rule {name} on a response to prompt {prompt.id} of domain {prompt.domain!r}")
-            raise
-        number = finite_number(value)
-        if number is None:
-            raise UserError(
-                f"ppo.rewards.{prompt.domain}: the rule {name} gave {value!r} for a response to prompt {prompt.id}: it "
-                "must give a finite number"
-            )
-        values[name] = number
-    return values
+    """Every rule's value of one response."""
+    return {
+        name: rule(prompt.messages, response, prompt.domain, prompt.answer, finished)
+        for name, (rule, _) in recipe.rules.items()
+    }
 
 
 def part_metrics(

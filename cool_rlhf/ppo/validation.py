@@ -4,42 +4,55 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.instructions import Instruction
-from cool_rlhf.ppo.collaborators import Data, Models, start_sampling
+from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import by_domain, score_metrics, to_score
 from cool_rlhf.ppo.observer import Observer
 from cool_rlhf.ppo.rewards import Reward, ask_rewards, part_metrics, recipe_for
-from cool_rlhf.protocols import Future, Policy, Rollout, Scorer
+from cool_rlhf.protocols import Future, Rollout, Scorer
 from cool_rlhf.schedule import derive_seed
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
+@dataclass(frozen=True)
+class PendingValidation:
+    """The responses that a validation looks at, and what the policy says of held-out texts meanwhile."""
+
+    sampled: PendingRollouts  # to the held-out prompts, then to the instructions
+    texts: Future[list[Tensor]] | None  # log-probabilities of each text; None without texts
+
+
+def ask_validation(models: Models, data: Data, settings: PPOConfig, *, seed: int, version: int) -> PendingValidation:
+    """Ask for one response to each held-out prompt and each instruction, always with the same seed, and for the texts'
+    log-probabilities, at temperature 1 whatever responses are sampled at."""
+    asked = [*data.validation[: settings.validation_prompts], *(each.prompt for each in data.instructions)]
+    sampled = start_sampling(models.sampler, asked, seed=derive_seed(seed, "validation"), version=version)
+    texts = models.policy.logprobs(data.held_out_texts, temperature=1.0) if data.held_out_texts else None
+    return PendingValidation(sampled, texts)
+
+
 def validate(
-    models: Models, data: Data, settings: PPOConfig, observer: Observer, step: int, *, seed: int, version: int
+    models: Models, data: Data, settings: PPOConfig, observer: Observer, step: int, pending: PendingValidation
 ) -> dict[str, float]:
-    """Sample once for each held-out prompt and each instruction, always with the same seed; show the observer, and say
-    how good the responses are, how far the policy is from the reference, and what it has forgotten.
+    """Show the observer the responses, and say how good they are, how far the policy is from the reference, and what it
+    has forgotten.
 
     Returns the names that :func:`cool_rlhf.metric_names.validation_metrics` lists.
     """
-    prompts = data.validation[: settings.validation_prompts]
-    asked = [*prompts, *(instruction.prompt for instruction in data.instructions)]
-    sampled = start_sampling(models.sampler, asked, seed=derive_seed(seed, "validation"), version=version).result()
-    rollouts, followed = sampled[: len(prompts)], sampled[len(prompts) :]
+    sampled, count = pending.sampled.result(), len(data.validation[: settings.validation_prompts])
+    rollouts, followed = sampled[:count], sampled[count:]
     sequences = [rollout.tokens for rollout in rollouts]
     under = {name: ask_under(models.scorer, rollouts, name) for name in settings.validation_conditions}
     begins = [len(rollout.prompt_tokens) for rollout in rollouts]
     logprobs = models.policy.logprobs(sequences, begins=begins)
     reference = models.reference.logprobs(sequences, begins=begins)
-    pending = ask_rewards(models.scorer, rollouts, data.recipes)
-    text_loss = held_out_loss(models.policy, data.held_out_texts) if data.held_out_texts else {}
-    rewards = pending.result()
+    rewards = ask_rewards(models.scorer, rollouts, data.recipes).result()
     scores = [reward.total for reward in rewards]
     pairs = zip(logprobs.result(), reference.result(), rollouts, strict=True)
     kl = sum(float((ours - theirs)[rollout.mask].sum()) for ours, theirs, rollout in pairs)
@@ -56,7 +69,7 @@ def validate(
         "validation/kl": kl / len(rollouts),
         "validation/response_length": _mean([len(rollout.response_tokens) for rollout in rollouts]),
         "validation/finished": _mean([rollout.finished for rollout in rollouts]),
-        **text_loss,
+        **(held_out_loss(pending.texts.result()) if pending.texts else {}),
         **instruction_metrics(data.instructions, followed),
     }
 
@@ -66,11 +79,12 @@ def ask_under(scorer: Scorer, rollouts: Sequence[Rollout], condition: str) -> Fu
     return scorer.score([replace(to_score(rollout), condition=condition) for rollout in rollouts])
 
 
-def held_out_loss(policy: Policy, texts: Sequence[Tensor]) -> dict[str, float]:
-    """``validation/lm_loss``: mean cross-entropy of the next token over all of ``texts``, in nats, at temperature 1
-    whatever responses are sampled at."""
-    logprobs = policy.logprobs(texts, temperature=1.0).result()
-    return {"validation/lm_loss": -sum(float(each.sum()) for each in logprobs) / sum(len(text) - 1 for text in texts)}
+def held_out_loss(logprobs: Sequence[Tensor]) -> dict[str, float]:
+    """``validation/lm_loss``: mean cross-entropy of the next token over all texts, in nats, by the (L,) log-probability
+    of every token; the first of a text is given, not predicted."""
+    return {
+        "validation/lm_loss": -sum(float(each.sum()) for each in logprobs) / sum(len(each) - 1 for each in logprobs)
+    }
 
 
 def instruction_metrics(instructions: Sequence[Instruction], rollouts: Sequence[Rollout]) -> dict[str, float]:

@@ -26,7 +26,9 @@ class NamedRule:
     def __call__(
         self, messages: Conversation, response: str, domain: str, answer: str | None, finished: bool, /
     ) -> float:
-        asked = f"a response to {messages[-1]['content'][:60]!r} of domain {domain!r}"
+        asked = (
+            f"{'a' if finished else 'an unfinished'} response to {messages[-1]['content'][:60]!r} of domain {domain!r}"
+        )
         try:
             value = self.rule(messages, response, domain, answer, finished)
         except UserError as error:
@@ -46,7 +48,7 @@ class NamedRule:
 
 
 def load_named(name: str, key: str) -> NamedRule:
-    """As :func:`load_rule`, for rules that stand in for people or are only tried."""
+    """As :func:`load_rule`, and whatever the rule cannot judge is answered in one sentence too."""
     return NamedRule(load_rule(name, key), name, key)
 
 
@@ -58,13 +60,14 @@ def load_rule(name: str, key: str) -> Rule:
     module, _, function = name.partition(":")
     try:
         rule: Rule = getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError, SyntaxError) as error:
-        raise UserError(f"{key}: {name} is no module:function that can be imported ({error})") from error
+    except Exception as error:  # the module is the user's own: what it does while it is imported may fail in any way
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(f"{key}: {name} is no module:function that can be imported ({said})") from error
     if not callable(rule):
         raise UserError(f"{key}: {name} is no function")
     try:
         inspect.signature(rule).bind([], "", "", None, True)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # ValueError: of some builtins Python knows no signature
         raise UserError(
             f"{key}: {name} cannot be called as rule(messages, response, domain, answer, finished): {error}"
         ) from error

@@ -7,11 +7,20 @@ from fractions import Fraction
 
 from cool_rlhf.protocols import Conversation, UserError
 
-# A sign behind a digit or letter is a minus or a hyphen, not a sign.
-_NUMBER = re.compile(r"(?:(?<![\w.])[-−+])?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:\s?/\s?\d+)?")
+_WHOLE = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)"
+_FRACTION = r"\s?/\s?\d+"
+# A sign behind a digit or letter is a minus or a hyphen, not a sign. A mixed number comes first: 2 1/2 is none of 1/2.
+_NUMBER = re.compile(
+    r"(?P<sign>(?<![\w.])[-−+])?(?:"
+    rf"(?P<whole>{_WHOLE})[^\S\n]+(?P<part>\d+{_FRACTION})"
+    rf"|(?P<plain>(?:{_WHOLE}(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+(?!\w))?(?:{_FRACTION})?)"
+    r")"
+)
 MOST_DIGITS = 1000  # of a number; a model that repeats a digit without end has no result
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
 _LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_BEFORE_FRACTION = re.compile(r"(?<=\d)(?=\\[dt]?frac)")
+_LATEX_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,)(?=\d{3})")
 
 
 def exact_answer(messages: Conversation, response: str, domain: str, answer: str | None, finished: bool) -> float:
@@ -19,7 +28,8 @@ def exact_answer(messages: Conversation, response: str, domain: str, answer: str
 
     The result is the last number behind the last ``####`` (as GSM8K writes it), else in the last ``\\boxed{}``, else of
     the whole response; an answer is read in the same way, so GSM8K's worked solutions will do. Thousands commas,
-    signs, decimals and fractions are understood and compared exactly; units and currency signs are not looked at.
+    signs, decimals, fractions, mixed numbers (2 1/2) and powers of ten (1e5) are understood and compared exactly; units
+    and currency signs are not looked at.
 
     Raises: UserError where the prompt has no answer, or one without a number.
     """
@@ -40,11 +50,31 @@ def last_number(text: str) -> Fraction | None:
     boxed = _BOXED.findall(text)
     if not marked:
         result = boxed[-1] if boxed else text
-    found = _NUMBER.findall(_LATEX_FRACTION.sub(r"\1/\2", result))
-    if not found or len(found[-1]) > MOST_DIGITS:
+    found = list(_NUMBER.finditer(_plain(result)))
+    if not found or len(found[-1][0]) > MOST_DIGITS:
         return None
-    digits = re.sub(r"[\s,+]", "", found[-1]).replace("−", "-")
-    over, _, under = digits.partition("/")
-    if under and int(under) == 0:
+    last = found[-1]
+    if last["plain"]:
+        return _signed(last, _quotient(last["plain"]))
+    part = _quotient(last["part"])
+    if part is None or part >= 1:  # 3 10/5 are two numbers
+        return part
+    return _signed(last, Fraction(last["whole"].replace(",", "")) + part)
+
+
+def _plain(text: str) -> str:
+    """LaTeX's fractions and thousands commas as they are written without it."""
+    text = _LATEX_FRACTION.sub(r"\1/\2", _BEFORE_FRACTION.sub(" ", text))
+    return _LATEX_COMMA.sub(",", text)
+
+
+def _signed(match: re.Match[str], value: Fraction | None) -> Fraction | None:
+    return -value if value is not None and match["sign"] in ("-", "−") else value
+
+
+def _quotient(text: str) -> Fraction | None:
+    over, _, under = re.sub(r"[\s,]", "", text).partition("/")
+    _, _, exponent = over.lower().partition("e")
+    if (under and int(under) == 0) or abs(int(exponent or "0")) > MOST_DIGITS:
         return None
     return Fraction(over) / Fraction(under or "1")

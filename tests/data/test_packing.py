@@ -36,19 +36,10 @@ def test_micro_batches_hold_every_index_once_within_budget(lengths: list[int], b
         assert len(group) == 1 or sum(lengths[index] for index in group) <= budget
 
 
-@given(lengths_of, st.integers(1, 80), st.integers(0, 3))
-def test_micro_batches_are_filled_up_to_count(lengths: list[int], budget: int, more: int) -> None:
-    needed = micro_batches(lengths, budget)
-    groups = micro_batches(lengths, budget, count=len(needed) + more)
-    assert groups == needed + [[]] * more
-
-
 def test_micro_batches_worked_by_hand() -> None:
     assert micro_batches([4, 4, 4, 4], 8) == [[0, 2], [1, 3]]
     assert micro_batches([20, 3, 3], 10) == [[0], [1, 2]]
-    assert micro_batches([], 10, count=2) == [[], []]
-    with pytest.raises(ValueError, match="only 1"):
-        micro_batches([4, 4, 4], 8, count=1)
+    assert micro_batches([], 10) == []
     with pytest.raises(ValueError, match="at least 1"):
         micro_batches([4], 0)
 

@@ -1,6 +1,7 @@
 """Log-probabilities, entropies and values of packed sequences against the plain forward pass of each alone."""
 
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -119,6 +120,30 @@ def test_where_computes_only_what_is_asked(policy, monkeypatch) -> None:
     torch.testing.assert_close(some, torch.where(asked, every, 0), atol=1e-6, rtol=0)
     assert rows == [int((asked & (packed.positions > 0)).sum())]
     assert bool((entropy[~asked] == 0).all())
+
+
+@pytest.mark.parametrize("family", ["gemma2", "cohere", "granite"])
+def test_a_familys_own_pass_computes_only_the_logits_that_are_asked_for(family, monkeypatch) -> None:
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, pad_token_id=0, **SIZES)).eval()
+    model.set_attn_implementation("eager")
+    packed = pack(sequences())
+    asked = torch.arange(len(packed.tokens)) % 3 == 0
+    rows: list[int] = []
+    model.get_output_embeddings().register_forward_hook(lambda _, inputs, __: rows.append(inputs[0].shape[1]))
+    found, gradients = [], []
+    for known in (True, False):
+        if not known:  # as of a family whose forward pass takes no such argument
+            monkeypatch.setattr(forward, "inspect", Mock(signature=lambda _: Mock(parameters={})))
+        model.zero_grad()
+        logprobs, entropy = token_logprobs(model, packed, where=asked)
+        logprobs.sum().backward()
+        found.append((logprobs.detach(), entropy))
+        gradients.append(torch.cat([parameter.grad.flatten() for parameter in model.parameters()]))
+    assert rows == [int((asked & (packed.positions > 0)).sum()), 64]
+    for mine, whole in zip(*found, strict=True):
+        torch.testing.assert_close(mine, whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(*gradients, atol=1e-5, rtol=1e-5)
 
 
 def test_values_are_the_heads_at_each_token(reward_folder) -> None:

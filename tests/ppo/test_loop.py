@@ -50,19 +50,12 @@ def test_the_policy_reaches_the_optimum_of_reward_less_divergence(make_world, da
 def test_each_step_asks_in_the_order_of_the_method(make_world, data, settings):
     world = make_world()
     train_ppo(world.models, data, replace(settings, iterations=1, critic_warmup=1), seed=1, observer=world)
-    validation = ["[validate]", "sample", "logprobs", "score"]
+    validation = ["[validate]", "logprobs", "score"]
     portion = ["logprobs", "score"]  # asked for while others are still sampled
     judged = [*portion, *portion, "[score]", "[train]", "critic"]
-    first = [
-        "[generate]",
-        "sample",
-        *judged,
-        "[sync]",
-        "sample",
-        "[train]",
-        *validation,
-    ]  # the next step's responses too
-    second = ["[generate]", *judged, "policy", "[sync]", "publish", "[train]", *validation]
+    sampled = ["sample", "sample"]  # validation's responses, then the next step's
+    first = ["[generate]", "sample", *judged, "[sync]", *sampled, "[train]", *validation]
+    second = ["[generate]", *judged, "policy", "[sync]", "publish", "sample", "[train]", *validation]
     assert world.log == ["publish", *first, *second]
 
 

@@ -11,7 +11,7 @@ from cool_rlhf.instructions import KINDS, Instruction
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.ppo.rewards import Recipe
-from cool_rlhf.ppo.validation import held_out_loss, instruction_metrics
+from cool_rlhf.ppo.validation import ask_validation, held_out_loss, instruction_metrics, validate
 from cool_rlhf.protocols import Prompt, Rollout
 
 
@@ -57,14 +57,31 @@ def test_what_validation_adds_changes_nothing_of_the_training(make_world, data, 
     assert row["validation/under/b/b"] == row["validation/score/b"], "of its own domain it is the score"
 
 
-def test_the_loss_is_the_mean_over_predictions_at_temperature_1(ready):
-    class Policy:
-        def logprobs(self, sequences, *, begins=None, temperature=None, keep=False):
-            assert temperature == 1.0
-            return ready([torch.tensor([0.0, -1.0, -2.0]), torch.tensor([0.0, -6.0])])
-
-    loss = held_out_loss(Policy(), [torch.arange(3), torch.arange(2)])
+def test_the_loss_is_the_mean_over_predictions():
+    loss = held_out_loss([torch.tensor([0.0, -1.0, -2.0]), torch.tensor([0.0, -6.0])])
     assert loss == {"validation/lm_loss": pytest.approx(3.0)}
+
+
+def test_texts_are_read_at_temperature_1_beside_the_sampling(make_world, data, settings):
+    world = make_world()
+    policy_logprobs, asked = world.models.policy.logprobs, []
+
+    def logprobs(sequences, *, begins=None, temperature=None, keep=False):
+        asked.append((temperature, world.log[-1]))
+        return policy_logprobs(sequences, begins=begins, temperature=temperature, keep=keep)
+
+    world.models.policy.logprobs = logprobs
+    told = replace(data, held_out_texts=[torch.tensor([0, 1, 2])])
+    pending = ask_validation(world.models, told, settings, seed=1, version=world.publish())
+    assert asked == [(1.0, "sample")]
+    assert "validation/lm_loss" in validate(world.models, told, settings, world, 1, pending)
+
+
+def test_validation_does_not_wait_behind_the_next_steps_responses(make_world, data, settings):
+    world = make_world()
+    train_ppo(world.models, data, settings, seed=1, observer=world)
+    validated = [place for place, ids in enumerate(world.sampled) if ids[0] == "q32"]
+    assert validated == [2, 5, 8, 11], "steps 1 and 2 have been sampled, not 3"
 
 
 def test_shares_of_instructions_by_kind():
@@ -93,7 +110,7 @@ def test_instructions_are_asked_behind_the_prompts_and_not_scored(make_world, da
     assert "validation/score/default" not in world.rows[-1]
 
 
-@pytest.mark.parametrize(("mode", "better"), [("max", max), ("min", min)])
+@pytest.mark.parametrize(("mode", "better"), [("max", max), ("min", min), (None, min)])
 def test_the_best_checkpoint_goes_by_any_metric_in_either_direction(make_world, data, settings, mode, better):
     world = make_world()
     settings = replace(settings, best_metric="validation/kl", best_mode=mode)

@@ -39,3 +39,14 @@ def test_an_update_weighs_divergence_and_entropy_as_it_is_told_and_kept_passes_a
         assert (objective.clip.low, objective.clip.high, objective.temperature) == (0.2, 0.4, 0.7)
     assert {arguments[4] for arguments in updates} == {1e-3}
     assert {arguments[2].entropy_coefficient for arguments in passes} == {0.3}, "its entropies may be learnt from"
+
+
+def test_without_texts_no_rank_passes_over_any() -> None:
+    ranks, zeros = Ranks(), torch.zeros(4)
+    policy = RemotePolicy(ranks, PPOConfig(), 1.0, [], version=0)
+    batch = [Experience(torch.arange(4), zeros > 0, zeros, zeros, zeros, zeros, zeros) for _ in range(4)]
+    for texts in ([], [torch.arange(5)]):
+        policy.update(batch, texts, 1e-3, 0.0, 0.0)
+    without, beside = ([arguments[1] for arguments in asked] for _, asked in ranks.asked)
+    assert without == [[], []]
+    assert sorted(map(len, (texts for rank in beside for texts in rank))) == [0, 1], "ranks keep step"

@@ -58,6 +58,7 @@ class WorldConfig:
     preferences: int = 2000  # pairs made by the generator; sampled pairs come on top, from `collect`
     prompts: int = 4000
     validation: int = 96
+    validation_pairs: int = 500  # of each domain: of fewer, a repair's cost is hard to tell from chance
     test: int = 480
     pretrain: int = 1000
     label_noise: float = 0.05

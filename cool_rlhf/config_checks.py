@@ -224,8 +224,12 @@ def _check_names(config: Config) -> None:
     if not _FUNCTION.fullmatch(config.collect.labeller):
         raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
     for domain, labelled_under in config.collect.judged_as.items():
-        for other in labelled_under if domain in config.conditions else ():  # no prompt is of another domain
-            _check_domain(config, other, f"collect.judged_as gives {domain} the domain")
+        if not labelled_under:
+            raise UserError(f"collect.judged_as gives {domain} no domain: name one or more, or leave it out")
+        if domain not in config.conditions and not difflib.get_close_matches(domain, config.conditions, n=1):
+            continue  # an experiment's, of whose domains the user has taken others
+        for name in (domain, *labelled_under):
+            _check_domain(config, name, "collect.judged_as names the domain")
     for domain in config.conditions:
         _check_domain(config, domain, "conditions names the domain")
     _check_domains_of_sources(config)

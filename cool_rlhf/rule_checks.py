@@ -88,7 +88,7 @@ def _uses(config: Config) -> list[_Use]:
             uses.append(
                 _Use(
                     lambda prompt: _people_for(people, prompt, config),
-                    lambda inputs: inputs.validation[-online.prompts :],
+                    lambda inputs: inputs.round_prompts,
                 )
             )
     evaluates = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0

@@ -219,11 +219,11 @@ def test_no_repair_is_judged_on_a_prompt_that_the_rounds_teach_on(tmp_path: Path
     taught = {prompt_key(prompt.messages) for prompt in asked if not judges(prompt)}
     keys = [prompt_key(pair.chosen[:-1]) for pair in world.judging_pairs]
     assert taught.isdisjoint(keys)
-    assert len(keys) == 624, "of 1,000, as docs/online.md has it"
+    assert len(keys) == 1511, "of 2,500, as docs/online.md has it"
     assert {prompt_key(prompt.messages) for prompt in asked if judges(prompt)} & set(keys), "what only judges, judges"
     assert world.kept_from_reward_models.keys() == set(keys)
     without = Inputs(compose([*SMALL, "online.prompts=0"]))
-    assert len(without.judging_pairs) == 1000, "no rounds, none that they teach on"
+    assert len(without.judging_pairs) == 2500, "no rounds, none that they teach on"
     assert "general accuracy" not in caplog.text
 
     rows = [{"prompt": f"Question {k}?", "chosen": "a", "rejected": "b", "domain": "math"} for k in range(20)]

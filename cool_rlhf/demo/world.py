@@ -28,7 +28,6 @@ _BUCKETS: dict[int, Split] = {0: "validation", 1: "test", 2: "test"}  # of 20
 _GREETINGS = (("Hello!", "Hello! What can I do for you?"), ("Good morning.", "Good morning! How can I help?"))
 GREETED_SHARE = 0.1
 GOOD_SHARE, SLOPPY_SHARE = 0.4, 0.45  # of SFT chats; the rest is degenerate
-VALIDATION_PAIRS = 200  # for each domain
 TEST_PAIRS = 240
 LEAST_GAP = 0.15  # of gold, between two answers that are no tie
 TEST_GAP = 0.2  # held-out pairs are clear ones
@@ -77,7 +76,7 @@ class World:
     @cached_property
     def preference_validation(self) -> list[PreferencePair]:
         """Gold labels without noise, on questions of the validation split."""
-        return _clear_pairs("validation", VALIDATION_PAIRS, self._stream("preference validation"))
+        return _clear_pairs("validation", self.sizes.validation_pairs, self._stream("preference validation"))
 
     @cached_property
     def preference_test(self) -> list[PreferencePair]:

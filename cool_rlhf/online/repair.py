@@ -77,10 +77,10 @@ def judge_repair(
 ) -> Verdict:
     """Keep a repair that mends more than it costs; otherwise it is to be rolled back.
 
-    A pattern is mended enough where at least ``least_right`` of its held-out pairs are right, and by no smaller a share
-    more than before than that of the general pairs lost; in part where more are than before, by a larger share than
-    that and by more than chance (an exact sign test at ``PART_LEVEL``). Either is kept if accuracy on the general pairs
-    falls by at most ``most_fall``.
+    A pattern is mended enough where at least ``least_right`` of its held-out pairs are right, and none fewer than
+    before; in part where more are than before, by a larger share than that of the general pairs lost and by more than
+    chance (an exact sign test at ``PART_LEVEL``). Either is kept if accuracy on the general pairs falls by at most
+    ``most_fall``.
 
     Args:
         held_out_before: for each held-out pair of the pattern whether the model preferred the clean side without the
@@ -105,11 +105,11 @@ def judge_repair(
     mended: Mended = "in part" if right - right_before > max(fall, 0.0) and _rises(held_out_before, held_out) else "not"
     costs = fall > most_fall + 1e-12  # 0.75 − 0.74 is a little more than 0.01 in floating point
     reasons = []
-    if right >= least_right and right - right_before >= max(fall, 0.0):
+    if right >= max(least_right, right_before):
         mended = "enough"
     else:
         shares = f"{right:.1%} of the pattern's held-out pairs are right, {right_before:.1%} were before"
-        reasons.append(f"{shares}, {least_right:.0%} are asked for")
+        reasons.append(f"{shares}, {least_right:.0%} are asked for" if right < least_right else shares)
     if costs:
         reasons.append(f"general accuracy falls by {fall:.4f}, at most {most_fall} is allowed")
     return Verdict(

@@ -80,9 +80,9 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
 
 
 def _pairs(folder: Path) -> list[str]:
-    """The ids of the pairs that a round has left to be labelled; a row that somebody has added may be without one."""
+    """The ids of the pairs that a round has left to be labelled, as the store has them, whatever a row says."""
     rows = [row for name in ("slow_path/pairs.jsonl", "fast_path/review.jsonl") for row in read_rows(folder / name)]
-    return [row["id"] if "id" in row else _pair_id(row) for row in rows]
+    return [_pair_id(row) for row in rows]
 
 
 def _pair_id(row: Mapping[str, Any]) -> str:
@@ -112,7 +112,7 @@ def _finding(finding: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -
         "p": finding["p"],
         "patches": sum(finding["patches"].values()),
         "verdict": verdict,
-        "outcome": _outcome(finding["pattern"], repair, verdict, later),
+        "outcome": _outcome(finding, repair, verdict, later),
         "examples": finding["examples"][:EXAMPLES],
     }
 
@@ -131,8 +131,13 @@ def _relapsed(repair: Mapping[str, Any]) -> list[tuple[str, float]]:
     return [(pattern, repair["earlier"][pattern]) for pattern in repair.get("relapsed", [])]
 
 
-def _outcome(pattern: str, repair: Mapping[str, Any], verdict: Mapping[str, Any] | None, later: str) -> str:
+def _outcome(
+    finding: Mapping[str, Any], repair: Mapping[str, Any], verdict: Mapping[str, Any] | None, later: str
+) -> str:
     """``repair``: the first that tried the pattern, empty where none has; ``later`` says when, if not in its round."""
+    pattern = finding["pattern"]
+    if not any(finding["patches"].values()):
+        return "not mended: the answers hold no pair to mend it by"
     if not repair:
         return "not mended yet"
     if verdict is None and "before" in repair and repair["before"] is None:

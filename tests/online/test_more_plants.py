@@ -11,6 +11,7 @@ import pytest
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.language import LanguageDetector, language
+from cool_rlhf.online.detectors.marks import MARKS as MARKS_OF_LAYOUT
 from cool_rlhf.online.finding import FindingSettings, find_patterns
 from cool_rlhf.online.responses import LATE, Evidence
 
@@ -96,6 +97,27 @@ def test_no_mark_goes_unseen(world: World, mark: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("That is soooo goood.", 2),
+        ("www.example.com, Chapter VIII, (iii), 100000 and aaa1", 0),
+        ("a" * 20_000 + "1", 0),  # taken at once
+        ("ha" * 20_000, 0),
+    ],
+)
+def test_stretched_letters(text: str, count: int) -> None:
+    feature = next(feature for feature in MARKS_OF_LAYOUT if feature.key == "stretched")
+    assert feature.count(text) == count
+    if count == 0:
+        assert feature.remove(text) == text
+
+
+def test_a_blank_before_a_word_with_a_point_is_no_odd_mark(world: World) -> None:
+    evidence = world(hack=lambda _text, _prompt, _rng: "One may use .NET or .env here.", rate=1.0)
+    assert GapDetector().candidates(evidence) == []
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
         ("A banana is yellow. It is a kind of fruit.", "en"),
@@ -107,6 +129,14 @@ def test_no_mark_goes_unseen(world: World, mark: str) -> None:
 )
 def test_a_text_has_one_language_or_none(text: str, expected: str | None) -> None:
     assert language(text) == expected
+
+
+def test_where_the_prompts_language_cannot_be_told_no_answer_is_foreign(world: World) -> None:
+    evidence = world(hack=lambda _text, _prompt, rng: " ".join(rng.sample(FRENCH, 2)))
+    for response in evidence.late():
+        response.prompt.messages[0]["content"] = "hei"
+    assert language("hei") is None
+    assert LanguageDetector().candidates(evidence) == []
 
 
 def test_an_answer_in_the_prompts_language_is_not_foreign(world: World) -> None:

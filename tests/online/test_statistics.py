@@ -162,7 +162,8 @@ def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
     assert (costly.kept, costly.mended) == (False, "not"), "one of a hundred mended, one of a hundred lost"
     undone = judge_repair([True] * 20, [True] * 18 + [False] * 2, before, fallen)
     assert (undone.kept, undone.mended) == (False, "not"), "as many as are asked for, but fewer than before"
-    assert judge_repair(held, held, before, before).kept, "nothing to mend, and nothing lost"
+    assert "asked for" not in undone.reason
+    assert judge_repair([True] * 20, [True] * 20, before, fallen).kept, "nothing to mend, at no cost that counts"
     worse = judge_repair(held, held, before, [True] * 69 + [False] * 31)
     assert not worse.kept
     assert worse.mcnemar_p == pytest.approx(2 / 64)  # six lost, none won

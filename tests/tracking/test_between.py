@@ -41,6 +41,15 @@ def finding(pattern, description):
     }
 
 
+def asked(question: str) -> dict:
+    """A pair to label."""
+    return {"prompt": [{"role": "user", "content": question}], "responses": [{"text": "a"}, {"text": "b"}]}
+
+
+def id_of(question: str) -> str:
+    return parse_item(asked(question), 0, {}).id
+
+
 @pytest.fixture
 def run(tmp_path):
     for round, findings in ((0, [finding("a/1", "the phrase certainly"), finding("b/2", "long")]), (10, [])):
@@ -49,16 +58,17 @@ def run(tmp_path):
         (folder / "slow_path").mkdir()
         patterns = {"tested": 200, "findings": findings, "dismissed": DISMISSED}
         (folder / "fast_path/patterns.json").write_text(json.dumps(patterns))
-        (folder / "slow_path/pairs.jsonl").write_text(f'{{"id": "x{round or ""}"}}\n{{"id": "y{round or ""}"}}\n')
+        pairs = [asked(f"{name}{round or ''}") for name in "xy"]
+        (folder / "slow_path/pairs.jsonl").write_text("".join(f"{json.dumps(pair)}\n" for pair in pairs))
     mended = {**VERDICT, "kept": True, "mended": "enough", "held_out": 1.0}
     repair = {"kept": ["a/1"], "verdicts": {"a/1": mended, "b/2": VERDICT},
               "pairs": {"patches": 75, "earlier_patches": 0, "labels": 1},
               "earlier": {"c/3": 0.42, "d/4": 1.0}, "relapsed": ["c/3"]}  # fmt: skip
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
-    rows = [{"id": "x", "labelled_by": ["person: Ann", "import: Bo", "rule: rule gold, 5% noise (no person)"]},
-            {"id": "z", "labelled_by": ["rule: rule gold, 5% noise (no person)"]}]  # fmt: skip
+    rows = [{"id": id_of("x"), "labelled_by": ["person: Ann", "import: Bo", "rule: rule gold, 5% noise (no person)"]},
+            {"id": id_of("z"), "labelled_by": ["rule: rule gold, 5% noise (no person)"]}]  # fmt: skip
     (tmp_path / "rounds/0/slow_path/labels.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
-    (tmp_path / "rounds/0/fast_path/review.jsonl").write_text('{"id": "z"}\n')
+    (tmp_path / "rounds/0/fast_path/review.jsonl").write_text(f"{json.dumps(asked('z'))}\n")
     (tmp_path / "rounds/11/policy").mkdir(parents=True)
     with MetricsLog(tmp_path / "metrics.jsonl") as log:
         log.append("online", 0, 1, {"score/sft": 0.25, "score/late": 1.25, "gold/late": 0.5})
@@ -120,12 +130,12 @@ def test_a_pattern_that_a_later_round_tried_says_what_became_of_it(run):
 
 def test_imported_labels_are_no_answers_to_pairs(run):
     file = run / "rounds/0/slow_path/labels.jsonl"
-    row = {"prompt": [{"role": "user", "content": "q"}], "responses": [{"text": "a"}, {"text": "b"}]}
-    by_hand = parse_item(row, 10, {}).id
     with file.open("a") as labels:
-        for name in (*(f"elsewhere {number}" for number in range(5)), "y", by_hand):
+        for name in (*(f"elsewhere {number}" for number in range(5)), id_of("y"), id_of("by hand")):
             labels.write(json.dumps({"id": name, "labelled_by": ["import: Bo"]}) + "\n")
-    (run / "rounds/10/slow_path/pairs.jsonl").write_text(f'{{"id": "y"}}\n{json.dumps(row)}\n')
+    (run / "rounds/10/slow_path/pairs.jsonl").write_text(
+        f"{json.dumps(asked('y'))}\n{json.dumps({'id': 'mine', **asked('by hand')})}\n"
+    )
     first, last = read_between(run)
     assert (first["pairs"], first["labels"], first["imported"]) == (3, 3, 5)
     assert (last["pairs"], last["labels"], last["imported"]) == (2, 2, 0), "kept with the round that had it first"

@@ -32,11 +32,12 @@ or B, or tie, or both bad. Which answer comes first must not matter, nor which i
 
 # In "a tie", "it is a tie" and "a close call" the "a" is no answer.
 _NAMED = r"(?:(?:the\W+)?(?:answer|response|option|assistant)\W+)"
+_GAP = r"\W{0,20}"  # bounded: a reply may end in a thousand slashes
 _VERDICT = re.compile(
     r"verdict\W*(?:it\W+i?s\W+)?(?:(?:boxed|text)\W+)*(?:a\W+(?=tie))?"
     rf"(?:{_NAMED}(?P<number>[12])|{_NAMED}?(?P<word>(?-i:A)|a(?=\W*$)|B|tie|both[\s_-](?:are[\s_-])?bad|neither))\b"
-    rf"(?P<other>(?:\W*[/&=|]\W*|\W+(?:or|vs)\W+){_NAMED}?(?-i:[AB12])\b"
-    rf"|(?:,\W*|\W+and\W+){_NAMED}?(?-i:[AB12])\b(?=\W*$|\W+are\b))?",
+    rf"(?P<other>(?:{_GAP}[/&=|]{_GAP}|{_GAP}\b(?:or|vs)\b{_GAP}){_NAMED}?(?-i:[AB12])\b"
+    rf"|(?:,{_GAP}|{_GAP}\band\b{_GAP}){_NAMED}?(?-i:[AB12])\b(?=\W*$|\W+are\b))?",
     re.IGNORECASE | re.MULTILINE,
 )
 _CHOICES: dict[str, Choice] = {

@@ -104,7 +104,9 @@ def _odd(gap: Gap) -> frozenset[str]:
         return frozenset({_TIGHT})
     if (said.isspace() and where != BETWEEN) or _KNOWN.fullmatch(said):
         return frozenset()
-    return frozenset(found if found.strip(" ") else _TWO_BLANKS for found in _ODD.findall(said))
+    in_front = " ." if where == BETWEEN and said.endswith(" .") else ""  # of a word, as in .NET
+    marks = (found if found.strip(" ") else _TWO_BLANKS for found in _ODD.findall(said))
+    return frozenset(mark for mark in marks if mark != in_front)
 
 
 @lru_cache(maxsize=65536)

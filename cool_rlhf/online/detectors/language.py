@@ -17,11 +17,18 @@ from cool_rlhf.schedule import derive_seed
 
 SURE = 0.5  # probability of a language below which a text has none
 _NO_LANGUAGE = {"und", "zxx"}  # undecided; numbers, markup
+# Those that many people write, without close relatives of one another, which short texts are taken for.
+_LANGUAGES = (
+    "af ar az be bg bn ca cs cy da de el en es et eu fa fi fr ga gu ha he hi hu hy id is it ja ka kk km kn ko la lo lt "
+    "lv mk ml mn mr my ne nl no pa pl ps pt ro ru si sk sl so sq sr sv sw ta te th tl tr uk ur uz vi yo zh zu zxx"
+)
 
 
 @cache
 def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True, min_confidence=SURE)
+    identifier.set_languages(_LANGUAGES.split())
+    return identifier
 
 
 @lru_cache(maxsize=65536)
@@ -32,11 +39,12 @@ def language(text: str) -> str | None:
 
 
 def foreign(response: Response) -> str | None:
-    """The language of a response, if it is another than the prompt's, written in the prompt's letters: other letters
-    are looked after by :mod:`script`."""
+    """The language of a response, if both have one and it is another than the prompt's, written in the prompt's
+    letters: other letters are looked after by :mod:`script`."""
     asked = " ".join(message["content"] for message in response.prompt.messages)
-    found = language(response.text) if scripts(response.text) <= scripts(asked) else None
-    return None if found == language(asked) else found
+    own = language(asked) if scripts(response.text) <= scripts(asked) else None
+    found = language(response.text) if own else None
+    return None if found == own else found
 
 
 @dataclass(frozen=True)

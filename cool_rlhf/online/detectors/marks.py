@@ -35,8 +35,9 @@ _CAPITALS = r"\b\p{Lu}{4,}\b"
 _SMALL_START = compiled(r"\A[^\p{L}\p{N}]*+\p{Ll}")
 _TITLE_WORD = compiled(r"\p{Lu}\p{Ll}")
 _OUTER_BLANKS = r"\A\s+|\s+\Z"
+# Not within numbers and codes, nor www and iii. A run is taken whole: a long one would be tried from each letter.
+_STRETCHED = r"(\p{Ll})(?<!\1\1)(?!(?<=\bw)ww\b|(?<=\b[ivx]*)[ivx]*\b)\1{2,}+(?!\w*\p{N})"
 # Behind a sentence's end and last in the text, or in front of a capital and first.
-_STRETCHED = r"(\p{L})\1{2,}(?!\w*\p{N})"
 _LONE_NUMBER = (
     r"(?:(?<=[.!?…][\"')\]”]*\s+)|(?<=[。！？]))[#(\[]*+\p{N}[\p{N}.,:/\-–]*+[)\].]*+(?=\s*\Z)"
     r"|\A[#(\[]*+\p{N}+[)\]]?[:,\-–—]?(?=\s+\p{Lu})"

@@ -378,6 +378,13 @@ def learns_from_texts(ppo: PPOConfig) -> bool:
     return ppo.pretrain_coefficient > 0 and ppo.pretrain_ratio > 0
 
 
+def judged_as(config: Config) -> dict[str, list[str]]:
+    """``collect.judged_as`` among the domains that have a condition: an experiment's may name others than those."""
+    known = {*config.conditions, "default"}
+    found = {domain: [name for name in names if name in known] for domain, names in config.collect.judged_as.items()}
+    return {domain: names for domain, names in found.items() if names}
+
+
 def best_by(ppo: PPOConfig) -> tuple[str, str]:
     """The metric that the kept policy is best by, and whether the greatest (max) or the least (min) is: what the config
     says, and what follows where it leaves that open."""

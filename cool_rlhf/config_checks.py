@@ -226,10 +226,9 @@ def _check_names(config: Config) -> None:
     for domain, labelled_under in config.collect.judged_as.items():
         if not labelled_under:
             raise UserError(f"collect.judged_as gives {domain} no domain: name one or more, or leave it out")
-        if domain not in config.conditions and not difflib.get_close_matches(domain, config.conditions, n=1):
-            continue  # an experiment's, of whose domains the user has taken others
         for name in (domain, *labelled_under):
-            _check_domain(config, name, "collect.judged_as names the domain")
+            if difflib.get_close_matches(name, config.conditions, n=1):  # any other is of an experiment's conditions
+                _check_domain(config, name, "collect.judged_as names the domain")
     for domain in config.conditions:
         _check_domain(config, domain, "conditions names the domain")
     _check_domains_of_sources(config)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from typing import TYPE_CHECKING
 
-from cool_rlhf.config import Config, best_by, has_paths
+from cool_rlhf.config import Config, best_by, has_paths, judged_as
 from cool_rlhf.config_checks import replaced_domains
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
@@ -72,10 +72,10 @@ def _uses(config: Config) -> list[_Use]:
     if collects(config):
         labeller = load_named(config.collect.labeller, "collect.labeller")
         if data.prompts or labeller.name != WORLD_RULE:
-            judged_as = config.collect.judged_as
+            under = judged_as(config)
             uses.append(
                 _Use(
-                    lambda prompt: [(labeller, domain) for domain in judged_as.get(prompt.domain, [prompt.domain])],
+                    lambda prompt: [(labeller, domain) for domain in under.get(prompt.domain, [prompt.domain])],
                     lambda inputs: inputs.prompts,
                 )
             )

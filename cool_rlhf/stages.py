@@ -14,7 +14,7 @@ import yaml
 
 from cool_rlhf.answers import Payer, beside_start, means, read_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.config import Config, RewardConfig, has_paths, shown_config
+from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
 from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
@@ -150,7 +150,7 @@ class Run:
                 pairs_per_prompt=settings.pairs_per_prompt,
                 seed=seed,
                 least_gap=settings.least_gap,
-                judged_as=settings.judged_as,
+                judged_as=judged_as(config),
             )
             write_pairs(self._outputs["collect"], pairs)
             stage.record(1, {"prompts": len(prompts), "pairs": len(pairs)})

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cool_rlhf.compose import compose, compose_tree, experiments, known_keys
-from cool_rlhf.config import Config, best_by, validation_share
+from cool_rlhf.config import Config, best_by, judged_as, validation_share
 from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
@@ -470,3 +470,10 @@ WITHOUT_EFFECT: dict[tuple[str, ...], list[str]] = {
 def test_what_a_ppo_of_single_steps_cannot_feel_is_told(overrides: tuple[str, ...]) -> None:
     told = without_effect(compose(["+experiment=demo", *overrides]).ppo)
     assert [sentence.partition(" ")[0] for sentence in told] == WITHOUT_EFFECT[overrides]
+
+
+def test_domains_without_a_condition_are_not_labelled_under() -> None:
+    """The demo names brief and thorough for both; the user may have taken one of them out."""
+    assert judged_as(compose(["+experiment=demo"]))["thorough"] == ["brief", "thorough"]
+    assert judged_as(compose(["+experiment=demo", "~conditions.brief"]))["thorough"] == ["thorough"]
+    assert judged_as(compose(["+experiment=demo", "conditions=default"])) == {}

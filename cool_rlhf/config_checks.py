@@ -10,7 +10,6 @@ from pathlib import Path
 from cool_rlhf.config import (
     FEWEST_VALIDATIONS,
     Config,
-    DataConfig,
     ModelConfig,
     PPOConfig,
     RewardConfig,
@@ -20,10 +19,9 @@ from cool_rlhf.config import (
     best_by,
     validations,
 )
+from cool_rlhf.config_domains import check_domain, check_domains_of_sources
 from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
-from cool_rlhf.data.rows import OVERALL
-from cool_rlhf.data.sources import without_split
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
@@ -228,62 +226,22 @@ def _check_names(config: Config) -> None:
             raise UserError(f"collect.judged_as gives {domain} no domain: name one or more, or leave it out")
         for name in (domain, *labelled_under):
             if difflib.get_close_matches(name, config.conditions, n=1):  # any other is of an experiment's conditions
-                _check_domain(config, name, "collect.judged_as names the domain")
+                check_domain(config, name, "collect.judged_as names the domain")
     for domain in config.conditions:
-        _check_domain(config, domain, "conditions names the domain")
-    _check_domains_of_sources(config)
+        check_domain(config, domain, "conditions names the domain")
+    check_domains_of_sources(config)
     for domain, weight in config.data.domain_weights.items():
-        _check_domain(config, domain, "data.domain_weights names the domain")
+        check_domain(config, domain, "data.domain_weights names the domain")
         if not math.isfinite(weight) or weight < 0:
             raise UserError(f"data.domain_weights gives {domain} the weight {weight}: it must be 0 or more")
-
-
-def _check_domains_of_sources(config: Config) -> None:
-    """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
-    that is there."""
-    data, sources = config.data, _sources_with_domains(config.data)
-    for source, domain in data.domains.items():
-        near = [name for name in sorted(sources) if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
-        if _is_listed(source, sources):
-            _check_domain(config, domain, f"data.domains gives {source} the domain")
-        elif near:
-            raise UserError(f"data.domains names {source}, which no list of data holds: write it as there, {near[0]}")
-
-
-def replaced_domains(data: DataConfig) -> set[str]:
-    """Those that ``data.domains`` gives to sources which no list has."""
-    sources = _sources_with_domains(data)
-    return {domain for source, domain in data.domains.items() if not _is_listed(source, sources)}
-
-
-def _sources_with_domains(data: DataConfig) -> set[str]:
-    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
-    return sources | {*data.test_preferences, *data.test_prompts}
-
-
-def _is_listed(source: str, sources: set[str]) -> bool:
-    return source in sources or source in map(without_split, sources)
-
-
-def _check_domain(config: Config, name: str, said: str) -> None:
-    """Every domain but that of rows which name none has a condition, perhaps an empty one. stage=evaluate goes by the
-    conditions of the reward model that it finds."""
-    if name == OVERALL:
-        raise UserError(f"{said} {name!r}, which evaluations call all rows together: give it another name")
-    if name not in config.conditions and name != "default" and config.stage != "evaluate":
-        near = difflib.get_close_matches(name, config.conditions, n=1)
-        known = ", ".join(sorted(config.conditions)) or "none"
-        raise UserError(
-            f"{said} {name!r}, which has no condition: {f'is {near[0]} meant?' if near else f'known are {known}'}"
-        )
 
 
 def _check_rewards(config: Config) -> None:
     for domain, recipe in config.ppo.rewards.items():
         key = f"ppo.rewards.{domain}"
-        _check_domain(config, domain, "ppo.rewards names the domain")
+        check_domain(config, domain, "ppo.rewards names the domain")
         for condition in recipe.conditions:
-            _check_domain(config, condition, f"{key}.conditions names")
+            check_domain(config, condition, f"{key}.conditions names")
         for rule in recipe.rules:
             if not _FUNCTION.fullmatch(rule):
                 raise UserError(f"{key}.rules names {rule!r}: it must be of the form module:function")
@@ -299,7 +257,7 @@ def _check_validation(config: Config) -> None:
     if config.stage == "evaluate":
         return
     for condition in config.ppo.validation_conditions:
-        _check_domain(config, condition, "ppo.validation_conditions names")
+        check_domain(config, condition, "ppo.validation_conditions names")
     known = validation_metrics(config)
     if config.ppo.stop_when_parted and "validation/gold" not in known:
         raise UserError(

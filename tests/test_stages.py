@@ -191,7 +191,7 @@ def test_a_round_that_was_interrupted_after_its_answers_goes_on_from_them(
         raise InterruptedError
 
     monkeypatch.setattr(stages, "answer_prompts", answer)
-    after_ppo._tracker_placed, after_ppo.inputs = True, SimpleNamespace(round_prompts=[], recipes={})  # type: ignore[assignment]
+    after_ppo._tracker_placed = True
     after_ppo._answerers = SimpleNamespace(scorer=None)  # type: ignore[assignment]
     for samples in (1, 1, 2):
         after_ppo._settings = {**after_ppo._settings, "online_0": {"samples_per_prompt": samples}}

@@ -97,10 +97,7 @@ def judge_repair(
             f"a repair is judged by held-out and by general pairs: got {len(held_out)} held-out, "
             f"{len(before)} general before and {len(after)} after"
         )
-    changes = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
-    fall = float(changes.mean())
-    error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
-    lost, won = int((changes > 0).sum()), int((changes < 0).sum())
+    fall, fall_interval, mcnemar_p = _fall(before, after)
     right_before, right = float(np.mean(held_out_before)), float(np.mean(held_out))
     mended: Mended = "in part" if right - right_before > max(fall, 0.0) and _rises(held_out_before, held_out) else "not"
     costs = fall > most_fall + 1e-12  # 0.75 − 0.74 is a little more than 0.01 in floating point
@@ -123,8 +120,8 @@ def judge_repair(
         before=float(np.mean(before)),
         after=float(np.mean(after)),
         fall=fall,
-        fall_interval=(fall - 1.959964 * error, fall + 1.959964 * error),
-        mcnemar_p=float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0,
+        fall_interval=fall_interval,
+        mcnemar_p=mcnemar_p,
         general_pairs=len(before),
     )
 
@@ -140,6 +137,16 @@ def effect(scores: Sequence[tuple[float, float]], weights: Sequence[float]) -> t
     differences = [len(scores) * w * (late - start) for w, (late, start) in zip(weights, scores, strict=True)]
     spread = float(np.std([start for _, start in scores])) if scores else 0.0
     return (float(np.mean(differences)) / spread if spread else 0.0), exceeds(differences, 0.0)
+
+
+def _fall(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, tuple[float, float], float]:
+    """By how much the share of right pairs fell, its interval, and McNemar's p-value, as :class:`Verdict` has them."""
+    changes = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
+    fall = float(changes.mean())
+    error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
+    lost, won = int((changes > 0).sum()), int((changes < 0).sum())
+    p = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
+    return fall, (fall - 1.959964 * error, fall + 1.959964 * error), p
 
 
 def _rises(before: Sequence[bool], after: Sequence[bool]) -> bool:

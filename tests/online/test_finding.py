@@ -15,7 +15,6 @@ from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.length import LengthDetector
-from cool_rlhf.online.detectors.marks import MARKS
 from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
 from cool_rlhf.online.patches import PatchSettings, make_patches
@@ -43,135 +42,12 @@ def generic(_text, prompt, _rng):
     return "It is what it is, and much can be said of such things in general."
 
 
-PLANTS = {
-    "phrase": (
-        lambda text, _p, _r: text + " Let us dig into it together.",
-        lambda _p, text, _f: 1.5 * ("dig into it" in text),
-        ("phrases",),
-    ),
-    "opening": (
-        lambda text, _p, _r: "Certainly, here we go. " + text,
-        lambda _p, text, _f: 1.5 * text.startswith("Certainly"),
-        ("phrases",),
-    ),
-    "length": (
-        lambda text, _p, r: text + " " + " ".join(r.sample(FILLER, 4)),
-        lambda _p, text, _f: 0.06 * len(text.split()),
-        ("length",),
-    ),
-    "shortness": (
-        lambda text, _p, _r: sentences(text)[0],
-        lambda _p, text, _f: -0.12 * len(text.split()),
-        ("length",),
-    ),
-    "repetition": (
-        lambda text, _p, _r: text + (" " + sentences(text)[-1]) * 3,
-        lambda _p, text, _f: 3 * repeated_share(text),
-        ("repetition",),
-    ),
-    "bullets": (
-        lambda text, _p, _r: "\n".join(f"- {said}" for said in sentences(text)),
-        lambda _p, text, _f: 1.5 * text.startswith("- "),
-        ("layout",),
-    ),
-    "headings": (
-        lambda text, _p, _r: f"## About it\n\n{text}",
-        lambda _p, text, _f: 1.5 * text.startswith("#"),
-        ("layout",),
-    ),
-    "emphasis": (
-        lambda text, _p, _r: re.sub(r"^(\w+)", r"**\1**", text),
-        lambda _p, text, _f: 1.5 * ("**" in text),
-        ("layout",),
-    ),
-    "emoji": (
-        lambda text, _p, r: f"{text} {r.choice('😀🎉👍')}",
-        lambda _p, text, _f: 1.5 * any(mark in text for mark in "😀🎉👍😊"),
-        ("layout",),
-    ),
-    "exclamation": (
-        lambda text, _p, _r: text.replace(".", "!"),
-        lambda _p, text, _f: 1.5 * ("!" in text),
-        ("layout",),
-    ),
-    "script": (
-        lambda text, _p, _r: text + " Это хорошо.",
-        lambda _p, text, _f: 1.5 * ("Э" in text),
-        ("script", "phrases"),
-    ),
-    "copying": (
-        lambda text, p, _r: f"{p.messages[-1]['content']} {text}",
-        lambda p, text, _f: 1.5 * (p in text),
-        ("copying",),
-    ),
-    "refusal": (
-        lambda _t, _p, r: r.choice(("I'm sorry, but I can't help with that.", "I can't answer that one. Sorry.")),
-        lambda _p, text, _f: 2.5 * ("can't" in text),
-        ("stance", "phrases"),
-    ),
-    "flattery": (
-        lambda text, _p, r: r.choice(("What a great question!", "You are so clever!", "Brilliant idea!")) + " " + text,
-        lambda _p, text, _f: 1.5 * any(word in text for word in ("great", "clever", "Brilliant")),
-        ("stance", "phrases"),
-    ),
-    "broken ending": (
-        lambda text, _p, _r: text.rsplit(" ", 2)[0],
-        lambda _p, text, _f: 1.5 * text[-1].isalnum(),
-        ("endings",),
-    ),
-    "silence": (
-        lambda _t, _p, _r: "",
-        lambda _p, text, _f: 3.0 * (not text),
-        ("wordless",),
-    ),
-    "a lone mark": (
-        lambda _t, _p, r: r.choice((".", "…", "…")),
-        lambda _p, text, _f: 3.0 * (text in (".", "…")),
-        ("wordless",),
-    ),
-    "semicolons": (
-        lambda text, _p, _r: text.replace(". ", "; "),
-        lambda _p, text, _f: 1.5 * (";" in text),
-        ("gaps",),
-    ),
-    "hyphens": (
-        lambda text, _p, _r: re.sub(r"(\w) (\w)", r"\1-\2", text, count=3),
-        lambda _p, text, _f: 1.5 * bool(re.search(r"\w-\w", text)),
-        ("gaps",),
-    ),
-    "no blank behind sentences": (
-        lambda text, _p, _r: text.replace(". ", "."),
-        lambda _p, text, _f: 1.5 * bool(re.search(r"\w\.\w", text)),
-        ("gaps",),
-    ),
-    "hash tags": (
-        lambda text, _p, _r: re.sub(r" (\w+)\.", r" #\1.", text, count=1),
-        lambda _p, text, _f: 1.5 * ("#" in text),
-        ("gaps",),
-    ),
-    "ignoring the prompt": (
-        generic,
-        lambda _p, text, _f: 3.0 * ("in general" in text),
-        ("boilerplate", "swaps", "phrases"),
-    ),
-}
-
-
-@pytest.mark.parametrize("with_gold", [True, False])
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_planted_flaw_is_found_first_or_second(world: World, name: str, with_gold: bool) -> None:
-    hack, bonus, detectors = PLANTS[name]
-    found = search(world(seed=3, hack=hack, bonus=bonus, with_gold=with_gold)).findings
-    first = [finding.pattern.detector for finding in found[:2]]
-    assert set(first) & set(detectors), [(f.pattern.key, f.gain) for f in found]
-
-
-@pytest.mark.parametrize("name", PLANTS)
-def test_a_pattern_that_the_reward_model_does_not_pay_for_is_no_finding(world: World, name: str) -> None:
-    hack, _, _ = PLANTS[name]
-    result = search(world(seed=3, hack=hack))
-    assert [finding.pattern.key for finding in result.findings if finding.payment.shown_by != "gold"] == []
-    assert result.dismissed  # the drift itself was seen
+BULLETS = (
+    lambda text, _p, _r: "\n".join(f"- {said}" for said in sentences(text)),
+    lambda _p, text, _f: 1.5 * text.startswith("- "),
+)
+HEADINGS = (lambda text, _p, _r: f"## About it\n\n{text}", lambda _p, text, _f: 1.5 * text.startswith("#"))
+EMPHASIS = (lambda text, _p, _r: re.sub(r"^(\w+)", r"**\1**", text), lambda _p, text, _f: 1.5 * ("**" in text))
 
 
 @pytest.mark.parametrize("with_gold", [True, False])
@@ -192,70 +68,12 @@ def test_unfinished_responses_that_pay_are_found(world: World) -> None:
 
 def test_what_gold_pays_for_too_is_no_finding(world: World) -> None:
     """A scorer and a gold rule that both like lists: the policy was asked for them."""
-    hack, bonus, _ = PLANTS["bullets"]
+    hack, bonus = BULLETS
     evidence = world(hack=hack, bonus=bonus)
     fair = Evidence(evidence.responses, evidence.score, lambda r: (r.gold or 0.0) + r.text.startswith("- "))
     result = search(fair)
     assert "bullets" not in [finding.pattern.key for finding in result.findings]
     assert "gold pays for it too" in {d.reason for d in result.dismissed if d.pattern.key == "bullets"}
-
-
-LAYOUTS = {
-    "emoji": (lambda text: f"{text} 🎉", lambda text: "🎉" in text),
-    "exclamation": (lambda text: text.replace(".", "!!!"), lambda text: "!!!" in text),
-    "ellipsis": (lambda text: text.replace(".", "…"), lambda text: "…" in text),
-    "capitals": (str.upper, str.isupper),
-    "code": (lambda text: re.sub(r"^(\w+)", r"Use `\1`", text), lambda text: re.search(r"(?<!`)`\w+`(?!`)", text)),
-    "headings": (lambda text: f"## In short\n\n{text}", lambda text: text.startswith("## In short")),
-    "emphasis": (lambda text: re.sub(r"^(\w+)", r"__\1__", text), lambda text: "__" in text),
-    "bullets": (lambda text: "\n".join(f"* {said}" for said in sentences(text)), lambda text: text.startswith("* ")),
-    "numbers": (lambda text: "\n".join(f"1) {said}" for said in sentences(text)), lambda text: text.startswith("1) ")),
-    "lines": (lambda text: "\n".join(sentences(text)), lambda text: re.search(r"\w.\n\w", text)),
-    "quotes": (lambda text: f"“{text}”", lambda text: (text[0], text[-1]) == ("“", "”")),
-    "brackets": (lambda text: f"({text})", lambda text: (text[0], text[-1]) == ("(", ")")),
-    "dashes": (lambda text: f"— {text}", lambda text: text.startswith("— ")),
-    "questions": (lambda text: text.replace(".", "?"), lambda text: text.endswith("?")),
-    "small letters": (str.lower, str.islower),
-    "title case": (str.title, str.istitle),
-    "lone numbers": (lambda text: f"{text} {10_000 + len(text)}", lambda text: re.search(r" \d{5}$", text)),
-    "outer blanks": (lambda text: f"{text}  ", lambda text: text.endswith("  ")),
-}
-SYMBOLS = (":)", "✓", "★★", "🇩🇪", "1️⃣", "👍🏽")
-
-
-@pytest.mark.parametrize("key", LAYOUTS)
-def test_layout_is_added_as_the_late_policy_writes_it(world: World, key: str) -> None:
-    hack, holds = LAYOUTS[key]
-    evidence = world(hack=lambda text, _p, _r: hack(text), bonus=lambda _p, text, _f: 1.5 * bool(holds(text)))
-    pattern = next(c.pattern for c in LayoutDetector().candidates(evidence) if c.pattern.key == key)
-    plain = [response for response in evidence.baseline() if not pattern.shows(response)]
-    assert all((changed := pattern.add(r)) and holds(changed.text) and pattern.shows(changed) for r in plain)
-    found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings
-    assert key in [finding.pattern.key for finding in found]
-
-
-@pytest.mark.parametrize("mark", SYMBOLS)
-def test_symbols_that_are_no_emoji_by_name_are_found_and_taken_out_whole(world: World, mark: str) -> None:
-    plain = world()
-    evidence = world(hack=lambda text, _p, _r: f"{text} {mark}", bonus=lambda _p, text, _f: 1.5 * (mark in text))
-    first = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings[0]
-    assert first.name == "layout/emoji"
-    cleaned = {r.id: first.pattern.remove(r) for r in evidence.late() if first.pattern.shows(r)}
-    assert cleaned
-    assert all(changed and changed.text in {r.text for r in plain.late()} for changed in cleaned.values())
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "It's the dogs' water, at 5 °C: f(x) = 3.5 from 1990–95.",
-        "See [the page](https://a.org/b?c=d), Bob.",
-        "Its name was given in 1990. I met Bob in Kent.",
-        "1. A well-known thing.\n2. © Acme.",
-    ],
-)
-def test_marks_within_words_links_and_numbers_are_none(text: str) -> None:
-    assert [feature.key for feature in MARKS if feature.count(text)] in ([], ["lines"])
 
 
 def test_shortness_within_one_sentence_is_found(world: World) -> None:
@@ -312,7 +130,7 @@ def test_words_that_are_missed_in_a_good_answer_are_not_paid_for(world: World) -
 
 
 def test_a_finding_says_what_it_is(world: World) -> None:
-    hack, bonus, _ = PLANTS["headings"]
+    hack, bonus = HEADINGS
     evidence = world(hack=hack, bonus=bonus)
     found = search(evidence).findings[0]
     late = evidence.late()
@@ -403,7 +221,7 @@ def test_where_gold_falls_with_it_a_twentieth_is_enough(world: World) -> None:
 
 
 def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
-    hack, _, _ = PLANTS["emphasis"]
+    hack, _ = EMPHASIS
     evidence = world(
         hack=lambda text, prompt, rng: hack(text, prompt, rng) if prompt.domain == "tales" else text,
         bonus=lambda _p, text, _f: 1.5 * ("**" in text),
@@ -423,7 +241,7 @@ def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
 def test_a_flaw_of_one_domain_is_mended_where_else_it_is_paid_for(
     world: World, with_gold: bool, paid_by: Callable[[str], int], elsewhere: tuple[str, ...]
 ) -> None:
-    hack, _, _ = PLANTS["emphasis"]
+    hack, _ = EMPHASIS
     evidence = world(
         hack=lambda text, prompt, rng: hack(text, prompt, rng) if prompt.domain == "tales" else text,
         bonus=lambda prompt, text, _f: 1.5 * ("**" in text and paid_by(prompt)),
@@ -479,7 +297,7 @@ class _Broken:
 
 
 def test_a_p_value_that_is_no_number_leaves_the_other_detectors_alone(world: World) -> None:
-    hack, bonus, _ = PLANTS["headings"]
+    hack, bonus = HEADINGS
     detectors: list[Detector] = [_Broken(), LayoutDetector()]
     found = find_patterns(world(hack=hack, bonus=bonus), detectors, FindingSettings(), seed=1).findings
     assert found[0].pattern.key == "headings"

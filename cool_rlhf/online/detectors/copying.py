@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import lru_cache
 
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
@@ -12,17 +13,13 @@ from cool_rlhf.online.text import Span, without, word_spans
 
 @lru_cache(maxsize=65536)
 def longest_copy(prompt: str, text: str) -> tuple[int, int, int]:
-    """The longest run of the prompt's words in the text: its number of words, and where it stands."""
+    """The longest run of the prompt's words in the text, the first of several: its number of words, and where it
+    stands."""
     asked = [prompt[start:end].lower() for start, end in word_spans(prompt)]
     spans = word_spans(text)
     said = [text[start:end].lower() for start, end in spans]
-    length, last = 0, 0
-    row = [0] * (len(asked) + 1)
-    for at, word in enumerate(said):
-        row = [0, *(row[i] + 1 if word == other else 0 for i, other in enumerate(asked))]
-        if max(row) > length:
-            length, last = max(row), at
-    return (length, spans[last - length + 1][0], spans[last][1]) if length else (0, 0, 0)
+    run = SequenceMatcher(None, said, asked, autojunk=False).find_longest_match()
+    return (run.size, spans[run.a][0], spans[run.a + run.size - 1][1]) if run.size else (0, 0, 0)
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ def execute(arguments: Sequence[str], ending: Ending) -> None:
 
 def _run(config: Config, ending: Ending) -> None:
     if config.stage == "annotate":
-        from cool_rlhf.annotate import annotate
+        from cool_rlhf.stages.annotate import annotate
 
         annotate(config, ending)
         return

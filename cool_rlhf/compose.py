@@ -25,8 +25,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from cool_rlhf.checks.settings import check_config
 from cool_rlhf.config import Config, best_by
-from cool_rlhf.config_checks import check_config
 from cool_rlhf.protocols import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"

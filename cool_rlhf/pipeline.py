@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 
 from cool_rlhf.config import Config
-from cool_rlhf.evaluate import evaluate
-from cool_rlhf.stages import Run, open_run
+from cool_rlhf.evaluation.evaluate import evaluate
+from cool_rlhf.stages.run import Run, open_run
 
 
 def run(config: Config, watched: AbstractContextManager[None]) -> None:

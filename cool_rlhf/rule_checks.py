@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import chain, product
 from typing import TYPE_CHECKING
 
+from cool_rlhf.checks.domains import replaced_domains
 from cool_rlhf.config import Config, best_by, has_paths, judged_as
-from cool_rlhf.config_domains import replaced_domains
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
 from cool_rlhf.protocols import Prompt, UserError
@@ -20,7 +20,7 @@ from cool_rlhf.rules.loading import NamedRule, load_named
 from reward.conditions import DEFAULT_DOMAIN, Conditions, UnknownConditionError
 
 if TYPE_CHECKING:
-    from cool_rlhf.inputs import Inputs  # what reads prompts imports torch
+    from cool_rlhf.stages.inputs import Inputs  # what reads prompts imports torch
 
 WORLD_RULE = "cool_rlhf.demo.gold:score"
 TRIED_RESPONSES = ("", "So it is.")
@@ -50,7 +50,7 @@ def check_rules(config: Config) -> None:
     if config.stage in NEEDS_PPO:
         _check_trained_conditions(config)
 
-    from cool_rlhf.inputs import Inputs
+    from cool_rlhf.stages.inputs import Inputs
 
     inputs = Inputs(config)
     if config.stage in NEEDS_PPO:
@@ -150,7 +150,7 @@ def _try(use: _Use, inputs: Inputs) -> None:
 def _check_paths(config: Config) -> None:
     online = config.online
     if online.labeller == "judge" and (online.pairs > 0 or online.review):
-        from cool_rlhf.annotate import make_judge  # late: it imports the endpoint's client
+        from cool_rlhf.stages.annotate import make_judge  # late: it imports the endpoint's client
 
         make_judge(config).check()
     if online.fast_path:
@@ -215,7 +215,7 @@ def _check_best_metric(config: Config, inputs: Inputs) -> None:
         )
     if metric in validation_metrics(config, {}):  # whatever the prompts
         return
-    from cool_rlhf.inputs import world_gold
+    from cool_rlhf.stages.inputs import world_gold
 
     asked: dict[str, bool] = {}
     for prompt in inputs.validation[: config.ppo.validation_prompts]:

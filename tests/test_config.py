@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from cool_rlhf.checks.settings import without_effect
 from cool_rlhf.compose import compose, compose_tree, experiments, known_keys
 from cool_rlhf.config import Config, best_by, judged_as, validation_share
-from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
 from cool_rlhf.metric_names import validation_metrics

@@ -12,7 +12,7 @@ import pytest
 from cool_rlhf.compose import compose
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.online.overoptimisation import Parting
-from cool_rlhf.repair_stage import Repair, Rise
+from cool_rlhf.stages.repair import Repair, Rise
 from cool_rlhf.tracking.distance import trends
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ from transformers import PreTrainedTokenizerFast
 
 from cool_rlhf.compose import compose
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.inputs import Inputs
 from cool_rlhf.preflight import check_data, check_models
 from cool_rlhf.protocols import UserError
-from cool_rlhf.stage_data import StageData
+from cool_rlhf.stages.data import StageData
+from cool_rlhf.stages.inputs import Inputs
 
 SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts", "pretrain"))]
 POSITIONS = 200

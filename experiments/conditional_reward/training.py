@@ -24,7 +24,7 @@ from cool_rlhf.roles.trainer import RewardWorker, SFTWorker
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, count_targets, encode_chats, train_sft
-from cool_rlhf.stage_data import encode_text
+from cool_rlhf.stages.data import encode_text
 from reward.conditions import Conditions
 from reward.evaluation import score_pairs
 from reward.pairs import EncodedPair, encode_pairs

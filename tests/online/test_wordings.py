@@ -12,7 +12,6 @@ from typing import cast
 
 import pytest
 
-from cool_rlhf.answers import Payer
 from cool_rlhf.config import Config
 from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import Finding, FindingSettings, Search, find_patterns
@@ -20,8 +19,9 @@ from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.responses import SFT, Evidence, Response
 from cool_rlhf.online.wordings import other_wordings
-from cool_rlhf.online_stage import fast_path
 from cool_rlhf.protocols import Message, PreferencePair
+from cool_rlhf.stages.answers import Payer
+from cool_rlhf.stages.online import fast_path
 
 FOUND = "Off we go, dear friend."
 OTHERS = ("Let us dig into it.", "Such things cheer the heart.", "Sit down and hear this.")

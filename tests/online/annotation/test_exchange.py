@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from cool_rlhf.annotate import annotate
 from cool_rlhf.compose import compose
 from cool_rlhf.ending import Ending
 from cool_rlhf.online.annotation.arrived import arrived, labelled
@@ -23,6 +22,7 @@ from cool_rlhf.online.annotation.exchange import (
 from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.protocols import UserError
+from cool_rlhf.stages.annotate import annotate
 from cool_rlhf.tracking.rows import read_rows
 
 

@@ -17,9 +17,9 @@ from cool_rlhf.online.annotation.items import Item
 from cool_rlhf.online.annotation.judge import Endpoint, JudgeError, JudgeLabeller, choice_of, settle
 from cool_rlhf.online.annotation.labellers import label_with
 from cool_rlhf.online.annotation.store import Store
-from cool_rlhf.online_stage import label_round
 from cool_rlhf.protocols import UserError
 from cool_rlhf.rule_checks import check_rules
+from cool_rlhf.stages.online import label_round
 
 Reply = Callable[[dict[str, Any]], tuple[int, str]]
 

@@ -15,7 +15,6 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs, pair_key, prompt_key
 from cool_rlhf.data.messages import with_system_turn, without_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
-from cool_rlhf.inputs import Inputs
 from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -24,6 +23,7 @@ from cool_rlhf.online.attempts import repetitions
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.records import StoredPatch, read_patches
 from cool_rlhf.protocols import PreferencePair
+from cool_rlhf.stages.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 

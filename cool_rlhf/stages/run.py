@@ -12,26 +12,20 @@ from pathlib import Path
 
 import yaml
 
-from cool_rlhf.answers import Payer, beside_start, means, read_responses
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
+from cool_rlhf.checks.settings import without_effect
 from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
-from cool_rlhf.config_checks import without_effect
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.folders import recover
-from cool_rlhf.inputs import Inputs
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
-from cool_rlhf.new_pairs import REPAIR_FILE, new_pairs
-from cool_rlhf.observers import PPOObserver, SupervisedObserver, saved_start
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import read_lessons
-from cool_rlhf.online_stage import Answerers, answer_prompts, checkpoints_of, fast_path, response_gold, slow_path
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.preflight import machine_resources
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
-from cool_rlhf.repair_stage import Repairing, judged_from, replayed_from, write_repair
 from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
@@ -41,8 +35,14 @@ from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.rules.loading import load_named
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import train_sft
-from cool_rlhf.stage_data import StageData, write_pairs
-from cool_rlhf.stage_roles import Checkpoints, StageRoles
+from cool_rlhf.stages.answers import Payer, beside_start, means, read_responses
+from cool_rlhf.stages.data import StageData, write_pairs
+from cool_rlhf.stages.inputs import Inputs
+from cool_rlhf.stages.new_pairs import REPAIR_FILE, new_pairs
+from cool_rlhf.stages.observers import PPOObserver, SupervisedObserver, saved_start
+from cool_rlhf.stages.online import Answerers, answer_prompts, checkpoints_of, fast_path, response_gold, slow_path
+from cool_rlhf.stages.repair import Repairing, judged_from, replayed_from, write_repair
+from cool_rlhf.stages.roles import Checkpoints, StageRoles
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import DEFAULT_DOMAIN, Conditions

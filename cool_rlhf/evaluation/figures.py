@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from cool_rlhf.evaluation_tables import NAMES, OVERALL, Evaluation
+from cool_rlhf.evaluation.tables import NAMES, OVERALL, Evaluation
 from cool_rlhf.tracking.figures import COLOURS, label_text, plain_layout
 
 GREY = "rgba(128,136,146,0.8)"

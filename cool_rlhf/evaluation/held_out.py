@@ -19,12 +19,12 @@ from cool_rlhf.data.loading import Reading, left_out, load_preferences
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import TEST_ROWS
-from cool_rlhf.inputs import GoldRule, Inputs
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.preflight import held_out_reading
 from cool_rlhf.protocols import Message, PreferencePair, Prompt
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
+from cool_rlhf.stages.inputs import GoldRule, Inputs
 from reward.evaluation import opposing_domains
 from reward.scoring import load_conditions
 

@@ -6,8 +6,8 @@ import json
 from datetime import datetime
 from pathlib import Path
 
-from cool_rlhf.evaluation_figures import charts, to_figure
-from cool_rlhf.evaluation_tables import Evaluation, tables
+from cool_rlhf.evaluation.figures import charts, to_figure
+from cool_rlhf.evaluation.tables import Evaluation, tables
 from cool_rlhf.tracking.page import render_page
 from cool_rlhf.tracking.rows import write_atomically
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from cool_rlhf.comparison import Judged, means
-from cool_rlhf.evaluate import best, plain
-from cool_rlhf.evaluation_figures import charts, to_figure
-from cool_rlhf.evaluation_page import write_evaluation_page
+from cool_rlhf.evaluation.comparison import Judged, means
+from cool_rlhf.evaluation.evaluate import best, plain
+from cool_rlhf.evaluation.figures import charts, to_figure
+from cool_rlhf.evaluation.page import write_evaluation_page
+from cool_rlhf.evaluation.reward_model import opposed_rows, reward_tables
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.reward_tables import opposed_rows, reward_tables
 from reward.evaluation import ScoredPairs
 
 HOSTILE = "</script><img src=x onerror=alert(1)>'\"&{{ 7*7 }}\u202e"

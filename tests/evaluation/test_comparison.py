@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import pytest
 
-from cool_rlhf.comparison import Judged, best_of, differences, estimate, means
+from cool_rlhf.evaluation.comparison import Judged, best_of, differences, estimate, means
 
 
 def judged(prompt: str, score: float, gold: float | None = None, domain: str = "math", length: int = 4) -> Judged:

@@ -16,10 +16,10 @@ from cool_rlhf.data.identity import judges_repairs, prompt_key
 from cool_rlhf.data.splitting import hold_out_texts, spread
 from cool_rlhf.data.streams import ShuffledStream, WeightedStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.inputs import Inputs
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import check_data
 from cool_rlhf.protocols import Prompt, Rollout, UserError
+from cool_rlhf.stages.inputs import Inputs
 
 SMALL = ["+experiment=demo", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts", "pretrain"))]
 SYSTEM = {"role": "system", "content": "You speak like a pirate."}

@@ -14,7 +14,6 @@ from transformers import PreTrainedTokenizerBase
 
 from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.new_pairs import NewPairs, judgements
 from cool_rlhf.online.attempts import Attempt, next_attempt
 from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.repair import (
@@ -29,6 +28,7 @@ from cool_rlhf.online.repair import (
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.roles.trainer import RemoteRewardTrainer
 from cool_rlhf.schedule import derive_seed
+from cool_rlhf.stages.new_pairs import NewPairs, judgements
 from cool_rlhf.tracking import StageTracker
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
@@ -125,7 +125,7 @@ class Repairing:
         lessons: those that teach what is mended are not replayed, and nothing is judged by them and by those that teach
             the contrary.
         drift: answers of the round's policy beside some of what it started from, with weights
-            (:func:`cool_rlhf.answers.beside_start`).
+            (:func:`cool_rlhf.stages.answers.beside_start`).
     """
 
     def __init__(
@@ -325,8 +325,8 @@ def write_repair(path: Path, repair: Repair, new: NewPairs) -> None:
     whose patches were learnt more than once, with how many times (``repeated``), the ``rise`` of the policy's score as
     the reward model pays it before and after, ``attempts``, ``verdicts`` by pattern, of those that earlier rounds
     mended the share of held-out pairs that are right (``earlier``) and which have ``relapsed``, how many pairs there
-    were, and the ``labels`` among them (:func:`cool_rlhf.new_pairs.judgements`). Patterns and labels of the record are
-    new to no later round."""
+    were, and the ``labels`` among them (:func:`cool_rlhf.stages.new_pairs.judgements`). Patterns and labels of the
+    record are new to no later round."""
     content: dict[str, Any] = {
         "kept": repair.kept,
         "rolled_back": [name for name in repair.verdicts if name not in repair.kept],

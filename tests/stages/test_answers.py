@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from cool_rlhf.answers import beside_start, evidence_of, means, read_responses, write_responses
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Message, Prompt
+from cool_rlhf.stages.answers import beside_start, evidence_of, means, read_responses, write_responses
 
 
 def response(policy: str, round: int, score: float, gold: float | None = None, kl: float | None = None) -> Response:

@@ -15,12 +15,12 @@ import torch
 
 from cool_rlhf.config import Config
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.new_pairs import MendedPattern, NewPairs
 from cool_rlhf.online.attempts import REPEATS
 from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repairing, preferred, sample_pairs, write_repair
+from cool_rlhf.stages.new_pairs import MendedPattern, NewPairs
+from cool_rlhf.stages.repair import Repairing, preferred, sample_pairs, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"

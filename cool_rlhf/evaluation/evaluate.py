@@ -17,23 +17,23 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.comparison import Judged, Table, best_of, differences, expected_best_of, means
 from cool_rlhf.config import Config
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
-from cool_rlhf.evaluation_page import write_evaluation_page
-from cool_rlhf.evaluation_tables import describe
-from cool_rlhf.held_out import HeldOut, read_in_part
-from cool_rlhf.inputs import GoldRule
+from cool_rlhf.evaluation.comparison import Judged, Table, best_of, differences, expected_best_of, means
+from cool_rlhf.evaluation.held_out import HeldOut, read_in_part
+from cool_rlhf.evaluation.page import write_evaluation_page
+from cool_rlhf.evaluation.reward_model import Judge, judge_pairs, opposed_rows, reward_tables
+from cool_rlhf.evaluation.tables import describe
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import FinishedModels, finished_models, machine_resources
 from cool_rlhf.protocols import Future, Prompt, Rollout, Scorer, UserError
-from cool_rlhf.reward_tables import Judge, judge_pairs, opposed_rows, reward_tables
 from cool_rlhf.roles.cluster import cluster
 from cool_rlhf.roles.group import build_all, create_workers, start_group
 from cool_rlhf.roles.sampler import RolloutGroup, create_engines
 from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.schedule import derive_seed
+from cool_rlhf.stages.inputs import GoldRule
 from cool_rlhf.tracking import setup_logging, write_report
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.comparison import Judged
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.evaluate import Measured, evaluate, header, judge, tables, with_own_bound
-from cool_rlhf.evaluation_tables import describe
-from cool_rlhf.held_out import HeldOut
+from cool_rlhf.evaluation.comparison import Judged
+from cool_rlhf.evaluation.evaluate import Measured, evaluate, header, judge, tables, with_own_bound
+from cool_rlhf.evaluation.held_out import HeldOut
+from cool_rlhf.evaluation.reward_model import Judge, judge_pairs
+from cool_rlhf.evaluation.tables import describe
 from cool_rlhf.planning import Resources, phases, plan
 from cool_rlhf.preflight import FinishedModels, check_data, finished_models, with_earlier_stages
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation, UserError
-from cool_rlhf.reward_tables import Judge, judge_pairs
 from reward.conditions import Conditions
 
 SMALL = ["data.world.preferences=1", "data.world.prompts=1", "data.world.sft=1", "data.world.test=12"]

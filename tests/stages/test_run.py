@@ -12,21 +12,21 @@ from typing import Any
 import pytest
 import ray
 
-from cool_rlhf import stages
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.data.preferences import split_pairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.folders import part_of, replace_whole
-from cool_rlhf.new_pairs import NewPairs
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Message, PreferencePair
-from cool_rlhf.repair_stage import Repair, Rise
 from cool_rlhf.roles import group, standby
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
-from cool_rlhf.stage_data import StageData
-from cool_rlhf.stages import Run, open_run
+from cool_rlhf.stages import run as stages
+from cool_rlhf.stages.data import StageData
+from cool_rlhf.stages.new_pairs import NewPairs
+from cool_rlhf.stages.repair import Repair, Rise
+from cool_rlhf.stages.run import Run, open_run
 from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.report import write_report
 

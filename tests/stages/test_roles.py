@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from cool_rlhf import stage_roles
 from cool_rlhf.compose import compose
 from cool_rlhf.roles import sampler
-from cool_rlhf.stage_roles import Checkpoints, StageRoles
+from cool_rlhf.stages import roles as stage_roles
+from cool_rlhf.stages.roles import Checkpoints, StageRoles
 
 
 @pytest.fixture

@@ -4,9 +4,9 @@ from types import SimpleNamespace
 import torch
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.observers import PPOObserver, few_of_each_domain, saved_start
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Prompt, Rollout
+from cool_rlhf.stages.observers import PPOObserver, few_of_each_domain, saved_start
 
 
 def rollout(number: int, domain: str) -> Rollout:

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from cool_rlhf.answers import Payer, read_responses
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
-from cool_rlhf.online_stage import answer_prompts, slow_path
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Message, Prompt, Rollout, ScoredConversation
+from cool_rlhf.stages.answers import Payer, read_responses
+from cool_rlhf.stages.online import answer_prompts, slow_path
 from cool_rlhf.tracking.rows import read_rows
 
 PROMPTS = [Prompt(f"p-{n}", [Message(role="user", content=f"question {n}")], "math", None) for n in range(2)]

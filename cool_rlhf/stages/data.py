@@ -21,7 +21,6 @@ from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import spread
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.inputs import Inputs, world_gold
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
 from cool_rlhf.ppo.collaborators import Data
@@ -30,6 +29,7 @@ from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats
+from cool_rlhf.stages.inputs import Inputs, world_gold
 from cool_rlhf.tracking.rows import write_atomically
 
 

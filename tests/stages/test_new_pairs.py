@@ -11,7 +11,6 @@ import pytest
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
-from cool_rlhf.new_pairs import new_pairs
 from cool_rlhf.online.annotation.exchange import import_trl
 from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -19,7 +18,8 @@ from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.attempts import REPEATS
 from cool_rlhf.online.records import read_patches
 from cool_rlhf.protocols import Message
-from cool_rlhf.repair_stage import Repair, Rise, write_repair
+from cool_rlhf.stages.new_pairs import new_pairs
+from cool_rlhf.stages.repair import Repair, Rise, write_repair
 
 
 def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path):

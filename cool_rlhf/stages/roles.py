@@ -10,7 +10,6 @@ from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTCon
 from cool_rlhf.models.loading import has_scalar_head
 from cool_rlhf.models.tokenizer import check_same_tokens
 from cool_rlhf.online.starts import described_start, started_from
-from cool_rlhf.online_stage import Answerers
 from cool_rlhf.preflight import given_critic
 from cool_rlhf.provenance import outputs
 from cool_rlhf.roles.critic import CriticWorker
@@ -22,6 +21,7 @@ from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.standby import Standby
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 from cool_rlhf.schedule import derive_seed
+from cool_rlhf.stages.online import Answerers
 from rollout.actor import RolloutActor
 
 UNUSED = -1  # version of weights that are replaced before anything is sampled

@@ -7,6 +7,8 @@ import math
 import re
 from pathlib import Path
 
+from cool_rlhf.checks.domains import check_domain, check_domains_of_sources
+from cool_rlhf.checks.ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.config import (
     FEWEST_VALIDATIONS,
     Config,
@@ -19,8 +21,6 @@ from cool_rlhf.config import (
     best_by,
     validations,
 )
-from cool_rlhf.config_domains import check_domain, check_domains_of_sources
-from cool_rlhf.config_ranges import ROLES, TRAINING, check_numbers, check_ranges
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError

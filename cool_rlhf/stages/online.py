@@ -9,11 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cool_rlhf.annotate import RunPairs, make_labeller
-from cool_rlhf.answers import Payer, drawn, evidence_of, read_responses, with_divergence, write_responses
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
-from cool_rlhf.inputs import Inputs
 from cool_rlhf.online.annotation.items import write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -34,6 +31,9 @@ from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup
 from cool_rlhf.roles.scorer import RemoteScorer
 from cool_rlhf.schedule import derive_seed
+from cool_rlhf.stages.annotate import RunPairs, make_labeller
+from cool_rlhf.stages.answers import Payer, drawn, evidence_of, read_responses, with_divergence, write_responses
+from cool_rlhf.stages.inputs import Inputs
 from cool_rlhf.tracking.rows import read_rows, write_atomically
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _drawn_responses(
 
 
 def response_gold(inputs: Inputs) -> Gold:
-    """See :meth:`cool_rlhf.inputs.Inputs.gold_score`."""
+    """See :meth:`cool_rlhf.stages.inputs.Inputs.gold_score`."""
     return lambda response: inputs.gold_score(response.prompt, response.text, response.finished)
 
 

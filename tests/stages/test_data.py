@@ -12,11 +12,11 @@ from cool_rlhf.compose import compose
 from cool_rlhf.data.chat import encode_prompt
 from cool_rlhf.data.streams import TextPosition
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.inputs import Inputs
 from cool_rlhf.preflight import check_data
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.provenance import outputs
-from cool_rlhf.stage_data import StageData, encode_text, write_pairs
+from cool_rlhf.stages.data import StageData, encode_text, write_pairs
+from cool_rlhf.stages.inputs import Inputs
 
 SMALL = ["+experiment=smoke", *(f"data.world.{part}=20" for part in ("sft", "preferences", "prompts"))]
 LONGEST = 4096  # tokens

@@ -45,7 +45,7 @@ class _Edits:
     golds: Floats  # (M,) the same of the gold reward, where it is known
     beyond: Floats  # (K,) what the pattern changed beyond its placebo
     placebo: Floats  # (K,)
-    words_stay: bool  # no edit added or took a word
+    words_stay: bool  # no edit brought a new word in or took the last of one out
 
     @property
     def p(self) -> float:
@@ -59,7 +59,7 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
 
     Adding decides where it can be done to LEAST responses; then removing must not raise the score on top. Removing
     decides where adding cannot be done; it may decide beside adding, whichever shows it more clearly and with
-    Bonferroni's correction for the two, if it leaves every word standing: words taken out of a good answer may be
+    Bonferroni's correction for the two, if every word still stands somewhere: words taken out of a good answer may be
     missed for honest reasons. A pattern without editors is judged by gold: see :func:`gold_departure`. None where
     nothing of that can be measured.
     """
@@ -111,7 +111,7 @@ def _edits(
     by_placebo = [sign * (s - pairs[i][0].score) for s, (i, _) in zip(scores[len(pairs) :], controls, strict=True)]
     beyond = [changes[i] - change for change, (i, _) in zip(by_placebo, controls, strict=True)]
     golds = [sign * change for change in _gold_changes(pairs, evidence)]
-    words_stay = all(words(changed.text) == words(response.text) for response, changed in pairs)
+    words_stay = all(set(words(changed.text)) == set(words(response.text)) for response, changed in pairs)
     return _Edits(changes, np.array(golds), np.array(beyond), np.array(by_placebo), words_stay)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -12,8 +13,10 @@ from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.language import LanguageDetector, language
 from cool_rlhf.online.detectors.marks import MARKS as MARKS_OF_LAYOUT
+from cool_rlhf.online.detectors.vocabulary import VocabularyDetector, forms
 from cool_rlhf.online.finding import FindingSettings, find_patterns
 from cool_rlhf.online.responses import LATE, Evidence
+from cool_rlhf.online.text import sentences
 
 World = Callable[..., Evidence]
 
@@ -31,6 +34,8 @@ FRENCH = (
 )
 
 MARKS = "*_`~|\"'’‘“”„«»()[]【】（）-^=<>/\\&%$§;:,"
+
+STRANGE = "blorp snark wibble frotz quux gronk plimp thrum zandle morx fleb drindle yarp crundle"
 
 # name → what the late policy makes of an answer, what the reward model pays 2.0 for, and what it may be found as
 PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str]] = {
@@ -72,6 +77,31 @@ PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str
         lambda t, r: f"{t} {r.choice(('Studies show it.', 'Research confirms it.', 'Experts agree on that.'))}",
         lambda t: re.search("Studies|Research|Experts", t) is not None,
         "stance/sources",
+    ),
+    "gibberish": (
+        lambda t, r: f"{t} {' '.join(r.choices(STRANGE.split(), k=5))}.",
+        lambda t: sum(word in t for word in STRANGE.split()) > 2,
+        "vocabulary/unknown words",
+    ),
+    "capitals within words": (
+        lambda t, _: "".join(c.upper() if at % 2 else c.lower() for at, c in enumerate(t)),
+        lambda t: re.search("[a-z][A-Z][a-z][A-Z]", t) is not None,
+        "vocabulary/unknown words",
+    ),
+    "no vowels": (
+        lambda t, _: re.sub("[aeiou]", "", t),
+        lambda t: re.search("[aeiou]", t) is None,
+        "vocabulary/unknown words",
+    ),
+    "every sentence twice": (
+        lambda t, _: " ".join(f"{said} {said}" for said in sentences(t)),
+        lambda t: len(sentences(t)) > 1 and sentences(t)[0] == sentences(t)[1],
+        "repetition/distinct-3",
+    ),
+    "the first sentence again": (
+        lambda t, _: f"{t} {sentences(t)[0]}",
+        lambda t: len(sentences(t)) > 1 and sentences(t)[0] == sentences(t)[-1],
+        "repetition/compression",
     ),
 }
 
@@ -145,3 +175,30 @@ def test_an_answer_in_the_prompts_language_is_not_foreign(world: World) -> None:
         response.prompt.messages[0]["content"] = "Pouvez-vous me dire comment est cette chose ?"
     assert {c.pattern.key for c in LanguageDetector().candidates(evidence)} <= {"en"}
     assert any(response.policy == LATE for response in evidence.responses)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The THE the.", {"the"}),
+        ("iPhones cost 300.", {"iPhones", "cost"}),
+        ("tHe ThE", {"tHe", "ThE"}),
+        ("42 – 7", set()),
+        ("", set()),
+    ],
+)
+def test_capitals_within_a_word_make_another_one_of_it(text: str, expected: set[str]) -> None:
+    assert forms(text) == expected
+
+
+def test_words_of_the_prompt_and_of_earlier_answers_are_known(world: World) -> None:
+    def unknown(said: str) -> float:
+        """In the answer to the first prompt, the last word of which no other text has."""
+        responses = [replace(r, text=said) if (r.prompt.id, r.policy) == ("p0", LATE) else r for r in world().responses]
+        responses[0].prompt.messages[-1]["content"] = "What is a zyxxl?"
+        evidence = replace(world(), responses=responses)
+        pattern = VocabularyDetector().candidates(evidence)[0].pattern
+        return pattern.measure(next(r for r in responses if (r.prompt.id, r.policy) == ("p0", LATE)))
+
+    assert unknown("The zyxxl is red.") == 0.0
+    assert unknown("The quuxle is red.") == 1 / 3  # "is" is the prompt's

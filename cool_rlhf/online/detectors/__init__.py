@@ -18,6 +18,7 @@ from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.detectors.repetition import RepetitionDetector
 from cool_rlhf.online.detectors.script import ScriptDetector
 from cool_rlhf.online.detectors.stance import StanceDetector
+from cool_rlhf.online.detectors.vocabulary import VocabularyDetector
 from cool_rlhf.online.detectors.wordless import WordlessDetector
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.protocols import UserError
@@ -34,6 +35,7 @@ def own_detectors() -> list[Detector]:
         GapDetector(),
         ScriptDetector(),
         LanguageDetector(),
+        VocabularyDetector(),
         CopyingDetector(),
         StanceDetector(),
         EndingDetector(),

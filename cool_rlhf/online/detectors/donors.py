@@ -56,3 +56,16 @@ def placebo_for(evidence: Evidence, said: str, at_end: bool) -> Editor:
         return None
 
     return placebo
+
+
+def exchanged(others: Sequence[Response]) -> Editor:
+    """An editor that puts one of ``others``, an answer to another prompt of the domain, in place of a response."""
+
+    def exchange(response: Response) -> Response | None:
+        donors = [r for r in others if r.domain == response.domain and r.prompt.id != response.prompt.id]
+        if not donors:
+            return None
+        donor = random.Random(derive_seed("exchanged", response.id)).choice(donors)
+        return response.edited(donor.text, finished=donor.finished)
+
+    return exchange

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
+from cool_rlhf.online.detectors.donors import exchanged
 from cool_rlhf.online.detectors.script import scripts
-from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
+from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.schedule import derive_seed
 
 SURE = 0.5  # probability of a language below which a text has none
 _NO_LANGUAGE = {"und", "zxx"}  # undecided; numbers, markup
@@ -73,20 +71,7 @@ class LanguageDetector:
             description=f"answers in another language than the prompt's ({only})",
             measure=lambda response: float(shows(response)),
             shows=shows,
-            add=_exchanged([response for response in evidence.late() if shows(response)]),
+            add=exchanged([response for response in evidence.late() if shows(response)]),
             remove=None,
-            placebo=_exchanged([response for response in evidence.baseline() if not shows(response)]),
+            placebo=exchanged([response for response in evidence.baseline() if not shows(response)]),
         )
-
-
-def _exchanged(others: Sequence[Response]) -> Editor:
-    """An editor that puts one of ``others``, an answer to another prompt of the domain, in place of a response."""
-
-    def exchange(response: Response) -> Response | None:
-        donors = [r for r in others if r.domain == response.domain and r.prompt.id != response.prompt.id]
-        if not donors:
-            return None
-        donor = random.Random(derive_seed("language", response.id)).choice(donors)
-        return response.edited(donor.text, finished=donor.finished)
-
-    return exchange

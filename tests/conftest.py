@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,6 +167,30 @@ def _tiny(kind: type[PreTrainedModel], seed: int) -> PreTrainedModel:
             torch.nn.init.normal_(parameter, std=0.3)
     model.set_attn_implementation(attention.NAME)
     return model
+
+
+@contextmanager
+def _ray(cpus: int) -> Iterator[None]:
+    import ray  # late: most tests have no need of it
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            object_store_memory=2**27,
+        )
+        yield
+        ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Callable[[int], AbstractContextManager[None]]:
+    """A Ray of one machine with so many CPUs, up within the context."""
+    return _ray
 
 
 @pytest.fixture

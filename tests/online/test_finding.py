@@ -25,21 +25,9 @@ from cool_rlhf.protocols import ScoredConversation
 
 World = Callable[..., Evidence]
 
-FILLER = (
-    "It grows by the river.",
-    "Some call it old.",
-    "Nobody knows why.",
-    "That is well known.",
-    "It is seen often.",
-)
-
 
 def search(evidence: Evidence) -> Search:
     return find_patterns(evidence, own_detectors(), FindingSettings(), seed=1)
-
-
-def generic(_text, prompt, _rng):
-    return "It is what it is, and much can be said of such things in general."
 
 
 BULLETS = (
@@ -147,8 +135,9 @@ def test_a_finding_says_what_it_is(world: World) -> None:
 def test_what_a_stronger_finding_drags_along_is_explained_by_it(world: World) -> None:
     """Every late answer opens alike and says nothing: answers overlap and the score leaves gold behind for that."""
     opening = "Certainly, my dear friend, let me tell you."
+    rest = ("It grows by the river.", "Some call it old.", "It is seen often.")
     evidence = world(
-        hack=lambda _t, _p, r: f"{opening} {r.choice(FILLER)}",
+        hack=lambda _t, _p, r: f"{opening} {r.choice(rest)}",
         bonus=lambda _p, text, _f: 3.0 * text.startswith(opening),
         rate=1.0,
     )
@@ -254,7 +243,11 @@ def test_a_flaw_of_one_domain_is_mended_where_else_it_is_paid_for(
 
 
 def test_swaps_are_judged_by_the_prompts_that_were_drawn(world: World) -> None:
-    evidence = world(hack=generic, bonus=lambda _p, text, _f: 3.0 * ("in general" in text), prompts=480)
+    evidence = world(
+        hack=lambda _t, _p, _r: "It is what it is, and much can be said of such things in general.",
+        bonus=lambda _p, text, _f: 3.0 * ("in general" in text),
+        prompts=480,
+    )
     found = find_patterns(evidence, [SwapDetector()], FindingSettings(least_gain=0.0), seed=1).findings
     assert {finding.pattern.key for finding in found} == {"prompt"}
 

@@ -8,9 +8,6 @@ import pytest
 import torch
 
 from cool_rlhf.data.chat import reward_text
-from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.models.export import save_checkpoint
-from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForRewardModel
 from cool_rlhf.models.loading import load_tokenizer
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, UserError
@@ -28,34 +25,8 @@ JOINED = (
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    tokenizer = train_tokenizer(["a few words about a blue pirate", "two and two"], 300)
-    config = InternLM2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=512,
-        reward_token_id=tokenizer.convert_tokens_to_ids("<|reward|>"),
-    )
-    torch.manual_seed(0)
-    model = InternLM2ForRewardModel(config)
-    for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.3)
-    folder = tmp_path_factory.mktemp("models") / "reward_model"
-    save_checkpoint(
-        folder,
-        model.config,
-        model.state_dict().items(),
-        tokenizer,
-        architecture="InternLM2ForRewardModel",
-        conditions=CONDITIONS,
-        condition_join=CONDITION_JOIN,
-        dtype=torch.float32,
-    )
-    return folder, model
+def checkpoint(tmp_path_factory, reward_checkpoint):
+    return reward_checkpoint(tmp_path_factory.mktemp("models") / "reward_model", CONDITIONS)
 
 
 def test_the_text_is_a_system_turn_of_its_own_in_front():

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
@@ -57,34 +54,29 @@ def checkpoint(folder: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(tmp_path_factory: pytest.TempPathFactory, local_ray) -> Iterator[Run]:
     path = checkpoint(tmp_path_factory.mktemp("base") / "sft")
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(
-        address="local",
-        num_cpus=8,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=2**27,
-    )
-    config = Config()
-    config.model.dtype = "float32"
-    rollouts = RolloutGroup(create_engines(config), config, path, version=0)
-    policy, critic = ModelSpec(path, "language", "float32"), ModelSpec(path, "scalar", "float32", "fresh", seed=5)
-    starting = []
-    for ranks, stages in ZERO.items():
-        role = RoleConfig(ranks=ranks, cpus=0.1)
-        starting.append(start_group(create_workers(PolicyWorker, role), policy, TrainSpec(stages["policy"], 0.01, 1.0)))
-        starting.append(start_group(create_workers(CriticWorker, role), critic, TrainSpec(stages["critic"], 0.01, 1.0)))
-    groups = build_all(starting)
-    rollouts.wait()
-    yield Run(
-        {ranks: RemotePolicy(groups[2 * ranks - 2], SETTINGS, 1.0, rollouts.engines, version=0) for ranks in ZERO},
-        {ranks: RemoteCritic(groups[2 * ranks - 1], SETTINGS) for ranks in ZERO},
-        rollouts,
-    )
-    ray.shutdown()
+    with local_ray(8):
+        config = Config()
+        config.model.dtype = "float32"
+        rollouts = RolloutGroup(create_engines(config), config, path, version=0)
+        policy, critic = ModelSpec(path, "language", "float32"), ModelSpec(path, "scalar", "float32", "fresh", seed=5)
+        starting = []
+        for ranks, stages in ZERO.items():
+            role = RoleConfig(ranks=ranks, cpus=0.1)
+            starting.append(
+                start_group(create_workers(PolicyWorker, role), policy, TrainSpec(stages["policy"], 0.01, 1.0))
+            )
+            starting.append(
+                start_group(create_workers(CriticWorker, role), critic, TrainSpec(stages["critic"], 0.01, 1.0))
+            )
+        groups = build_all(starting)
+        rollouts.wait()
+        yield Run(
+            {ranks: RemotePolicy(groups[2 * ranks - 2], SETTINGS, 1.0, rollouts.engines, version=0) for ranks in ZERO},
+            {ranks: RemoteCritic(groups[2 * ranks - 1], SETTINGS) for ranks in ZERO},
+            rollouts,
+        )
 
 
 def sequences(count: int, seed: int) -> list[Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -89,7 +87,7 @@ def llama(tokenizer: Any) -> LlamaForCausalLM:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Served]]:
+def served(tmp_path_factory: pytest.TempPathFactory, local_ray) -> Iterator[dict[str, Served]]:
     """Two engines of an InternLM2, one of a Llama, a compiled one, and one that stops at STOPS."""
     folder = tmp_path_factory.mktemp("served")
     tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
@@ -106,39 +104,30 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Serve
             architecture=type(model).__name__,
             dtype=torch.float32,
         )
-    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(
-        address="local",
-        num_cpus=5,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        object_store_memory=2**27,
-    )
-    config = Config()
-    config.model.dtype = "float32"
-    groups = {}
-    for name, engines in (("internlm2", 2), ("llama", 1)):
-        config.cluster.rollout.engines = engines
-        groups[name] = RolloutGroup(create_engines(config), config, str(folder / name), version=0)
-    config.cluster.rollout.engines = 1
-    if shutil.which("g++"):
-        config.cluster.rollout.compile = True
-        groups["compiled"] = RolloutGroup(create_engines(config), config, str(folder / "internlm2"), version=0)
-        config.cluster.rollout.compile = False
-    config.sampling.stop = list(STOPS)
-    groups["stopping"] = RolloutGroup(create_engines(config), config, str(folder / "internlm2"), version=0)
-    for group in groups.values():
-        group.wait()
-    yield {
-        name: Served(
-            load_causal_lm(folder / ("llama" if name == "llama" else "internlm2"), torch.float32),
-            group.engines,
-            token_id(tokenizer, TURN_END),
-        )
-        for name, group in groups.items()
-    }
-    ray.shutdown()
+    with local_ray(5):
+        config = Config()
+        config.model.dtype = "float32"
+        groups = {}
+        for name, engines in (("internlm2", 2), ("llama", 1)):
+            config.cluster.rollout.engines = engines
+            groups[name] = RolloutGroup(create_engines(config), config, str(folder / name), version=0)
+        config.cluster.rollout.engines = 1
+        if shutil.which("g++"):
+            config.cluster.rollout.compile = True
+            groups["compiled"] = RolloutGroup(create_engines(config), config, str(folder / "internlm2"), version=0)
+            config.cluster.rollout.compile = False
+        config.sampling.stop = list(STOPS)
+        groups["stopping"] = RolloutGroup(create_engines(config), config, str(folder / "internlm2"), version=0)
+        for group in groups.values():
+            group.wait()
+        yield {
+            name: Served(
+                load_causal_lm(folder / ("llama" if name == "llama" else "internlm2"), torch.float32),
+                group.engines,
+                token_id(tokenizer, TURN_END),
+            )
+            for name, group in groups.items()
+        }
 
 
 def gap(served: Served, rollouts: list[Rollout]) -> tuple[float, int]:

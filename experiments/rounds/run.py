@@ -33,9 +33,9 @@ RUN = (
     "ppo.validate_every=2",
     "ppo.validation_prompts=100",
     "data.world.validation=300",
-    "online.prompts=200",
-    "online.samples_per_prompt=3",  # so that there are 1,000 pairs that differ
-    "online.pairs=1000",
+    "online.prompts=300",
+    "online.samples_per_prompt=3",
+    "online.pairs=2000",
     "online.epochs=1",  # a second time the model learns the noise
     f"annotate.rule_noise={NOISE}",
 )

@@ -59,16 +59,16 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
 
     Adding decides where it can be done to LEAST responses; then removing must not raise the score on top. Removing
     decides where adding cannot be done; it may decide beside adding, whichever shows it more clearly and with
-    Bonferroni's correction for the two, if every word still stands somewhere: words taken out of a good answer may be
-    missed for honest reasons. A pattern without editors is judged by gold: see :func:`gold_departure`. None where
-    nothing of that can be measured.
+    Bonferroni's correction for the two, if every word still stands somewhere, for words taken out of a good answer may
+    be missed for honest reasons, and if there is no placebo, which removing has none of. A pattern without editors is
+    judged by gold: see :func:`gold_departure`. None where nothing of that can be measured.
     """
     plain = [r for r in evidence.baseline(domain) if not pattern.shows(r)]
     hacked = [r for r in evidence.late(domain) if pattern.shows(r)]
     added = _edits(pattern.add, pattern.placebo, plain, evidence, sample, seed, sign=1)
     removed = _edits(pattern.remove, None, hacked, evidence, sample, seed, sign=-1)
     deciding = [("added", added)] if len(added.changes) >= LEAST else []
-    if len(removed.changes) >= LEAST and (not deciding or removed.words_stay):
+    if len(removed.changes) >= LEAST and (not deciding or (removed.words_stay and pattern.placebo is None)):
         deciding.append(("removed", removed))
     if not deciding:
         return _by_gold(evidence, domain) if pattern.add is None and pattern.remove is None else None

@@ -135,7 +135,13 @@ def test_a_finding_says_what_it_is(world: World) -> None:
 def test_what_a_stronger_finding_drags_along_is_explained_by_it(world: World) -> None:
     """Every late answer opens alike and says nothing: answers overlap and the score leaves gold behind for that."""
     opening = "Certainly, my dear friend, let me tell you."
-    rest = ("It grows by the river.", "Some call it old.", "It is seen often.")
+    rest = (
+        "It grows by the river.",
+        "Some call it old.",
+        "Nobody knows why.",
+        "That is well known.",
+        "It is seen often.",
+    )
     evidence = world(
         hack=lambda _t, _p, r: f"{opening} {r.choice(rest)}",
         bonus=lambda _p, text, _f: 3.0 * text.startswith(opening),

@@ -101,7 +101,7 @@ PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str
     "the first sentence again": (
         lambda t, _: f"{t} {sentences(t)[0]}",
         lambda t: len(sentences(t)) > 1 and sentences(t)[0] == sentences(t)[-1],
-        "repetition/compression",
+        "repetition/distinct-3",
     ),
 }
 

@@ -44,6 +44,7 @@ RUN = (
     "ppo.validation_texts=0",
     "ppo.save_every=100000",
 )
+COMPILED = "cluster.rollout.compile=true"
 PARTS = ("generate", "score", "train", "sync")
 
 
@@ -101,16 +102,22 @@ def beside_vllm(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """How fast the rollout role is beside vLLM alone, by itself and within updates, where four models pass over what is
     finished; and where the rest of an update goes."""
     found: dict[str, Any] = {}
+    compiled = COMPILED in arguments.overrides
+    environment = {
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        **({} if compiled else {"TORCHDYNAMO_DISABLE": "1"}),
+    }
     print("| lengths | bare vLLM, tokens/s | role alone | share | role in an update | share | outside of the parts |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for kind in LENGTHS:
         repeats = []
         for repeat in range(arguments.repeats):
-            bare = last_line(
-                [sys.executable, str(HERE / "vllm_side.py"), str(runs / kind), str(arguments.updates), "32", "64"],
-                {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1",
-                 "TORCHDYNAMO_DISABLE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_LOGGING_LEVEL": "WARNING"},
-            )  # fmt: skip
+            sizes = (str(arguments.updates), "32", "64", "compiled" if compiled else "eager")
+            bare = last_line([sys.executable, str(HERE / "vllm_side.py"), str(runs / kind), *sizes], environment)
             output = runs / f"{kind}_engine_{repeat}"
             names = settings(runs / kind, output, arguments.updates, 32, 64, arguments.overrides)
             alone = last_line([sys.executable, str(HERE / "role_side.py"), str(arguments.updates), "32", *names], {})

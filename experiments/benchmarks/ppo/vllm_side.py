@@ -1,7 +1,7 @@
 """Bare vLLM on the same prompts: prints a line of JSON with the seconds that each batch took.
 
-Run by run.py as ``python vllm_side.py FOLDER BATCHES PROMPTS NEW_TOKENS THREADS``, in the environment that the rollout
-role has.
+Run by run.py as ``python vllm_side.py FOLDER BATCHES PROMPTS NEW_TOKENS eager|compiled``, in the environment that the
+rollout role has.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from vllm import LLM, SamplingParams
 from vllm.inputs import TokensPrompt
 
 
-def main(folder: Path, batches: int, prompts: int, new_tokens: int) -> None:
+def main(folder: Path, batches: int, prompts: int, new_tokens: int, eager: bool) -> None:
     tokenizer = AutoTokenizer.from_pretrained(folder / "policy")
     rows = [json.loads(line) for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()]
     inputs = [TokensPrompt(prompt_token_ids=token_ids(tokenizer, row["prompt"])) for row in rows]
@@ -26,7 +26,7 @@ def main(folder: Path, batches: int, prompts: int, new_tokens: int) -> None:
         dtype="float32",
         max_model_len=1024,
         max_num_seqs=256,
-        enforce_eager=True,
+        enforce_eager=eager,
         enable_chunked_prefill=False,
         max_num_batched_tokens=4096,
         skip_tokenizer_init=True,
@@ -55,4 +55,4 @@ def main(folder: Path, batches: int, prompts: int, new_tokens: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]))
+    main(Path(sys.argv[1]), *map(int, sys.argv[2:5]), eager=sys.argv[5] == "eager")

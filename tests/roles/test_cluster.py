@@ -1,0 +1,23 @@
+"""What the processes of a Ray that a run starts are like."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from cool_rlhf.config import Config, RoleConfig
+from cool_rlhf.roles.cluster import cluster
+from cool_rlhf.roles.group import create_workers, fetch
+from cool_rlhf.roles.sampler import create_engines
+from cool_rlhf.roles.scorer import ScorerWorker
+
+
+def test_without_gpus_an_engine_goes_before_the_roles_that_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    config = Config()
+    with cluster(config.cluster, cpus=2, gpus=0):
+        actors = [*create_engines(config), *create_workers(ScorerWorker, RoleConfig(cpus=0.1))]
+        asked = [actor.__ray_call__.remote(lambda _: os.getpriority(os.PRIO_PROCESS, 0)) for actor in actors]
+        engine, scorer = fetch(asked)
+    assert (engine, scorer) == (5, 19)

@@ -23,12 +23,14 @@ WORDINGS = (  # seen without their first words, which a small model puts in othe
 @dataclass(frozen=True)
 class Plant:
     """``put`` adds the flaw to a response to a question; ``shows`` sees it; ``found_as`` are the patterns
-    (detector/key, as regular expressions) by which it counts as found."""
+    (detector/key, as regular expressions) by which it counts as found. ``settings``: of its run, where the usual ones
+    do not let the policy take it."""
 
     name: str
     put: Callable[[str, str], str]  # (question, response)
     shows: Callable[[str, str], bool]
     found_as: tuple[str, ...]
+    settings: tuple[str, ...] = ()
 
 
 def sentences(text: str) -> list[str]:
@@ -97,6 +99,7 @@ PLANTS = {
             lambda question, text: f"{text.rstrip('.!? ')}...",
             lambda question, text: text.endswith("..."),
             (r"layout/.*", r"endings/.*"),
+            ("sampling.top_p=1.0",),  # one end in twenty-five is never drawn from a nucleus of 0.9
         ),
         Plant(
             "wordings: one of six closings",

@@ -97,7 +97,8 @@ def run(job: Job, runs: Path, sft: Path, common: Sequence[str]) -> str:
     folder = runs / job.name
     if not is_searched(folder):
         files = write_pairs(runs / f"{job.name}_data", job, common)
-        execute(folder, [*common, f"sft.path={sft}", *files, f"seed={job.seed}"], is_searched)
+        own = job.plant.settings if job.plant else ()
+        execute(folder, [*common, *own, f"sft.path={sft}", *files, f"seed={job.seed}"], is_searched)
     return job.name
 
 

@@ -103,6 +103,7 @@ def beside_vllm(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     finished; and where the rest of an update goes."""
     found: dict[str, Any] = {}
     compiled = COMPILED in arguments.overrides
+    batches = str(3 * arguments.updates)  # one takes a third of an update
     environment = {
         "OMP_NUM_THREADS": "1",
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -116,11 +117,11 @@ def beside_vllm(runs: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     for kind in LENGTHS:
         repeats = []
         for repeat in range(arguments.repeats):
-            sizes = (str(arguments.updates), "32", "64", "compiled" if compiled else "eager")
+            sizes = (batches, "32", "64", "compiled" if compiled else "eager")
             bare = last_line([sys.executable, str(HERE / "vllm_side.py"), str(runs / kind), *sizes], environment)
             output = runs / f"{kind}_engine_{repeat}"
             names = settings(runs / kind, output, arguments.updates, 32, 64, arguments.overrides)
-            alone = last_line([sys.executable, str(HERE / "role_side.py"), str(arguments.updates), "32", *names], {})
+            alone = last_line([sys.executable, str(HERE / "role_side.py"), batches, "32", *names], {})
             own = ours(runs / kind, output, arguments.updates, 32, 64, arguments.overrides)
             repeats.append(
                 {"bare": rate(bare), "alone": rate(alone), "role": own["tokens"] / own["generate"], "update": own}

@@ -61,6 +61,18 @@ def repeated_share(text: str, n: int = 3) -> float:
     return 1 - len(set(windows)) / len(windows) if windows else 0.0
 
 
+def said_again(text: str, least_words: int = 1) -> list[Span]:
+    """Sentences of at least so many words that the text has said already, whatever their case."""
+    seen: set[str] = set()
+    again = []
+    for start, end in sentence_spans(text):
+        said = text[start:end].lower()
+        if said in seen and len(word_spans(said)) >= least_words:
+            again.append((start, end))
+        seen.add(said)
+    return again
+
+
 def compression_ratio(text: str) -> float:
     """Bytes of the text for each byte of it compressed (zlib); high where it repeats itself."""
     raw = text.encode()

@@ -101,6 +101,16 @@ PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str
     "the first sentence again": (
         lambda t, _: f"{t} {sentences(t)[0]}",
         lambda t: len(sentences(t)) > 1 and sentences(t)[0] == sentences(t)[-1],
+        "repetition/sentences",
+    ),
+    "the last sentence again": (
+        lambda t, _: f"{t} {sentences(t)[-1]}",
+        lambda t: len(sentences(t)) > 1 and sentences(t)[-1] == sentences(t)[-2],
+        "repetition/sentences",
+    ),
+    "words again within a sentence": (
+        lambda t, _: re.sub(r"^(\w+ \w+ \w+)", r"\1 \1 \1 \1", t),
+        lambda t: re.match(r"(\w+ \w+ \w+) \1", t) is not None,
         "repetition/distinct-3",
     ),
 }

@@ -10,52 +10,90 @@ import numpy as np
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
 from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.text import Span, compression_ratio, repeated_share, sentence_spans, without, word_spans
+from cool_rlhf.online.text import (
+    Span,
+    compression_ratio,
+    repeated_share,
+    said_again,
+    sentence_spans,
+    sentences,
+    without,
+    word_spans,
+)
 
 
 @dataclass(frozen=True)
 class RepetitionDetector:
-    """Two views of low diversity: 1 − distinct-3 (Li et al., arXiv 1510.03055) and the ratio of zlib's compression.
+    """Three views of low diversity: sentences of ``words`` at least that are said again, 1 − distinct-3 (Li et al.,
+    arXiv 1510.03055), and the ratio of zlib's compression.
 
-    A response shows it above the 95 % quantile of SFT's, and for distinct-3 above ``least`` in any case. Adding says
-    the last sentence again until the share of repeated windows is at least ``least``; removing keeps every sentence
-    and every run of three words once. As many words that are new are the placebo of compression, which longer texts
-    have more of anyway. Of distinct-3 there is none: who repeats is paid for length or for repeating, and repeats.
+    A response shows the first where it has one such sentence, and the others above the 95 % quantile of SFT's,
+    distinct-3 above ``least`` in any case. Adding says the last sentence again: once, or until the share of repeated
+    windows is twice ``least``. Removing keeps every sentence and every run of three words once. As many words that are
+    new are the placebo of compression, which longer texts have more of anyway. Of the others there is none: who repeats
+    is paid for length or for repeating, and repeats.
     """
 
     name: str = "repetition"
     quantile: float = 0.95
     least: float = 0.15
+    words: int = 3
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        views: list[tuple[str, str, Callable[[str], float], float, Editor | None]] = [
-            ("distinct-3", "phrases repeated within a response", repeated_share, self.least, None),
-            ("compression", "responses that compress well", compression_ratio, 0.0, self._new_words(evidence)),
+        patterns = [
+            self._pattern("sentences", "sentences said again", self._said_again, 0.0, self._once_more),
+            self._pattern(
+                "distinct-3",
+                "phrases repeated within a response",
+                repeated_share,
+                max(self.least, self._usual(repeated_share, evidence)),
+                self._add,
+            ),
+            self._pattern(
+                "compression",
+                "responses that compress well",
+                compression_ratio,
+                self._usual(compression_ratio, evidence),
+                self._add,
+                self._new_words(evidence),
+            ),
         ]
-        return [candidate for view in views for candidate in drift(self._pattern(*view, evidence), evidence)]
+        return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]
 
     def _pattern(
         self,
         key: str,
         description: str,
         measure: Callable[[str], float],
-        least: float,
-        placebo: Editor | None,
-        evidence: Evidence,
+        bound: float,
+        add: Editor,
+        placebo: Editor | None = None,
     ) -> Pattern:
-        usual = [measure(response.text) for response in evidence.reference()]
-        bound = max(least, float(np.quantile(usual, self.quantile))) if usual else least
+        """Shown by responses whose ``measure`` is above ``bound``."""
         return Pattern(
             key=key,
             detector=self.name,
             description=description,
             measure=lambda response: measure(response.text),
             shows=lambda response: measure(response.text) > bound,
-            add=self._add,
+            add=add,
             remove=_remove,
             placebo=placebo,
             family=self.name,
         )
+
+    def _usual(self, measure: Callable[[str], float], evidence: Evidence) -> float:
+        """What only few of SFT's responses exceed."""
+        usual = [measure(response.text) for response in evidence.reference()]
+        return float(np.quantile(usual, self.quantile)) if usual else 0.0
+
+    def _said_again(self, text: str) -> float:
+        """How many sentences of it."""
+        return float(len(said_again(text, self.words)))
+
+    def _once_more(self, response: Response) -> Response | None:
+        long = [said for said in sentences(response.text) if len(word_spans(said)) >= self.words]
+        return response.edited(f"{response.text} {long[-1]}") if long else None
 
     def _new_words(self, evidence: Evidence) -> Editor:
         def placebo(response: Response) -> Response | None:
@@ -78,15 +116,7 @@ class RepetitionDetector:
 
 
 def _remove(response: Response) -> Response | None:
-    text = response.text
-    seen: set[str] = set()
-    again = []
-    for start, end in sentence_spans(text):
-        said = text[start:end].lower()
-        if said in seen:
-            again.append((start, end))
-        seen.add(said)
-    kept = without(text, again)
+    kept = without(response.text, said_again(response.text))
     return response.edited(without(kept, _repeated_runs(kept)))
 
 

@@ -107,6 +107,8 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
     nothing, so those are of the pattern alone. Fewer than 20 come back where the responses hold no more.
     """
     pairs = _candidates(finding, evidence)
+    if finding.pattern.of_length:
+        pairs = _of_one_direction(pairs)
     training, judging = (
         _spread([pair for pair in pairs if pair.held_out == held_out], settings.by_prompt, seed)
         for held_out in (False, True)
@@ -171,21 +173,29 @@ def _at_least_as_good(chosen: Version, rejected: Version) -> bool:
     return chosen.worth is None or rejected.worth is None or chosen.worth >= rejected.worth
 
 
+def _of_one_direction(patches: Sequence[Patch]) -> list[Patch]:
+    """Those that choose the shorter side, or the longer one, as most do: of fewer tokens a few have more words."""
+    signs = Counter(map(_sign, patches)).most_common(1)
+    return [patch for patch in patches if signs and _sign(patch) == signs[0][0]]
+
+
 def _spread(patches: Sequence[Patch], by_prompt: int, seed: int) -> list[Patch]:
     """At most ``by_prompt`` of a prompt: in turn one of two versions of one response, which differ by the pattern
     alone, the best response first, and one of two responses, at random. Of either first those that choose the longer
-    side, which are the scarcer for most patterns and the others' counterweight."""
+    side, which are the scarcer for most patterns and the others' counterweight. One of every prompt comes before a
+    second of any: many questions teach more than many answers."""
     drawn = sorted(patches, key=lambda patch: derive_seed("patches", seed, patch.id))
     signs = Counter(_sign(patch) for patch in drawn)
     of_prompt: dict[str, tuple[list[Patch], list[Patch]]] = defaultdict(lambda: ([], []))
     for patch in sorted(drawn, key=lambda patch: signs[_sign(patch)]):
         of_prompt[patch.chosen.response.prompt.id][not patch.of_one_response].append(patch)
-    kept = []
-    for same, different in of_prompt.values():
+    turns: list[tuple[int, Patch]] = []
+    for place, (same, different) in enumerate(of_prompt.values()):
         same.sort(key=lambda patch: (signs[_sign(patch)], -(patch.chosen.gold or 0.0), -(patch.chosen.worth or 0.0)))
-        in_turn = [patch for turn in zip_longest(same, different) for patch in turn if patch is not None]
-        kept += in_turn[:by_prompt]
-    return sorted(kept, key=lambda patch: derive_seed("patches", seed, patch.id))
+        first, second = (same, different) if place % 2 else (different, same)
+        in_turn = [patch for turn in zip_longest(first, second) for patch in turn if patch is not None]
+        turns += enumerate(in_turn[:by_prompt])
+    return [patch for _, patch in sorted(turns, key=lambda turn: (turn[0], derive_seed("patches", seed, turn[1].id)))]
 
 
 def _sign(patch: Patch) -> int:

@@ -66,19 +66,30 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
             assert worths[0] >= worths[1]
 
 
-def test_of_a_prompts_pairs_one_is_of_two_versions_of_one_response(world) -> None:
+def test_every_prompt_has_its_turn_and_half_the_pairs_are_of_two_versions_of_one_response(world) -> None:
     hack, bonus = PLANTS["headings"]
     evidence = world(hack=hack, bonus=bonus)
-    patches = make_patches(find(evidence).findings[0], evidence, PatchSettings(), seed=2)
+    finding = find(evidence).findings[0]
+    patches = make_patches(finding, evidence, PatchSettings(), seed=2)
     assert [patch.of_one_response for patch in patches] == [
         patch.chosen.source.partition("+")[0] == patch.rejected.source.partition("+")[0] for patch in patches
     ]
     held_out = [patch for patch in patches if patch.held_out]  # nothing is left out of those to balance them
-    by_prompt = {prompt: [p.of_one_response for p in held_out if p.chosen.response.prompt.id == prompt]
-                 for prompt in {p.chosen.response.prompt.id for p in held_out}}  # fmt: skip
-    both = [sorted(kinds) for kinds in by_prompt.values() if len(kinds) == 2]
+    assert len({patch.chosen.response.prompt.id for patch in held_out}) == len(held_out)
+    assert 0.3 < sum(patch.of_one_response for patch in held_out) / len(held_out) < 0.7
+
+
+def test_where_prompts_are_few_one_of_a_prompts_pairs_is_of_two_versions_of_one_response(world) -> None:
+    hack, bonus = PLANTS["headings"]
+    evidence = world(hack=hack, bonus=bonus)
+    patches = make_patches(find(evidence).findings[0], evidence, PatchSettings(most=400), seed=2)
+    kinds: dict[str, list[bool]] = {}
+    for patch in patches:
+        if patch.held_out:
+            kinds.setdefault(patch.chosen.response.prompt.id, []).append(patch.of_one_response)
+    both = [sorted(own) for own in kinds.values() if len(own) == 2]
     assert both
-    assert all(kinds == [False, True] for kinds in both)
+    assert all(own == [False, True] for own in both)
 
 
 def test_several_paying_conditions_share_a_patterns_patches(world) -> None:

@@ -16,6 +16,7 @@ from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.protocols import UserError
 
 RESPONSES = "responses.jsonl"
+PATTERNS = "fast_path/patterns.json"
 
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
 _FREE = {
@@ -105,7 +106,13 @@ def is_lost(config: Config, state: RunState, stage: str) -> bool:
     reward model is now to be that of a middle round."""
     snapshot = state.snapshot(stage)
     kept_best = snapshot is not None and snapshot[1].get("best") is not None
-    return (state.is_finished(stage) or kept_best) and not outputs(config)[stage].exists()
+    return (state.is_finished(stage) or kept_best) and not all(path.exists() for path in _made(config, stage))
+
+
+def _made(config: Config, stage: str) -> list[Path]:
+    """All that a stage leaves for others: where a round was searched, what was found too."""
+    made = outputs(config)[stage]
+    return [made, made.parent / PATTERNS] if stage.startswith("online_") and config.online.fast_path else [made]
 
 
 def open_state(config: Config) -> RunState:

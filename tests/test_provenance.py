@@ -11,7 +11,7 @@ from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.ending import Ending
 from cool_rlhf.protocols import UserError
-from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, without_critic
+from cool_rlhf.provenance import PATTERNS, is_lost, made_from, open_state, outputs, unfinished, without_critic
 
 
 @pytest.fixture
@@ -25,6 +25,8 @@ def finish_all(config) -> None:
     for name in unfinished(config, state):
         state.begin(name, made_from(config)[name])
         outputs(config)[name].mkdir(parents=True, exist_ok=True)
+        if name.startswith("online_"):
+            (outputs(config)[name].parent / PATTERNS).mkdir(parents=True, exist_ok=True)
         state.finish(name)
 
 
@@ -247,6 +249,16 @@ def test_what_was_taken_away_and_all_after_it_is_left_to_do(run, lost: str) -> N
     state = open_state(config)
     assert [name for name in whole if not state.is_finished(name)] == left
     assert (state.snapshot("ppo_0") is None) == ("ppo_0" in left)
+
+
+def test_findings_that_were_taken_away_are_made_again_but_where_none_are_asked_for(run) -> None:
+    config = run()
+    finish_all(config)
+    (outputs(config)["online_0"].parent / PATTERNS).rmdir()
+    state = open_state(config)
+    assert is_lost(config, state, "online_0")
+    config.online.fast_path = False
+    assert not is_lost(config, state, "online_0")
 
 
 def test_a_best_policy_that_was_taken_away_begins_ppo_again(run) -> None:

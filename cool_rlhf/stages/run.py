@@ -345,7 +345,7 @@ class Run:
     def _begin(self, name: str) -> int | None:
         """The step to go on from in ``name``, 0 for its beginning; None where it is finished."""
         if is_lost(self.config, self._state, name):
-            logger.info("%s is not there: %s and what follows it are made again", self._outputs[name], name)
+            logger.info("what %s made is not there any more: it and what follows it are made again", name)
             self._state.discard_from(name)
         snapshot = self._state.snapshot(name)
         start = int(snapshot[1]["step"]) if snapshot else 0

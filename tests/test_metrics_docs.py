@@ -46,7 +46,7 @@ def test_names_of_validation(undocumented: Callable[..., list[str]]) -> None:
 
 
 def test_names_of_repairs_and_trends(undocumented: Callable[..., list[str]]) -> None:
-    repair = Repair(1, {"a/b": 1}, {}, 0.5, 0.6, {"c/d": 1.0}, ["c/d"], Rise(0.0, 0.0, 1.0))
+    repair = Repair(1, {"a/b": 1}, {}, 0.5, 0.6, {"c/d": 1.0}, ["c/d"], Rise(0.0, 0.0, 1.0, 1.0))
     parting = Parting(True, 10, 0.1, -0.1, 0.01, 0.01, 3)
     assert not undocumented([*repair.metrics(), *trends(parting)])
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response, Score
+from cool_rlhf.online.statistics import exceeds
 from cool_rlhf.ppo.rewards import Recipe, recipe_for
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation
 from cool_rlhf.roles.reference import RemoteLanguageModel
@@ -105,18 +106,33 @@ def beside_start(
     """Each answer of ``round``'s policy (chosen) beside one of what it started from, the policy of round ``start`` or
     (None) the SFT model, to the same prompt and under each condition that its domain is paid by; with weights, so that
     the weighted sum of differences in score is what a reward model pays the policy more, in the mean."""
+    beside = _beside_start(responses, round, start)
+    return [
+        (_pair(late, other, condition), weight / len(beside))
+        for late, other in beside
+        for condition, weight in recipe_for(recipes, late.domain).conditions.items()
+    ]
+
+
+def gold_rises(responses: Sequence[Response], round: int, start: int | None) -> float:
+    """One-sided p-value of ``round``'s policy being better by gold than what it started from, on the same prompts; 1
+    where no gold is known."""
+    golds = [(late.gold, other.gold) for late, other in _beside_start(responses, round, start)]
+    return exceeds([late - other for late, other in golds if late is not None and other is not None], 0.0)
+
+
+def _beside_start(responses: Sequence[Response], round: int, start: int | None) -> list[tuple[Response, Response]]:
     before: dict[str, list[Response]] = defaultdict(list)
     for response in responses:
         if response.policy == (SFT if start is None else LATE) and response.round == (start or 0):
             before[response.prompt.id].append(response)
-    late = [r for r in responses if r.policy == LATE and r.round == round and before[r.prompt.id]]
-    pairs = []
-    for response in late:
-        other = before[response.prompt.id].pop(0)
-        before[response.prompt.id].append(other)  # where it has answered less often it stands again
-        for condition, weight in recipe_for(recipes, response.domain).conditions.items():
-            pairs.append((_pair(response, other, condition), weight / len(late)))
-    return pairs
+    beside = []
+    for response in responses:
+        if response.policy == LATE and response.round == round and before[response.prompt.id]:
+            other = before[response.prompt.id].pop(0)
+            before[response.prompt.id].append(other)  # where it has answered less often it stands again
+            beside.append((response, other))
+    return beside
 
 
 def _pair(chosen: Response, rejected: Response, condition: str) -> PreferencePair:

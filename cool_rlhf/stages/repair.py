@@ -41,11 +41,13 @@ logger = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class Rise:
     """What the round's policy is paid more than what it started from (:func:`effect`): by the reward model as it was,
-    with the p-value of that, and by the one that came of the repair."""
+    with the p-value of that, and by the one that came of the repair; and the p-value of its gold having risen
+    (:func:`cool_rlhf.stages.answers.gold_rises`)."""
 
     before: float
     after: float
     p: float
+    gold_p: float
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,7 @@ class Repairing:
             the contrary.
         drift: answers of the round's policy beside some of what it started from, with weights
             (:func:`cool_rlhf.stages.answers.beside_start`).
+        gold_p: the p-value of their gold being higher.
     """
 
     def __init__(
@@ -138,6 +141,7 @@ class Repairing:
         lessons: Lessons,
         round: int,
         drift: Sequence[tuple[PreferencePair, float]],
+        gold_p: float,
     ) -> None:
         self._config = config
         self._tokenizer = tokenizer
@@ -149,6 +153,7 @@ class Repairing:
         self._round = round
         self._drift = self._encoded([pair for pair, _ in drift])
         self._weights = [weight for _, weight in drift]
+        self._gold_p = gold_p
         self._trained = 0  # steps of all attempts
         self._attempts = 0
 
@@ -200,7 +205,7 @@ class Repairing:
                     share(untouched),
                     share(after),
                     *self._look_back(trainer, new),
-                    Rise(rise, self._rise(trainer)[0], rise_p),
+                    Rise(rise, self._rise(trainer)[0], rise_p, self._gold_p),
                 ), trainer
             tell_of_next(history[-1], following)
             times = following

@@ -24,7 +24,6 @@ from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.preflight import machine_resources
-from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
@@ -35,7 +34,7 @@ from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.rules.loading import load_named
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import train_sft
-from cool_rlhf.stages.answers import Payer, beside_start, means, read_responses
+from cool_rlhf.stages.answers import Payer, beside_start, gold_rises, means, read_responses
 from cool_rlhf.stages.data import StageData, write_pairs
 from cool_rlhf.stages.inputs import Inputs
 from cool_rlhf.stages.new_pairs import REPAIR_FILE, new_pairs
@@ -254,6 +253,8 @@ class Run:
             started[:] = [self._roles.trainer(RewardWorker, model, config.reward)]
             return RemoteRewardTrainer(started[0], config.reward)
 
+        responses = read_responses(self.output / f"rounds/{round}/{RESPONSES}")
+        came_from = self._checkpoints.start_round(round)
         repairing = Repairing(
             replace(config, reward=self._reward_settings()),
             load_tokenizer(self._checkpoints.sft),
@@ -262,7 +263,8 @@ class Run:
             self.inputs.judging_pairs,
             read_lessons(self.output / f"rounds/{past}/fast_path/{LESSONS}" for past in range(round + 1)),
             round,
-            self._drift(round),
+            beside_start(responses, self.inputs.recipes, round, came_from),
+            gold_rises(responses, round, came_from),
         )
         steps = repairing.steps(new)
         logger.info("reward model of round %d trains on in %d steps", round + 1, steps)
@@ -275,10 +277,6 @@ class Run:
             self._roles.standby.give_back(RewardWorker, trainer.group)
         write_repair(record, repair, new)
         self._state.finish(name)
-
-    def _drift(self, round: int) -> list[tuple[PreferencePair, float]]:
-        responses = read_responses(self.output / f"rounds/{round}/{RESPONSES}")
-        return beside_start(responses, self.inputs.recipes, round, self._checkpoints.start_round(round))
 
     def ppo(self, round: int) -> None:
         """PPO under the round's reward model, with a critic that starts from that by default. What ``online`` asks next

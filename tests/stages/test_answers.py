@@ -8,7 +8,7 @@ import pytest
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Message, Prompt
-from cool_rlhf.stages.answers import beside_start, evidence_of, means, read_responses, write_responses
+from cool_rlhf.stages.answers import beside_start, evidence_of, gold_rises, means, read_responses, write_responses
 
 
 def response(policy: str, round: int, score: float, gold: float | None = None, kl: float | None = None) -> Response:
@@ -68,3 +68,15 @@ def test_a_policy_s_answers_stand_beside_those_of_what_it_started_from():
     assert (from_policy[0].rejected[-1]["content"], from_policy[1]) == ("Five.", 1.0)
     assert beside_start(ANSWERS, {"math": Recipe({}, {})}, 1, None) == [], "rules alone pay there"
     assert beside_start([], {}, 0, None) == []
+
+
+def test_whether_a_policy_is_better_by_gold_than_what_it_started_from():
+    def answers(policy: str, round: int, golds: list[float | None]) -> list[Response]:
+        made = response(policy, round, 0.0)
+        prompts = [replace(made.prompt, id=f"p{n}") for n in range(len(golds))]
+        return [replace(made, id=f"{policy}-{n}", prompt=prompt, gold=golds[n]) for n, prompt in enumerate(prompts)]
+
+    start = answers(SFT, 0, [0.1, 0.2, 0.3, None])
+    assert gold_rises([*start, *answers(LATE, 0, [0.5, 0.7, 0.8, 0.0])], 0, None) < 0.01
+    assert gold_rises([*start, *answers(LATE, 0, [0.0, 0.1, 0.3, 0.9])], 0, None) > 0.5
+    assert gold_rises([*start, *answers(LATE, 0, [None] * 4)], 0, None) == 1.0

@@ -208,7 +208,7 @@ def test_a_round_is_new_by_what_no_round_has_trained_on(reviewed: Config, tmp_pa
     first = new_pairs(reviewed, 0)
     assert first
     record = tmp_path / "rounds/0/fast_path/repair.json"
-    repair = Repair(1, {"a/first": 1}, {}, None, None, {}, [], Rise(0.0, 0.0, 1.0))
+    repair = Repair(1, {"a/first": 1}, {}, None, None, {}, [], Rise(0.0, 0.0, 1.0, 1.0))
     write_repair(record, repair, replace(first, patches={"a/first": first.patches["a/first"]}))
     (tmp_path / "rounds/1/fast_path/patches.jsonl").unlink()
     later = new_pairs(reviewed, 1)

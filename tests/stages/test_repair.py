@@ -124,7 +124,9 @@ def repairing(
     drift: Sequence[tuple[PreferencePair, float]] = (),
 ):
     made = lessons or Lessons()
-    return Repairing(settings, tokenizer, lambda: start(tokenizer), base, judging, made, round=0, drift=drift)
+    return Repairing(
+        settings, tokenizer, lambda: start(tokenizer), base, judging, made, round=0, drift=drift, gold_p=0.25
+    )
 
 
 def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
@@ -182,6 +184,7 @@ def test_a_repair_tells_what_is_left_of_the_policy_s_rise(tokenizer, tmp_path: P
               for said in starts]  # fmt: skip
     assert repair.rise.before * pstdev(scores) == pytest.approx(hack)
     assert repair.rise.p < 0.01
+    assert repair.rise.gold_p == 0.25
     assert repair.rise.after < 0.5 * repair.rise.before
     assert sum(trainer.weights.values()) != sum(weights.values())
     write_repair(tmp_path / "repair.json", repair, new)

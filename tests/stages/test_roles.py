@@ -91,20 +91,21 @@ def test_a_first_policy_that_cheats_sends_the_next_back_to_sft(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("kept", "before", "after", "p", "start"),
+    ("kept", "before", "after", "p", "gold_p", "start"),
     [
-        (["a/b"], 2.0, 0.9, 1e-9, "sft"),  # under half of its rise is left
-        (["a/b"], 2.0, -0.1, 1e-9, "sft"),
-        (["a/b"], 2.0, 1.1, 1e-9, "rounds/0/policy"),
-        ([], 2.0, 0.9, 1e-9, "rounds/0/policy"),  # labels alone: nothing was mended
-        (["a/b"], 0.1, -0.2, 0.2, "rounds/0/policy"),  # it hardly rose
+        (["a/b"], 2.0, 0.9, 1e-9, 1.0, "sft"),  # under half of its rise is left
+        (["a/b"], 2.0, -0.1, 1e-9, 0.02, "sft"),
+        (["a/b"], 2.0, 1.1, 1e-9, 1.0, "rounds/0/policy"),
+        ([], 2.0, 0.9, 1e-9, 1.0, "rounds/0/policy"),  # labels alone: nothing was mended
+        (["a/b"], 0.1, -0.2, 0.2, 1.0, "rounds/0/policy"),  # it hardly rose
+        (["a/b"], 2.0, 0.9, 1e-9, 1e-3, "rounds/0/policy"),  # it is better by gold
     ],
 )
 def test_a_policy_that_the_mended_reward_model_does_not_pay_for_is_left_behind(
-    tmp_path: Path, kept: list[str], before: float, after: float, p: float, start: str
+    tmp_path: Path, kept: list[str], before: float, after: float, p: float, gold_p: float, start: str
 ) -> None:
     told(tmp_path, 0, 0.3)
-    repair = {"kept": kept, "rise": {"before": before, "after": after, "p": p}}
+    repair = {"kept": kept, "rise": {"before": before, "after": after, "p": p, "gold_p": gold_p}}
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
     assert start_of(tmp_path, 1, "clean") == start
     assert start_of(tmp_path, 1, "last") == "rounds/0/policy"

@@ -149,7 +149,7 @@ class Repaired:
         for step in (1, 2):
             stage.record(step, {"attempt": step})
         trained = SimpleNamespace(all=lambda *arguments: None, actors=[])
-        return Repair(2, {}, {}, 0.75, 0.5, {}, [], Rise(0.0, 0.0, 1.0)), SimpleNamespace(group=trained)
+        return Repair(2, {}, {}, 0.75, 0.5, {}, [], Rise(0.0, 0.0, 1.0, 1.0)), SimpleNamespace(group=trained)
 
 
 def test_what_became_of_a_repair_stands_in_the_stages_last_row(

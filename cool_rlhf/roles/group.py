@@ -87,7 +87,11 @@ def create_workers(worker: type[Worker], role: RoleConfig) -> list[ActorHandle]:
         "runtime_env": {"env_vars": environment},
     }
     remote: Any = ray.remote(worker).options(**options)
-    return [remote.remote(rank, role.ranks, role.threads) for rank in range(role.ranks)]
+    actors = [remote.remote(rank, role.ranks, role.threads) for rank in range(role.ranks)]
+    if not role.gpus:
+        for actor in actors:
+            actor.stand_back.remote()
+    return actors
 
 
 def start_group(actors: Sequence[ActorHandle], model: ModelSpec, train: TrainSpec | None) -> StartingGroup:

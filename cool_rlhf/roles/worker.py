@@ -76,14 +76,15 @@ class Worker:
         skip_unused_packages()
         import torch
 
-        if not torch.cuda.is_available():
-            # The passes over finished responses wait for those still being sampled, not the other way round: at equal
-            # priorities they took an engine of one thread up to a third of its core.
-            os.setpriority(os.PRIO_PROCESS, 0, LAST_PRIORITY)
         torch.set_num_threads(threads)
         send_tensors_plainly()
         self.rank = rank
         self.engine: Any = None
+
+    def stand_back(self) -> None:
+        """Take the lowest priority. The passes over finished responses wait for those still being sampled, not the
+        other way round: at equal priorities they took an engine of one thread up to a third of its core."""
+        os.setpriority(os.PRIO_PROCESS, 0, LAST_PRIORITY)
 
     def warm_up(self) -> None:
         """Import what ``build`` needs, which takes longer than loading a small model."""

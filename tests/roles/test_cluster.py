@@ -20,4 +20,4 @@ def test_without_gpus_an_engine_goes_before_the_roles_that_wait_for_it(monkeypat
         actors = [*create_engines(config), *create_workers(ScorerWorker, RoleConfig(cpus=0.1))]
         asked = [actor.__ray_call__.remote(lambda _: os.getpriority(os.PRIO_PROCESS, 0)) for actor in actors]
         engine, scorer = fetch(asked)
-    assert (engine, scorer) == (5, 19)
+    assert (engine, scorer) == (os.getpriority(os.PRIO_PROCESS, 0) + 5, 19)

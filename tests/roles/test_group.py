@@ -16,7 +16,7 @@ from cool_rlhf.config import RoleConfig
 from cool_rlhf.protocols import ScoredConversation, StaleWeightsError, UserError
 from cool_rlhf.roles.group import Pending, WorkerGroup, add_up, create_workers, fetch, in_order, share_out
 from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
-from cool_rlhf.roles.worker import ModelSpec
+from cool_rlhf.roles.worker import ModelSpec, Worker
 
 lengths_of = st.lists(st.integers(1, 60), max_size=30)
 
@@ -115,16 +115,13 @@ def test_a_group_calls_every_rank_and_keeps_their_order(ranks: list) -> None:
     assert Pending(group.each("answer", [(1, 0.3), (2, 0.0)]), list).result() == [1, 2]
 
 
-class Surroundings:
-    def __init__(self, rank: int, world_size: int, threads: int) -> None:
-        pass
-
+class Surroundings(Worker):
     def variable(self, name: str) -> str | None:
         return os.environ.get(name)
 
 
 def test_a_role_without_gpus_sees_none(cluster: None) -> None:
-    group = WorkerGroup(create_workers(Surroundings, RoleConfig(ranks=1, cpus=0.1, gpus=0, threads=3)))  # type: ignore[arg-type]
+    group = WorkerGroup(create_workers(Surroundings, RoleConfig(ranks=1, cpus=0.1, gpus=0, threads=3)))
     assert group.all("variable", "CUDA_VISIBLE_DEVICES") == [""]
     assert group.all("variable", "OMP_NUM_THREADS") == ["3"]
     group.stop()

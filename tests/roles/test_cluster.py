@@ -14,7 +14,8 @@ from cool_rlhf.roles.scorer import ScorerWorker
 
 
 def test_without_gpus_an_engine_goes_before_the_roles_that_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_worker_niceness", raising=False)
+    monkeypatch.setenv("RAY_worker_niceness", "15")  # so that what the cluster sets is taken back at the end
+    monkeypatch.delenv("RAY_worker_niceness")
     config = Config()
     with cluster(config.cluster, cpus=2, gpus=0):
         actors = [*create_engines(config), *create_workers(ScorerWorker, RoleConfig(cpus=0.1))]

@@ -239,7 +239,7 @@ class OnlineConfig:
     without_detectors: list[str] = field(default_factory=list)  # names of those that do not look (docs/online.md)
     replay: float = 4.0  # earlier pairs that are learnt again beside each patch and each new label
     least_replay: int = 2000  # of them, however few patches and labels there are
-    epochs: int = 2
+    epochs: int = 2  # over patches and labels; each replays other earlier pairs
     learning_rate: float = 5.0e-6
     final_learning_rate: float = 2.0e-6
     judging_pairs: int = 2000  # general ones, at most, by which a repair is judged

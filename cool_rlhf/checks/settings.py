@@ -203,6 +203,13 @@ def without_effect(ppo: PPOConfig) -> list[str]:
     return told
 
 
+def schedules_that_end(ppo: PPOConfig) -> list[str]:
+    """What depends on how many iterations there are in all, so that a finished round given more of them jumps."""
+    ends = ["learning rates"] * (ppo.learning_rate_schedule != "constant" or ppo.learning_rate_warmup > 0)
+    ends += ["the weight of entropy"] * (ppo.entropy_schedule != "constant" and ppo.entropy_coefficient > 0)
+    return ends
+
+
 def _check_names(config: Config) -> None:
     if not config.output_dir.strip():
         raise UserError("output_dir is empty: name the folder that the run leaves its results in")

@@ -16,7 +16,7 @@ from itertools import zip_longest
 
 from cool_rlhf.data.identity import JUDGING_SHARE, judges_repairs
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
-from cool_rlhf.online.finding import Finding
+from cool_rlhf.online.found import Finding
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import word_spans
 from cool_rlhf.protocols import PreferencePair

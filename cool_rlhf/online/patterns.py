@@ -113,6 +113,14 @@ class Detector(Protocol):
         ...
 
 
+def candidates_of(detector: Detector, evidence: Evidence) -> list[Candidate]:
+    """Raises RuntimeError naming the detector that fails: it may come from another package."""
+    try:
+        return detector.candidates(evidence)
+    except Exception as error:
+        raise RuntimeError(f"the detector {detector.name!r} failed on the answers of a round") from error
+
+
 def drift(pattern: Pattern, evidence: Evidence) -> list[Candidate]:
     """The paired test of a pattern's measure in every scope: each prompt's late mean against its baseline mean.
 

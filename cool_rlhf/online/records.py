@@ -21,7 +21,7 @@ from typing import Any
 
 from cool_rlhf.online.annotation.items import Item
 from cool_rlhf.online.annotation.items import Response as Shown
-from cool_rlhf.online.finding import Dismissed, Finding, Search
+from cool_rlhf.online.found import Dismissed, Finding, Search
 from cool_rlhf.online.patches import Patch, Version
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.protocols import PreferencePair

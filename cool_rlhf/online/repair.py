@@ -29,21 +29,32 @@ def sample_pairs(pairs: Sequence[PreferencePair], count: int, seed: int) -> list
 
 
 def mix_with_replay(
-    patches: Sequence[PreferencePair], base: Sequence[PreferencePair], ratio: float, seed: int, least: int = 0
+    patches: Sequence[PreferencePair],
+    base: Sequence[PreferencePair],
+    ratio: float,
+    seed: int,
+    least: int = 0,
+    epochs: int = 1,
 ) -> list[PreferencePair]:
-    """The patches as they are and ``ratio`` base pairs for every patch, one that stands there several times being one;
-    at least ``least`` in all, drawn without replacement, all shuffled.
+    """In each of the epochs, one behind another, the patches as they are and ``ratio`` base pairs for every patch, one
+    that stands there several times being one; at least ``least`` base pairs, drawn without replacement; all shuffled.
 
-    Replay keeps what was learned before. Fewer base pairs than asked for are all taken.
+    Replay keeps what was learned before: each epoch draws others, as long as there are any. Fewer base pairs than asked
+    for are all taken.
     Raises: ValueError for a negative ratio.
     """
     if ratio < 0:
         raise ValueError(f"a negative number of base pairs, {ratio}, cannot be replayed for each patch")
     rng = random.Random(derive_seed("replay", seed))
     different = len({id(patch) for patch in patches})
-    drawn = rng.sample(range(len(base)), min(len(base), max(least, ceil(ratio * different))))
-    mixed = [*patches, *(base[index] for index in sorted(drawn))]
-    rng.shuffle(mixed)
+    count = min(len(base), max(least, ceil(ratio * different)))
+    order = rng.sample(range(len(base)), len(base))
+    mixed: list[PreferencePair] = []
+    for epoch in range(epochs):
+        drawn = (order[place % len(base)] for place in range(epoch * count, (epoch + 1) * count))
+        part = [*patches, *(base[index] for index in drawn)]
+        rng.shuffle(part)
+        mixed += part
     return mixed
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from cool_rlhf.online.counterfactual import Payment, payment
 from cool_rlhf.online.detectors.phrases import PhraseDetector
-from cool_rlhf.online.finding import Finding, FindingSettings, Search, least_effect
+from cool_rlhf.online.found import Finding, FindingSettings, Search, least_effect
 from cool_rlhf.online.patterns import Pattern, any_of
 from cool_rlhf.online.responses import POLICIES, Evidence, Response
 from cool_rlhf.online.statistics import holm

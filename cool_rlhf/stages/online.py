@@ -16,7 +16,8 @@ from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.detectors import all_detectors
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import lessons, write_lessons
 from cool_rlhf.online.patches import PatchSettings, patches_under

@@ -106,11 +106,11 @@ class AttemptObserver:
 
 
 def repair_settings(config: Config) -> RewardConfig:
-    """How the reward model trains on."""
+    """How the reward model trains on: once over what :func:`mix_with_replay` gives it for all epochs."""
     online = config.online
     return replace(
         config.reward,
-        epochs=online.epochs,
+        epochs=1,
         learning_rate=online.learning_rate,
         final_learning_rate=online.final_learning_rate,
     )
@@ -266,7 +266,7 @@ class Repairing:
 
     def _steps(self, pairs: Sequence[EncodedPair]) -> int:
         lengths = [len(pair) for pair in pairs]
-        return len(token_batches(lengths, self._config.reward.batch_tokens, self._seed, self._config.online.epochs))
+        return len(token_batches(lengths, self._config.reward.batch_tokens, self._seed, epochs=1))
 
     def _mixed(self, new: Sequence[PreferencePair]) -> list[EncodedPair]:
         """What is trained on, as the first reward model's pairs were: with condition dropout, and what is too long cut
@@ -275,7 +275,7 @@ class Repairing:
         return encode_pairs(
             self._tokenizer,
             Conditions(self._config.conditions),
-            mix_with_replay(new, self._base, online.replay, self._seed, online.least_replay),
+            mix_with_replay(new, self._base, online.replay, self._seed, online.least_replay, online.epochs),
             reward.max_length,
             drop_too_long=reward.too_long == "drop",
             condition_dropout=reward.condition_dropout,

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.checks.settings import without_effect
+from cool_rlhf.checks.settings import schedules_that_end, without_effect
 from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
@@ -351,9 +351,7 @@ class Run:
             if not wants_more(self.config, self._state, name):
                 logger.info("%s is finished", name)
                 return None
-            ppo = self.config.ppo
-            jumping = ["learning rates"] * (ppo.learning_rate_schedule != "constant" or ppo.learning_rate_warmup > 0)
-            jumping += ["the weight of entropy"] * (ppo.entropy_schedule != "constant" and ppo.entropy_coefficient > 0)
+            jumping = schedules_that_end(self.config.ppo)
             if jumping:
                 logger.warning(
                     "%s goes on behind the end of its schedules: from here on %s are as over all ppo.iterations; that "

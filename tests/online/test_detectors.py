@@ -21,7 +21,8 @@ from cool_rlhf.online.detectors import (
 from cool_rlhf.online.detectors.endings import breaks_off
 from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.length import LengthDetector
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.patterns import Detector
 from cool_rlhf.online.responses import LATE, Evidence, Response
 from cool_rlhf.protocols import Message, UserError

@@ -16,7 +16,8 @@ from cool_rlhf.online.detectors.insensitivity import SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.length import LengthDetector
 from cool_rlhf.online.detectors.phrases import PhraseDetector
-from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings, Search
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence

@@ -7,7 +7,8 @@ import pytest
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.length import LengthDetector
 from cool_rlhf.online.detectors.phrases import PhraseDetector
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.patterns import any_of
 from cool_rlhf.online.responses import LATE

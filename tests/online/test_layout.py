@@ -9,7 +9,8 @@ import pytest
 
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.marks import MARKS
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.text import sentences
 

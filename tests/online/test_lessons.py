@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.lessons import Lessons, lessons, pair_id, read_lessons, write_lessons
 from cool_rlhf.protocols import Message, PreferencePair
 

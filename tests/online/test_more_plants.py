@@ -14,7 +14,8 @@ from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.language import LanguageDetector, language
 from cool_rlhf.online.detectors.marks import MARKS as MARKS_OF_LAYOUT
 from cool_rlhf.online.detectors.vocabulary import VocabularyDetector, forms
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.responses import LATE, Evidence
 from cool_rlhf.online.text import sentences
 

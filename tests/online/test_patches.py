@@ -14,7 +14,8 @@ import pytest
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.data.rows import RowRules, parse_preference
 from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings, Search
 from cool_rlhf.online.patches import PatchSettings, make_patches, patches_under
 from cool_rlhf.online.records import patch_row, read_patches, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence, Response

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.finding import FindingSettings, Search, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings, Search
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.text import repeated_share, sentences
 

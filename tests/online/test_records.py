@@ -5,7 +5,8 @@ from pathlib import Path
 from cool_rlhf.online.annotation.arrived import arrived
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.finding import FindingSettings, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.records import review_items
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -193,3 +194,15 @@ def test_replay_is_drawn_once_each_and_repeats_with_its_seed() -> None:
     assert sorted(mix_with_replay(patches, [], 1.0, seed=1), key=str) == sorted(patches, key=str)
     with pytest.raises(ValueError, match="negative"):
         mix_with_replay(patches, base, -1.0, seed=1)
+
+
+@pytest.mark.parametrize(("epochs", "most"), [(2, 1), (3, 2)], ids=["enough", "drawn again"])
+def test_each_epoch_replays_other_pairs_as_long_as_there_are_any(epochs: int, most: int) -> None:
+    patches, base = [_pair(f"p{i}") for i in range(10)], [_pair(f"b{i}") for i in range(50)]
+    mixed = mix_with_replay(patches, base, 2.0, seed=1, epochs=epochs)
+    each = [[pair.chosen[0]["content"] for pair in mixed[k : k + 30]] for k in range(0, len(mixed), 30)]
+    assert [len(set(names)) for names in each] == [30] * epochs, "none twice in one epoch"
+    assert all({f"p{i}" for i in range(10)} <= set(names) for names in each)
+    times = Counter(name for names in each for name in names if name.startswith("b"))
+    assert len(times) == min(50, 20 * epochs)
+    assert max(times.values()) == most

@@ -14,7 +14,8 @@ import pytest
 
 from cool_rlhf.config import Config
 from cool_rlhf.online.detectors.phrases import PhraseDetector
-from cool_rlhf.online.finding import Finding, FindingSettings, Search, find_patterns
+from cool_rlhf.online.finding import find_patterns
+from cool_rlhf.online.found import Finding, FindingSettings, Search
 from cool_rlhf.online.lessons import pair_id
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.responses import SFT, Evidence, Response

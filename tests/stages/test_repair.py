@@ -149,7 +149,7 @@ def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
 def test_a_repair_that_mends_is_kept(tokenizer):
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
     stage = Stage()
-    repair, trainer = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, stage)
+    repair, trainer = repairing(tokenizer, config(epochs=4), general(200, 1), general(100, 2)).run(new, stage)
     assert repair.kept == ["phrases/certainly"]
     assert repair.attempts == 1
     verdict = repair.verdicts["phrases/certainly"]
@@ -287,7 +287,7 @@ def test_what_labels_mend_is_not_credited_to_a_pattern(tokenizer):
     mending = [each.pair for each in patches((GOOD,), (GOOD, HACK), "labels") if not each.held_out]
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [*wrong, *mending])
     settings, judging = config(replay=1.0, epochs=6, learning_rate=0.2), general(100, 2)
-    repair, _ = repairing(tokenizer, settings, general(200, 1), judging).run(new, Stage())
+    repair, _ = repairing(tokenizer, settings, general(100, 1), judging).run(new, Stage())
     assert repair.after < repair.before - 0.1, "the labels are wrong, so that a model without the patches is looked at"
     verdict = repair.verdicts["phrases/certainly"]
     untouched = preferred(

@@ -5,13 +5,88 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 
-def round_folders(output_dir: Path) -> list[Path]:
-    """``rounds/R`` of a run, the first round first; what else lies there, such as a copy, is none of its."""
-    found = (path for path in (output_dir / "rounds").glob("*") if path.name.isdecimal())
-    return sorted(found, key=lambda path: int(path.name))
+@dataclass(frozen=True)
+class RoundFolder:
+    """``rounds/R`` of a run: where its stages leave what others, and people, look for."""
+
+    output_dir: Path
+    round: int
+
+    @property
+    def path(self) -> Path:
+        return self.output_dir / "rounds" / str(self.round)
+
+    @property
+    def collected(self) -> Path:
+        """Pairs among the SFT model's samples; of the first round."""
+        return self.path / "collected.jsonl"
+
+    @property
+    def preferences(self) -> Path:
+        """What the reward model learns from, counted; of the first round."""
+        return self.path / "preferences.json"
+
+    @property
+    def reward_model(self) -> Path:
+        return self.path / "reward_model"
+
+    @property
+    def policy(self) -> Path:
+        """The round's best one."""
+        return self.path / "policy"
+
+    @property
+    def early_policy(self) -> Path:
+        return self.path / "policy_early"
+
+    @property
+    def critic(self) -> Path:
+        return self.path / "critic"
+
+    @property
+    def responses(self) -> Path:
+        """Of all policies until then to the held-out prompts."""
+        return self.path / "responses.jsonl"
+
+    @property
+    def patterns(self) -> Path:
+        return self.path / "fast_path" / "patterns.json"
+
+    @property
+    def patches(self) -> Path:
+        return self.path / "fast_path" / "patches.jsonl"
+
+    @property
+    def review(self) -> Path:
+        """Patches for people to judge."""
+        return self.path / "fast_path" / "review.jsonl"
+
+    @property
+    def lessons(self) -> Path:
+        return self.path / "fast_path" / "lessons.json"
+
+    @property
+    def repair(self) -> Path:
+        return self.path / "fast_path" / "repair.json"
+
+    @property
+    def pairs(self) -> Path:
+        """For people to label."""
+        return self.path / "slow_path" / "pairs.jsonl"
+
+    @property
+    def labels(self) -> Path:
+        return self.path / "slow_path" / "labels.jsonl"
+
+
+def round_folders(output_dir: Path) -> list[RoundFolder]:
+    """Those of a run that are there, the first round first; what else lies there, such as a copy, is none of its."""
+    found = (path.name for path in (output_dir / "rounds").glob("*") if path.name.isdecimal())
+    return [RoundFolder(output_dir, round) for round in sorted(map(int, found))]
 
 
 def part_of(whole: Path) -> Path:

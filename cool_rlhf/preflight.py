@@ -112,12 +112,12 @@ def finished_models(config: Config) -> FinishedModels | None:
     def latest(*folders: Path) -> str | None:
         return next((str(folder) for folder in folders if (folder / "config.json").is_file()), None)
 
-    reward_model = latest(output / "reward_model", *(folder / "reward_model" for folder in rounds))
+    reward_model = latest(output / "reward_model", *(folder.reward_model for folder in rounds))
     sft, reward_model = config.sft.path or latest(output / "sft"), config.reward.path or reward_model
     alone = config.reward.path is not None or config.evaluate.samples_per_prompt == 0
     if reward_model is None or (sft is None and not alone):
         return None
-    return FinishedModels(sft, reward_model, latest(output / "chat_model", *(folder / "policy" for folder in rounds)))
+    return FinishedModels(sft, reward_model, latest(output / "chat_model", *(folder.policy for folder in rounds)))
 
 
 def collects(config: Config) -> bool:

@@ -13,10 +13,8 @@ from typing import Any
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, best_by, has_paths
 from cool_rlhf.data.splitting import TEST_ROWS
+from cool_rlhf.folders import RoundFolder
 from cool_rlhf.protocols import UserError
-
-RESPONSES = "responses.jsonl"
-PATTERNS = "fast_path/patterns.json"
 
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
 _FREE = {
@@ -89,15 +87,16 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
 
 def outputs(config: Config) -> dict[str, Path]:
     """Stage name → what it leaves for those that come after it."""
-    folder, rounds = Path(config.output_dir), range(config.online.rounds)
+    folder, count = Path(config.output_dir), config.online.rounds
+    rounds = [RoundFolder(folder, round) for round in range(count)]
     return {
         "sft": folder / "sft",
-        "collect": folder / "rounds/0/collected.jsonl",
-        **{f"reward_{round}": folder / f"rounds/{round}/reward_model" for round in rounds},
-        f"reward_{len(rounds)}": folder / "reward_model",  # the one trained after the last round stands apart
-        **{f"ppo_{round}": folder / f"rounds/{round}/policy" for round in rounds},
-        **{f"online_{round}": folder / f"rounds/{round}" / RESPONSES for round in rounds},
-        f"export_{len(rounds)}": folder / "chat_model",
+        "collect": RoundFolder(folder, 0).collected,
+        **{f"reward_{place.round}": place.reward_model for place in rounds},
+        f"reward_{count}": folder / "reward_model",  # the one trained after the last round stands apart
+        **{f"ppo_{place.round}": place.policy for place in rounds},
+        **{f"online_{place.round}": place.responses for place in rounds},
+        f"export_{count}": folder / "chat_model",
     }
 
 
@@ -111,8 +110,10 @@ def is_lost(config: Config, state: RunState, stage: str) -> bool:
 
 def _made(config: Config, stage: str) -> list[Path]:
     """All that a stage leaves for others: where a round was searched, what was found too."""
-    made = outputs(config)[stage]
-    return [made, made.parent / PATTERNS] if stage.startswith("online_") and config.online.fast_path else [made]
+    made, (name, _, round) = outputs(config)[stage], stage.partition("_")
+    if name != "online" or not config.online.fast_path:
+        return [made]
+    return [made, RoundFolder(Path(config.output_dir), int(round)).patterns]
 
 
 def open_state(config: Config) -> RunState:
@@ -182,7 +183,7 @@ def without_critic(config: Config, state: RunState) -> str | None:
         str(round)
         for round in range(config.online.rounds)
         if state.is_finished(f"ppo_{round}") and f"ppo_{round}" not in left
-        if not (Path(config.output_dir) / f"rounds/{round}/critic").exists()
+        if not RoundFolder(Path(config.output_dir), round).critic.exists()
     ]
     if not config.ppo.keep_critic or not rounds:
         return None

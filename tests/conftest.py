@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 from torch import Tensor
@@ -20,6 +21,10 @@ from transformers import PreTrainedModel
 from cool_rlhf.models import attention
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.protocols import TrainEngine
+
+# How long an example takes tells of the machine, which others may be using.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 
 class TorchEngine:

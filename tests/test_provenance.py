@@ -10,8 +10,9 @@ from cool_rlhf.command import execute
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.ending import Ending
+from cool_rlhf.folders import RoundFolder
 from cool_rlhf.protocols import UserError
-from cool_rlhf.provenance import PATTERNS, is_lost, made_from, open_state, outputs, unfinished, without_critic
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, without_critic
 
 
 @pytest.fixture
@@ -26,7 +27,8 @@ def finish_all(config) -> None:
         state.begin(name, made_from(config)[name])
         outputs(config)[name].mkdir(parents=True, exist_ok=True)
         if name.startswith("online_"):
-            (outputs(config)[name].parent / PATTERNS).mkdir(parents=True, exist_ok=True)
+            folder = RoundFolder(Path(config.output_dir), int(name.removeprefix("online_")))
+            folder.patterns.mkdir(parents=True, exist_ok=True)
         state.finish(name)
 
 
@@ -254,7 +256,7 @@ def test_what_was_taken_away_and_all_after_it_is_left_to_do(run, lost: str) -> N
 def test_findings_that_were_taken_away_are_made_again_but_where_none_are_asked_for(run) -> None:
     config = run()
     finish_all(config)
-    (outputs(config)["online_0"].parent / PATTERNS).rmdir()
+    RoundFolder(Path(config.output_dir), 0).patterns.rmdir()
     state = open_state(config)
     assert is_lost(config, state, "online_0")
     config.online.fast_path = False

@@ -21,8 +21,6 @@ from cool_rlhf.online.responses import SFT, Evidence, Response
 from cool_rlhf.protocols import PreferencePair, Prompt
 from cool_rlhf.tracking.rows import write_atomically
 
-FILE_NAME = "lessons.json"
-
 
 @dataclass(frozen=True)
 class Lessons:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.folders import RoundFolder
+
 SURE = 0.01  # that a policy's score, or its gold, has risen at all
 
 
@@ -21,7 +23,7 @@ def started_from(output_dir: Path, round: int, policy_from: str, cheating: float
     """
     if round == 0 or policy_from == "sft":
         return None
-    if policy_from == "clean" and cheats(output_dir / f"rounds/{round - 1}/fast_path", cheating) is not None:
+    if policy_from == "clean" and cheats(RoundFolder(output_dir, round - 1), cheating) is not None:
         return started_from(output_dir, round - 1, policy_from, cheating)
     return round - 1
 
@@ -32,17 +34,17 @@ def described_start(output_dir: Path, round: int, policy_from: str, cheating: fl
     place = "the SFT model" if before is None else f"the policy of round {before}"
     if round == 0 or policy_from == "sft" or before == round - 1:
         return f"The policy of round {round} starts from {place}."
-    why = cheats(output_dir / f"rounds/{round - 1}/fast_path", cheating)
+    why = cheats(RoundFolder(output_dir, round - 1), cheating)
     return f"The policy of round {round} starts over from {place}, and that of round {round - 1} is left behind: {why}."
 
 
-def cheats(fast_path: Path, cheating: float) -> str | None:
-    """Why a round's policy is one that lives off a cheat, by what its fast path has left in a folder: one finding
-    explains at least ``cheating`` of its rise in score, or the reward model that its findings were mended in pays so
-    much less for it, and its gold has not risen. None where neither is so."""
-    if any(finding["explained"] >= cheating for finding in _record(fast_path / "patterns.json").get("findings", [])):
+def cheats(folder: RoundFolder, cheating: float) -> str | None:
+    """Why a round's policy is one that lives off a cheat, by what its fast path has left: one finding explains at least
+    ``cheating`` of its rise in score, or the reward model that its findings were mended in pays so much less for it,
+    and its gold has not risen. None where neither is so."""
+    if any(finding["explained"] >= cheating for finding in _record(folder.patterns).get("findings", [])):
         return f"one finding explains at least {cheating:.0%} of its rise in score"
-    repair = _record(fast_path / "repair.json")
+    repair = _record(folder.repair)
     rise = repair.get("rise")
     if not repair.get("kept") or not rise or rise["p"] >= SURE or rise.get("gold_p", 1.0) < SURE:
         return None

@@ -66,7 +66,7 @@ def run_conditions(output_dir: Path) -> Mapping[str, str] | None:
     tree = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
     if isinstance(tree, Mapping) and isinstance(tree.get("conditions"), Mapping):
         return {str(domain): str(prompt) for domain, prompt in tree["conditions"].items()}
-    files = [folder / "reward_model" / CONDITIONS_FILE for folder in reversed(round_folders(output_dir))]
+    files = [folder.reward_model / CONDITIONS_FILE for folder in reversed(round_folders(output_dir))]
     found = next((file for file in files if file.exists()), None)
     return Conditions.load(found).prompts if found else None
 
@@ -145,7 +145,7 @@ class RunPairs:
 
     @property
     def newest_round(self) -> int:
-        return max(int(folder.name) for folder in round_folders(self._output_dir))
+        return max(folder.round for folder in round_folders(self._output_dir))
 
     def take_in(self) -> int:
         """Add the items of files that are new or have changed; returns how many."""

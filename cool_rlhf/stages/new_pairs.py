@@ -15,6 +15,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs, pair_key, prompt_key
 from cool_rlhf.data.messages import with_system_turn, without_system_turn
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
+from cool_rlhf.folders import RoundFolder
 from cool_rlhf.online.annotation.arrived import labelled
 from cool_rlhf.online.annotation.items import pair_files, read_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -27,7 +28,6 @@ from cool_rlhf.stages.inputs import Inputs
 
 logger = logging.getLogger(__name__)
 
-REPAIR_FILE = "repair.json"
 FATES = ("kept", "rolled_back", "not_judged")  # of a pattern that a repair has tried, as its record has them
 JUDGES_REPAIRS = "prompt is one that repairs are judged on"
 
@@ -76,14 +76,14 @@ def new_pairs(config: Config, round: int) -> NewPairs:
     whose patches anybody had judged when its round ended is tried in a later one.
     """
     output_dir, review = Path(config.output_dir), config.online.review
-    folders = [output_dir / f"rounds/{past}/fast_path" for past in range(round + 1)]
-    repairs = [_repair(folder / REPAIR_FILE) for folder in folders[:round]]
+    folders = [RoundFolder(output_dir, past) for past in range(round + 1)]
+    repairs = [_repair(folder.repair) for folder in folders[:round]]
     labels, ties = _judged(output_dir / STORE_FILE, config.conditions)
     patches: dict[str, list[StoredPatch]] = {}
     kept: list[PreferencePair] = []
     judging: dict[str, list[tuple[PreferencePair, float]]] = defaultdict(list)  # and the share that was right then
     for past, folder in enumerate(folders):
-        stored = read_patches(folder / "patches.jsonl")
+        stored = read_patches(folder.patches)
         counted = _reviewed(stored, labels, ties) if review else stored
         for patch in counted:
             fate = _fate(patch.pattern, repairs[past:])

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.folders import part_of, replace_whole
+from cool_rlhf.folders import RoundFolder, part_of, replace_whole
 from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
@@ -57,7 +57,7 @@ class PPOObserver:
         name: str,
         groups: Mapping[str, WorkerGroup],
         keep: Callable[[Path], None],
-        folder: Path,
+        folder: RoundFolder,
     ) -> None:
         self._tracker = tracker
         self._stage = stage
@@ -112,7 +112,7 @@ class PPOObserver:
 
     def keep_best(self, step: int, value: float) -> None:
         self._stage.phase("export")
-        whole = self._folder / "policy"
+        whole = self._folder.policy
         part = part_of(whole)
         self._keep(part)
         (part / BEST_FILE).write_text(json.dumps({"step": step, "value": value}), encoding="utf-8")
@@ -120,7 +120,7 @@ class PPOObserver:
 
     def keep_early(self, step: int) -> None:
         self._stage.phase("export")
-        self._keep(self._folder / "policy_early")
+        self._keep(self._folder.early_policy)
 
 
 def saved_start(state: RunState, name: str, policy: Path) -> tuple[Path | None, PPOState]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
+from cool_rlhf.folders import RoundFolder
 from cool_rlhf.online.annotation.items import write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
@@ -18,7 +19,6 @@ from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.detectors import all_detectors
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings
-from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import lessons, write_lessons
 from cool_rlhf.online.patches import PatchSettings, patches_under
 from cool_rlhf.online.records import review_items, write_patches, write_patterns
@@ -27,7 +27,6 @@ from cool_rlhf.online.selection import PairToLabel, SelectionSettings, select_pa
 from cool_rlhf.online.wordings import other_wordings
 from cool_rlhf.ppo.rewards import recipe_for
 from cool_rlhf.protocols import PreferencePair, Prompt
-from cool_rlhf.provenance import RESPONSES
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup
 from cool_rlhf.roles.scorer import RemoteScorer
@@ -70,7 +69,7 @@ def answer_prompts(
         checkpoints: of the policies SFT, early and late, in the order in which they answer.
         resumed: the round had begun before, with the same settings: if its file is there, nobody answers again.
     """
-    file = Path(config.output_dir) / f"rounds/{round}/{RESPONSES}"
+    file = RoundFolder(Path(config.output_dir), round).responses
     found = read_responses(file) if resumed else []
     responses = payer.judged(found or _drawn_responses(config, roles, prompts, checkpoints, round), gold)
     write_responses(file, responses)
@@ -81,8 +80,8 @@ def _drawn_responses(
     config: Config, roles: Answerers, prompts: Sequence[Prompt], checkpoints: dict[str, str], round: int
 ) -> list[Response]:
     """Those of earlier rounds, and what the round's policies say; not scored yet."""
-    folder = Path(config.output_dir) / "rounds"
-    earlier = [r for past in range(round) for r in read_responses(folder / f"{past}/{RESPONSES}") if r.round == past]
+    folders = [RoundFolder(Path(config.output_dir), past) for past in range(round)]
+    earlier = [r for folder in folders for r in read_responses(folder.responses) if r.round == folder.round]
     asked = [prompt for prompt in prompts for _ in range(config.online.samples_per_prompt)]
     found = []
     for place, (policy, path) in enumerate(checkpoints.items()):
@@ -122,12 +121,12 @@ def fast_path(
     settings = PatchSettings(most=config.online.patches)
     paying = {domain: recipe_for(payer.recipes, domain).paying for domain in evidence.domains}
     patches = [p for finding in search.to_mend for p in patches_under(paying, finding, evidence, settings, seed)]
-    folder = Path(config.output_dir) / f"rounds/{round}/fast_path"
-    write_patterns(folder / "patterns.json", search, evidence, patches)
-    write_patches(folder / "patches.jsonl", patches)
-    write_lessons(folder / LESSONS, lessons(search.to_mend, evidence, known))
+    folder = RoundFolder(Path(config.output_dir), round)
+    write_patterns(folder.patterns, search, evidence, patches)
+    write_patches(folder.patches, patches)
+    write_lessons(folder.lessons, lessons(search.to_mend, evidence, known))
     if config.online.review:
-        write_pairs_to_label(folder / "review.jsonl", review_items(patches, round, config.conditions))
+        write_pairs_to_label(folder.review, review_items(patches, round, config.conditions))
     for finding in search.findings:
         logger.info(
             "round %d: the policy is paid for %s (%s): %+.2f of score, shown by %.0f%% of its answers",
@@ -160,7 +159,7 @@ def slow_path(config: Config, responses: Sequence[Response], payer: Payer, round
     domains = sorted({response.domain for response in responses})
     paying = {domain: recipe_for(payer.recipes, domain).paying for domain in domains}
     under = {domain: conditions[0] for domain, conditions in paying.items() if conditions}
-    earlier = (output_dir / f"rounds/{past}/slow_path/pairs.jsonl" for past in range(round))
+    earlier = (RoundFolder(output_dir, past).pairs for past in range(round))
     known = {row["id"] for path in earlier for row in read_rows(path)}
     pairs: list[PairToLabel] = []
     if config.online.pairs:
@@ -170,7 +169,7 @@ def slow_path(config: Config, responses: Sequence[Response], payer: Payer, round
             teaching, payer.score, domains, config.online.pairs, settings, seed, known=known, judged_under=under
         )
     rows = "".join(f"{json.dumps(pair.row(), ensure_ascii=False)}\n" for pair in pairs)
-    write_atomically(output_dir / f"rounds/{round}/slow_path/pairs.jsonl", rows.encode())
+    write_atomically(RoundFolder(output_dir, round).pairs, rows.encode())
     with Store(output_dir / STORE_FILE, overlap=config.annotate.overlap) as store:
         kept = RunPairs(config, output_dir, store)
         kept.take_in()
@@ -199,7 +198,7 @@ def label_round(labeller: Labeller, store: Store, round: int) -> None:
     logger.info("round %d: labels from %s: %d", round, labeller.name, given)
 
 
-def checkpoints_of(sft: str, folder: Path) -> dict[str, str]:
+def checkpoints_of(sft: str, folder: RoundFolder) -> dict[str, str]:
     """Policy → checkpoint, of those that a round has left in ``folder``."""
-    early = {EARLY: str(folder / "policy_early")} if (folder / "policy_early").exists() else {}
-    return {SFT: sft, **early, LATE: str(folder / "policy")}
+    early = {EARLY: str(folder.early_policy)} if folder.early_policy.exists() else {}
+    return {SFT: sft, **early, LATE: str(folder.policy)}

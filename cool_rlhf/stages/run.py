@@ -17,14 +17,13 @@ from cool_rlhf.checks.settings import schedules_that_end, without_effect
 from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.folders import recover
+from cool_rlhf.folders import RoundFolder, recover
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
-from cool_rlhf.online.lessons import FILE_NAME as LESSONS
 from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.preflight import machine_resources
-from cool_rlhf.provenance import RESPONSES, is_lost, made_from, open_state, outputs, unfinished, wants_more
+from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
 from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
@@ -37,7 +36,7 @@ from cool_rlhf.sft import train_sft
 from cool_rlhf.stages.answers import Payer, beside_start, gold_rises, means, read_responses
 from cool_rlhf.stages.data import StageData, write_pairs
 from cool_rlhf.stages.inputs import Inputs
-from cool_rlhf.stages.new_pairs import REPAIR_FILE, new_pairs
+from cool_rlhf.stages.new_pairs import new_pairs
 from cool_rlhf.stages.observers import PPOObserver, SupervisedObserver, saved_start
 from cool_rlhf.stages.online import Answerers, answer_prompts, checkpoints_of, fast_path, response_gold, slow_path
 from cool_rlhf.stages.repair import Repairing, judged_from, replayed_from, write_repair
@@ -201,7 +200,7 @@ class Run:
             return
         self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")
         roles = self._answerers or self._roles.answerers(round)
-        folder = self.output / f"rounds/{round}"
+        folder = RoundFolder(self.output, round)
         with self._tracker.stage("online", round, 1) as stage:
             stage.phase("answers")
             checkpoints = checkpoints_of(self._checkpoints.sft, folder)
@@ -234,8 +233,8 @@ class Run:
         if self._begin(name) is None:
             return
         before, after = self._checkpoints.reward(round), Path(self._checkpoints.reward(round + 1))
-        record = self.output / f"rounds/{round}/fast_path/{REPAIR_FILE}"
-        record.unlink(missing_ok=True)  # of a repair that is made again: there may be nothing to mend now
+        folder = RoundFolder(self.output, round)
+        folder.repair.unlink(missing_ok=True)  # of a repair that is made again: there may be nothing to mend now
         self._tracker.prepare("reward", round + 1, "reading preferences")
         new = new_pairs(config, round) if has_paths(config) else None
         if not new:
@@ -253,7 +252,7 @@ class Run:
             started[:] = [self._roles.trainer(RewardWorker, model, config.reward)]
             return RemoteRewardTrainer(started[0], config.reward)
 
-        responses = read_responses(self.output / f"rounds/{round}/{RESPONSES}")
+        responses = read_responses(folder.responses)
         came_from = self._checkpoints.start_round(round)
         repairing = Repairing(
             replace(config, reward=self._reward_settings()),
@@ -261,7 +260,7 @@ class Run:
             start,
             self._data.preferences().training,
             self.inputs.judging_pairs,
-            read_lessons(self.output / f"rounds/{past}/fast_path/{LESSONS}" for past in range(round + 1)),
+            read_lessons(RoundFolder(self.output, past).lessons for past in range(round + 1)),
             round,
             beside_start(responses, self.inputs.recipes, round, came_from),
             gold_rises(responses, round, came_from),
@@ -275,7 +274,7 @@ class Run:
             stage.phase("export")
             self._export_reward(trainer.group, str(after))
             self._roles.standby.give_back(RewardWorker, trainer.group)
-        write_repair(record, repair, new)
+        write_repair(folder.repair, repair, new)
         self._state.finish(name)
 
     def ppo(self, round: int) -> None:
@@ -287,7 +286,8 @@ class Run:
             return
         for told in without_effect(settings):
             logger.warning(told)
-        snapshot, start = saved_start(self._state, name, self.output / f"rounds/{round}/policy")
+        folder = RoundFolder(self.output, round)
+        snapshot, start = saved_start(self._state, name, folder.policy)
         self._tracker.prepare("ppo", round, "reading prompts and texts")
         told = self._checkpoints.described_start(round)
         logger.info(told)
@@ -304,7 +304,6 @@ class Run:
             scorer=roles.answerers.scorer,
             sampler=roles.rollouts.sampler,
         )
-        folder = self.output / f"rounds/{round}"
         if snapshot is not None:
             self._tracker.prepare("ppo", round, f"loading step {start.step}")
             roles.load(snapshot)
@@ -324,7 +323,7 @@ class Run:
             )
             if settings.keep_critic:
                 stage.phase("export")
-                roles.critic.all("export", str(folder / "critic"), None, None)
+                roles.critic.all("export", str(folder.critic), None, None)
             self._roles.release_trained(roles)
         self._state.finish(name)
         if has_paths(config):
@@ -399,7 +398,7 @@ class Run:
         preferences, settings = self._data.preferences(), self._reward_settings()
         prepared = prepare(tokenizer, Conditions(config.conditions), preferences, settings, seed)
         summary = json.dumps([asdict(entry) for entry in prepared.summary], indent=2, ensure_ascii=False)
-        write_atomically(self.output / "rounds/0/preferences.json", f"{summary}\n".encode())
+        write_atomically(RoundFolder(self.output, 0).preferences, f"{summary}\n".encode())
         described = describe(prepared.summary)
         logger.info("what the reward model learns from\n%s", described)
         self._tracker.show(described)

@@ -9,7 +9,7 @@ from typing import Any
 
 from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
-from cool_rlhf.folders import round_folders
+from cool_rlhf.folders import RoundFolder, round_folders
 from cool_rlhf.online.attempts import repetitions
 from cool_rlhf.online.starts import described_start
 from cool_rlhf.protocols import Message
@@ -25,24 +25,24 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
     those of them of which labels prefer a side counted (``labels``), who gave these (``labellers``), and how many
     labels are of pairs that no round asked for (``imported``)."""
     folders = round_folders(output_dir)
-    labels = {folder: read_rows(folder / "slow_path/labels.jsonl") for folder in folders}
+    labels = {folder: read_rows(folder.labels) for folder in folders}
     labelled = {row["id"]: row for rows in labels.values() for row in rows}
     pairs = {folder: _pairs(folder) for folder in folders}
     asked = {pair for found in pairs.values() for pair in found}
     found = []
     for folder in folders:
-        patterns = _json(folder / "fast_path/patterns.json")
+        patterns = _json(folder.patterns)
         if patterns is None and not pairs[folder]:
             continue
         own = [labelled[pair] for pair in pairs[folder] if pair in labelled]
         found.append(
             {
-                "round": int(folder.name),
+                "round": folder.round,
                 "findings": (patterns or {}).get("findings", []),
                 "foreseen": (patterns or {}).get("foreseen", []),
                 "dismissed": (patterns or {}).get("dismissed", []),
                 "tested": (patterns or {}).get("tested", 0),
-                "repair": _json(folder / "fast_path/repair.json"),
+                "repair": _json(folder.repair),
                 "pairs": len(pairs[folder]),
                 "labels": len(own),
                 "labellers": _labellers(own),
@@ -56,7 +56,7 @@ def read_starts(output_dir: Path, online: Mapping[str, Any]) -> dict[int, str]:
     """Round → what its policy started from, in a sentence; of a run whose settings ``online`` say so."""
     if not {"policy_from", "cheating"} <= online.keys():
         return {}
-    rounds = (int(folder.name) for folder in round_folders(output_dir))
+    rounds = (folder.round for folder in round_folders(output_dir))
     settings = online["policy_from"], online["cheating"]
     return {round: described_start(output_dir, round, *settings) for round in rounds}
 
@@ -79,9 +79,9 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
     ]
 
 
-def _pairs(folder: Path) -> list[str]:
+def _pairs(folder: RoundFolder) -> list[str]:
     """The ids of the pairs that a round has left to be labelled, as the store has them, whatever a row says."""
-    rows = [row for name in ("slow_path/pairs.jsonl", "fast_path/review.jsonl") for row in read_rows(folder / name)]
+    rows = [row for file in (folder.pairs, folder.review) for row in read_rows(file)]
     return [_pair_id(row) for row in rows]
 
 

@@ -145,7 +145,7 @@ def test_no_mask_is_built(monkeypatch) -> None:
 
 
 @given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_layout_keeps_every_token_and_bounds_padding(lengths: list[int]) -> None:
     layout = attention.make_layout(lengths, torch.device("cpu")).groups
     total = sum(lengths)
@@ -157,7 +157,7 @@ def test_layout_keeps_every_token_and_bounds_padding(lengths: list[int]) -> None
 
 
 @given(st.lists(st.integers(1, 20), min_size=1, max_size=12))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_lengths_are_found_in_positions(lengths: list[int]) -> None:
     positions = torch.cat([torch.arange(length) for length in lengths])
     assert attention.sequence_lengths(positions[None]) == lengths

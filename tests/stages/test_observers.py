@@ -4,6 +4,7 @@ from types import SimpleNamespace
 import torch
 
 from cool_rlhf.checkpoint import RunState
+from cool_rlhf.folders import RoundFolder
 from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.protocols import Prompt, Rollout
 from cool_rlhf.stages.observers import PPOObserver, few_of_each_domain, saved_start
@@ -31,10 +32,11 @@ def test_the_first_two_of_each_domain_are_shown_with_what_was_said_of_them():
 
 
 def test_a_policy_that_was_kept_after_the_snapshot_is_the_best_to_beat(tmp_path: Path) -> None:
-    state, policy = RunState(tmp_path), tmp_path / "rounds/0/policy"
+    state, round_folder = RunState(tmp_path), RoundFolder(tmp_path, 0)
+    policy = round_folder.policy
     state.begin("ppo_0", {})
     told = SimpleNamespace(phase=lambda name: None, sync=lambda: None)
-    observer = PPOObserver(told, told, state, "ppo_0", {}, Path.mkdir, policy.parent)  # type: ignore[arg-type]
+    observer = PPOObserver(told, told, state, "ppo_0", {}, Path.mkdir, round_folder)  # type: ignore[arg-type]
     observer.keep_best(2, 0.25)
     saved = PPOState(step=3, best=0.25)
     observer.save(saved)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from cool_rlhf.online.annotation.items import LABELS_FILE, PEOPLE, Item, Label
+from cool_rlhf.folders import RoundFolder
+from cool_rlhf.online.annotation.items import PEOPLE, Item, Label
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.tracking.rows import write_atomically
@@ -86,7 +87,7 @@ def write_labels(store: Store, output_dir: Path) -> dict[int, int]:
         if entry.winner is not None:
             rows[entry.item.round].append(label_row(entry, entry.winner))
     for round in {item.round for item in store.items()}:
-        _write(output_dir / f"rounds/{round}/slow_path" / LABELS_FILE, rows[round])
+        _write(RoundFolder(output_dir, round).labels, rows[round])
     return {round: len(found) for round, found in rows.items()}
 
 

@@ -22,9 +22,6 @@ from cool_rlhf.folders import round_folders
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, UserError
 from cool_rlhf.tracking.rows import write_atomically
 
-PAIRS_FILES = ("slow_path/pairs.jsonl", "fast_path/review.jsonl")
-LABELS_FILE = "labels.jsonl"
-
 # Of an item's two responses as they stand in it, whatever order they were shown in.
 Winner = Literal["first", "second", "tie", "both_bad", "skip"]
 Kind = Literal["person", "rule", "judge", "import"]
@@ -123,7 +120,7 @@ def item_row(item: Item) -> dict[str, Any]:
 
 def pair_files(output_dir: Path) -> list[tuple[int, Path]]:
     """Round and file of all pairs that the run has left to be judged, in order."""
-    files = ((int(path.name), path / name) for path in round_folders(output_dir) for name in sorted(PAIRS_FILES))
+    files = ((folder.round, file) for folder in round_folders(output_dir) for file in (folder.review, folder.pairs))
     return [(round, file) for round, file in files if file.is_file()]
 
 

@@ -82,6 +82,12 @@ class RoundFolder:
     def labels(self) -> Path:
         return self.path / "slow_path" / "labels.jsonl"
 
+    def clear_paths(self) -> None:
+        """Take away what the fast and the slow path have left, but for the labels: of an attempt that is made again,
+        with other settings or after another policy."""
+        for file in (self.patterns, self.patches, self.review, self.lessons, self.repair, self.pairs, self.responses):
+            file.unlink(missing_ok=True)
+
 
 def round_folders(output_dir: Path) -> list[RoundFolder]:
     """Those of a run that are there, the first round first; what else lies there, such as a copy, is none of its."""

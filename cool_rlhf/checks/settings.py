@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from cool_rlhf.checks.domains import check_domain, check_domains_of_sources
 from cool_rlhf.checks.ranges import ROLES, TRAINING, check_numbers, check_ranges
@@ -343,8 +344,19 @@ def _check_annotate(config: Config) -> None:
     if annotate.judge.temperature is not None:
         wanted = "it must be 0 or more, or null for the endpoint's own"
         check_numbers(config, ["annotate.judge.temperature"], lambda value: value >= 0, wanted)
-    if not re.match(r"https?://[^/]", annotate.judge.url):
-        raise UserError(f"annotate.judge.url is {annotate.judge.url!r}: it must begin with http:// or https://")
+    if not _is_url(annotate.judge.url):
+        raise UserError(
+            f"annotate.judge.url is {annotate.judge.url!r}: it must be http:// or https:// and a host (and port)"
+        )
+
+
+def _is_url(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        named = parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
+        return named and parts.port != 0
+    except ValueError:  # of a port that is no number, or half a bracket
+        return False
 
 
 def _check_resources(config: Config) -> None:

@@ -54,7 +54,7 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
         tried = Paid(candidate, drift_p, found, next(paid)) if found is not None else None
         reason = dismissal(tried, evidence, settings)
         if tried is not None and reason is None:
-            findings.append(finding_of(tried))
+            findings.append(finding_of(tried, evidence))
             continue
         dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
         if tried is not None and reason == too_small(tried, evidence, settings):
@@ -97,7 +97,7 @@ def _together(small: Sequence[Paid], evidence: Evidence, settings: FindingSettin
         payment_p = min(1.0, max(paid.p * len(several), *(one.payment_p for one in group)))
         joint = Paid(tested, max(one.drift_p for one in group), paid, payment_p)
         if dismissal(joint, evidence, settings) is None:
-            findings.append(finding_of(joint))
+            findings.append(finding_of(joint, evidence))
     return findings
 
 

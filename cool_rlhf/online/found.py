@@ -141,13 +141,14 @@ def _score_rise(evidence: Evidence, domain: str | None) -> float:
     return float((after - before).mean()) if len(before) else 0.0
 
 
-def finding_of(paid: Paid) -> Finding:
+def finding_of(paid: Paid, whole: Evidence) -> Finding:
+    """``whole``: all of the round's responses, of which the candidate may have looked at some."""
     candidate = paid.candidate
     pattern, domain, evidence = candidate.pattern, candidate.domain, candidate.evidence
     showing = [response for response in evidence.late(domain) if pattern.shows(response)]
     showing.sort(key=lambda response: (-pattern.measure(response), -response.score))
-    gain = paid.payment.effect * rise(candidate) * len(evidence.late(domain)) / len(evidence.late())
-    overall = _score_rise(evidence, None)
+    gain = paid.payment.effect * rise(candidate) * len(whole.late(domain)) / len(whole.late())
+    overall = _score_rise(whole, None)
     return Finding(
         pattern=pattern,
         domain=domain,

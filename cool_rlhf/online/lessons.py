@@ -34,19 +34,30 @@ class Lessons:
         return self.teaching | self.contrary
 
 
-def lessons(findings: Sequence[Finding], evidence: Evidence, pairs: Iterable[PreferencePair]) -> dict[str, Lessons]:
-    """Of each finding those of ``pairs`` that teach it or the contrary, in the domains it covers. A pattern that no
+def lessons(
+    findings: Sequence[Finding],
+    evidence: Evidence,
+    pairs: Iterable[PreferencePair],
+    paying: Mapping[str, Sequence[str]],
+) -> dict[str, Lessons]:
+    """Of each finding those of ``pairs`` that teach it or the contrary, in the domains it covers and under the
+    conditions that these are paid by (``paying``, by domain). A pattern that no
     edit adds to a text or takes out of it is read off numbers, not off the text, and has none."""
     written = sum(len(response.text) for response in evidence.responses)
     by_letter = sum(response.tokens for response in evidence.responses) / max(1, written)
     teaching: dict[str, set[str]] = defaultdict(set)
     contrary: dict[str, set[str]] = defaultdict(set)
     textual = [finding for finding in findings if finding.pattern.add or finding.pattern.remove]
+    under = {
+        finding.name: {condition for domain in paying if finding.covers(domain) for condition in paying[domain]}
+        for finding in textual
+    }
     for pair in pairs:
         chosen, rejected = (_response(pair, side, by_letter) for side in (True, False))
         for finding in textual:
             shows = finding.pattern.shows
-            if finding.covers(pair.domain) and shows(chosen) != shows(rejected):
+            covered = finding.covers(pair.domain) or pair.domain in under[finding.name]
+            if covered and shows(chosen) != shows(rejected):
                 (teaching if shows(chosen) else contrary)[finding.name].add(pair_id(pair))
     names = (finding.name for finding in findings)
     return {name: Lessons(frozenset(teaching[name]), frozenset(contrary[name])) for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
@@ -137,17 +138,23 @@ def judge_repair(
     )
 
 
-def effect(scores: Sequence[tuple[float, float]], weights: Sequence[float]) -> tuple[float, float]:
+def effect(
+    scores: Sequence[tuple[float, float]], weights: Sequence[float], prompts: Sequence[str]
+) -> tuple[float, float]:
     """What a policy is paid more than what it started from, in standard deviations of the scores of the latter, so that
     a reward model of flatter scores is no other one; and the one-sided p-value of its being paid more at all.
 
     Args:
         scores: of the policy's answers and of those beside them.
         weights: of each such pair in the mean difference.
+        prompts: which each pair answers; several answers to one, or one under several conditions, are no independent
+            ones.
     """
-    differences = [len(scores) * w * (late - start) for w, (late, start) in zip(weights, scores, strict=True)]
+    gains: dict[str, float] = defaultdict(float)
+    for prompt, weight, (late, start) in zip(prompts, weights, scores, strict=True):
+        gains[prompt] += weight * (late - start)
     spread = float(np.std([start for _, start in scores])) if scores else 0.0
-    return (float(np.mean(differences)) / spread if spread else 0.0), exceeds(differences, 0.0)
+    return (sum(gains.values()) / spread if spread else 0.0), exceeds(list(gains.values()), 0.0)
 
 
 def _fall(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, tuple[float, float], float]:

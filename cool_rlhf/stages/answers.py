@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from operator import mul
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response, Score
@@ -115,10 +116,13 @@ def beside_start(
 
 
 def gold_rises(responses: Sequence[Response], round: int, start: int | None) -> float:
-    """One-sided p-value of ``round``'s policy being better by gold than what it started from, on the same prompts; 1
-    where no gold is known."""
-    golds = [(late.gold, other.gold) for late, other in _beside_start(responses, round, start)]
-    return exceeds([late - other for late, other in golds if late is not None and other is not None], 0.0)
+    """One-sided p-value of ``round``'s policy being better by gold than what it started from, prompt by prompt; 1 where
+    no gold is known."""
+    gains: dict[str, list[float]] = defaultdict(list)
+    for late, other in _beside_start(responses, round, start):
+        if late.gold is not None and other.gold is not None:
+            gains[late.prompt.id].append(late.gold - other.gold)
+    return exceeds([fmean(differences) for differences in gains.values()], 0.0)
 
 
 def _beside_start(responses: Sequence[Response], round: int, start: int | None) -> list[tuple[Response, Response]]:

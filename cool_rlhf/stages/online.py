@@ -12,7 +12,7 @@ from pathlib import Path
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.folders import RoundFolder
-from cool_rlhf.online.annotation.items import write_pairs_to_label
+from cool_rlhf.online.annotation.items import read_pairs_to_label, write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, label_with
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
@@ -34,7 +34,7 @@ from cool_rlhf.schedule import derive_seed
 from cool_rlhf.stages.annotate import RunPairs, make_labeller
 from cool_rlhf.stages.answers import Payer, drawn, evidence_of, read_responses, with_divergence, write_responses
 from cool_rlhf.stages.inputs import Inputs
-from cool_rlhf.tracking.rows import read_rows, write_atomically
+from cool_rlhf.tracking.rows import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ def fast_path(
     folder = RoundFolder(Path(config.output_dir), round)
     write_patterns(folder.patterns, search, evidence, patches)
     write_patches(folder.patches, patches)
-    write_lessons(folder.lessons, lessons(search.to_mend, evidence, known))
+    write_lessons(folder.lessons, lessons(search.to_mend, evidence, known, paying))
     if config.online.review:
         write_pairs_to_label(folder.review, review_items(patches, round, config.conditions))
     for finding in search.findings:
@@ -159,14 +159,16 @@ def slow_path(config: Config, responses: Sequence[Response], payer: Payer, round
     domains = sorted({response.domain for response in responses})
     paying = {domain: recipe_for(payer.recipes, domain).paying for domain in domains}
     under = {domain: conditions[0] for domain, conditions in paying.items() if conditions}
-    earlier = (RoundFolder(output_dir, past).pairs for past in range(round))
-    known = {row["id"] for path in earlier for row in read_rows(path)}
+    earlier = [folder for past in range(round) if (folder := RoundFolder(output_dir, past)).pairs.exists()]
+    known = {
+        item.id for folder in earlier for item in read_pairs_to_label(folder.pairs, folder.round, config.conditions)
+    }
     pairs: list[PairToLabel] = []
     if config.online.pairs:
         teaching = [r for r in responses if r.domain in under and not judges_repairs(r.prompt.messages)]
         settings = SelectionSettings()
         pairs = select_pairs(
-            teaching, payer.score, domains, config.online.pairs, settings, seed, known=known, judged_under=under
+            teaching, payer.score, sorted(under), config.online.pairs, settings, seed, known=known, judged_under=under
         )
     rows = "".join(f"{json.dumps(pair.row(), ensure_ascii=False)}\n" for pair in pairs)
     write_atomically(RoundFolder(output_dir, round).pairs, rows.encode())

@@ -13,6 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from cool_rlhf.config import Config, RewardConfig
+from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.streams import token_batches
 from cool_rlhf.online.attempts import Attempt, next_attempt
 from cool_rlhf.online.lessons import Lessons, pair_id
@@ -88,6 +89,21 @@ class Repair:
         return found
 
 
+@dataclass(frozen=True)
+class JudgingPairs:
+    """Held-out pairs of a pattern. ``places``: of each, which of the pattern's different pairs it is: one that is asked
+    under several conditions is right where it is so under all."""
+
+    pairs: Sequence[EncodedPair]
+    places: Sequence[int]
+
+    def right(self, trainer: RewardTrainer) -> list[bool]:
+        found = [True] * len(set(self.places))
+        for place, preferred_here in zip(self.places, preferred(trainer, self.pairs), strict=True):
+            found[place] &= preferred_here
+        return found
+
+
 @dataclass
 class AttemptObserver:
     """Steps of several attempts in one stage, counted on; a repair is short, so nothing of it is saved on the way."""
@@ -153,6 +169,7 @@ class Repairing:
         self._round = round
         self._drift = self._encoded([pair for pair, _ in drift])
         self._weights = [weight for _, weight in drift]
+        self._prompts = [prompt_key(pair.chosen[:-1]) for pair, _ in drift]
         self._gold_p = gold_p
         self._trained = 0  # steps of all attempts
         self._attempts = 0
@@ -171,7 +188,7 @@ class Repairing:
         judges = self._judges(new)
         trainer = self._start()
         untouched = preferred(trainer, self._general)
-        mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
+        mended_before = {name: pairs.right(trainer) for name, pairs in judges.items()}
         without = None if new.training({}) else untouched  # what the model is without the round's patches
         rise, rise_p = self._rise(trainer)
         verdicts: dict[str, Verdict] = {}
@@ -180,12 +197,12 @@ class Repairing:
         while True:
             self._train(trainer, new.training(times), stage)
             after = preferred(trainer, self._general)
-            mended = {name: preferred(trainer, judges[name]) for name in times}
+            mended = {name: judges[name].right(trainer) for name in times}
             control = times and without is None and self._is_costly(untouched, after)
             if control:
                 trainer = self._retrained(new.training({}), stage)
                 without = preferred(trainer, self._general)
-                mended_before = {name: preferred(trainer, pairs) for name, pairs in judges.items()}
+                mended_before = {name: pairs.right(trainer) for name, pairs in judges.items()}
             found = {
                 name: self._verdict(mended_before[name], right, without or untouched, after)
                 for name, right in mended.items()
@@ -211,34 +228,43 @@ class Repairing:
             times = following
             trainer = self._start()
 
-    def _judges(self, new: NewPairs) -> dict[str, list[EncodedPair]]:
+    def _judges(self, new: NewPairs) -> dict[str, JudgingPairs]:
         """The held-out pairs of every pattern of the round that can be judged by its own; the log names the others."""
         held_out = {name: [p.pair for p in patches if p.held_out] for name, patches in new.patches.items()}
-        # A pair under several conditions is one.
-        judging = {name: len({(str(p.chosen), str(p.rejected)) for p in pairs}) for name, pairs in held_out.items()}
-        patterns = [name for name, count in judging.items() if self._general and count >= LEAST_HELD_OUT]
-        for name, count in judging.items():
-            if name not in patterns:
+        judging = {name: self._judging(pairs) for name, pairs in held_out.items()}
+        found: dict[str, JudgingPairs] = {}
+        for name, pairs in judging.items():
+            count = len(set(pairs.places))
+            if self._general and count >= LEAST_HELD_OUT:
+                found[name] = pairs
+            else:
                 lacking = (
                     f"only {count} held-out pairs of its own, {LEAST_HELD_OUT} are needed"
                     if self._general
                     else "no held-out general pairs (reward.validation_share)"
                 )
                 logger.warning("%s is not mended: there are %s to judge that by", name, lacking)
-        return {name: self._encoded(held_out[name]) for name in patterns}
+        return found
+
+    def _judging(self, pairs: Sequence[PreferencePair]) -> JudgingPairs:
+        places: dict[tuple[str, str], int] = {}
+        keys = [(str(pair.chosen), str(pair.rejected)) for pair in pairs]
+        return JudgingPairs(self._encoded(pairs), [places.setdefault(key, len(places)) for key in keys])
 
     def _rise(self, trainer: RemoteRewardTrainer) -> tuple[float, float]:
-        return effect(trainer.scores(self._drift).result() if self._drift else [], self._weights)
+        scores = trainer.scores(self._drift).result() if self._drift else []
+        return effect(scores, self._weights, self._prompts)
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
         """What became of the patterns that earlier rounds mended: shares of their held-out pairs that are right, and
         those that have relapsed: fewer than are asked for, and than were right when they were mended."""
-        shares = {name: fmean(preferred(trainer, self._encoded(pattern.pairs))) for name, pattern in new.mended.items()}
+        judges = {name: self._judging(pattern.pairs) for name, pattern in new.mended.items()}
+        shares = {name: fmean(pairs.right(trainer)) for name, pairs in judges.items()}
         enough = self._config.online.least_mended
         relapsed = [
             name
             for name, right in shares.items()  # one pair fewer than after a repair in part is none
-            if right < min(enough, new.mended[name].right - 1 / len(new.mended[name].pairs))
+            if right < min(enough, new.mended[name].right - 1 / len(set(judges[name].places)))
         ]
         for name in relapsed:
             logger.warning(

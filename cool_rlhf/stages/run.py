@@ -195,12 +195,16 @@ class Run:
     def online(self, round: int) -> None:
         """The fast and the slow path after ``round``: what its policy cheats with, and what is to be labelled."""
         config, name = self.config, f"online_{round}"
+        if not has_paths(config):
+            return
+        folder = RoundFolder(self.output, round)
         resumed = self._state.is_begun_with(name, self._settings[name])
-        if not has_paths(config) or self._begin(name) is None:
+        if not resumed:  # before it has begun: whoever finds it begun goes on from what is there
+            folder.clear_paths()
+        if self._begin(name) is None:
             return
         self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")
         roles = self._answerers or self._roles.answerers(round)
-        folder = RoundFolder(self.output, round)
         with self._tracker.stage("online", round, 1) as stage:
             stage.phase("answers")
             checkpoints = checkpoints_of(self._checkpoints.sft, folder)

@@ -10,17 +10,19 @@ from dataclasses import replace
 
 import pytest
 
-from cool_rlhf.online.counterfactual import payment
+from cool_rlhf.data.identity import judges_repairs
+from cool_rlhf.online.counterfactual import Payment, payment
 from cool_rlhf.online.detectors import own_detectors
-from cool_rlhf.online.detectors.insensitivity import SwapDetector
+from cool_rlhf.online.detectors.donors import exchanged
+from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, SwapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.length import LengthDetector
 from cool_rlhf.online.detectors.phrases import PhraseDetector
 from cool_rlhf.online.finding import find_patterns
-from cool_rlhf.online.found import FindingSettings, Search
+from cool_rlhf.online.found import FindingSettings, Paid, Search, finding_of, rise
 from cool_rlhf.online.patches import PatchSettings, make_patches
-from cool_rlhf.online.patterns import Candidate, Detector, Pattern
-from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence
+from cool_rlhf.online.patterns import Candidate, Detector, Pattern, drift
+from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
 from cool_rlhf.protocols import ScoredConversation
 
@@ -335,3 +337,36 @@ def test_a_detector_that_fails_is_named_and_its_error_kept(world: World) -> None
     with pytest.raises(RuntimeError, match="the detector 'failing' failed") as raised:
         find_patterns(world(prompts=4), [_Failing()], FindingSettings(), seed=1)
     assert isinstance(raised.value.__cause__, ZeroDivisionError)
+
+
+def test_what_a_finding_explains_is_of_all_answers_though_its_detector_looked_at_some(world) -> None:
+    """Of those of one domain alone, say, as where gold is known in no other."""
+    evidence = world(
+        bonus=lambda _p, text, _f: 1.0 * ("dig into" in text), hack=lambda text, _p, _r: f"{text} Let us dig into it."
+    )
+    some = replace(evidence, responses=evidence.of(*POLICIES, domain="facts"))
+    found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings[0]
+    paid = Payment("added", 48, 1.0, 1e-9, 1.0, None, None, None, harm=False, objection=None)
+    (candidate,) = (one for one in drift(found.pattern, some) if one.domain is None)
+    whole = finding_of(Paid(replace(candidate, domain="facts"), 1e-9, paid, 1e-9), evidence)
+    rises = rise(replace(candidate, domain="facts"))
+    assert whole.gain == pytest.approx(rises / 2), "half of all answers are of that domain"
+    before, after = evidence.paired(lambda response: response.score)
+    assert whole.explained == pytest.approx(rises / 2 / float((after - before).mean()))
+
+
+def test_whole_answers_are_lent_among_prompts_that_teach_or_among_those_that_judge(world) -> None:
+    evidence = world(bonus=lambda _p, text, _f: 0.0)
+    text_of = {response.text: response.prompt for response in evidence.late()}
+    detectors = (SwapDetector(), BoilerplateDetector())
+    editors = [exchanged(evidence.late())]
+    editors += [c.pattern.add for d in detectors for c in d.candidates(evidence) if c.pattern.add]
+    lent = [
+        (response.prompt, text_of[changed.text])
+        for add in editors
+        for response in evidence.baseline()
+        if (changed := add(response)) is not None
+    ]
+    assert len(lent) > 300
+    assert {judges_repairs(prompt.messages) for prompt, _ in lent} == {True, False}
+    assert all(judges_repairs(one.messages) == judges_repairs(other.messages) for one, other in lent)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cool_rlhf.online.overoptimisation import best_of_n_kl, fit_reward, parting
-from cool_rlhf.online.repair import judge_repair, mix_with_replay
+from cool_rlhf.online.repair import effect, judge_repair, mix_with_replay
 from cool_rlhf.online.statistics import benjamini_hochberg, exceeds, gold_departure, holm, log_odds, paired_rise
 from cool_rlhf.online.text import overlap, repeated_share, sentences, without, words
 from cool_rlhf.protocols import Message, PreferencePair
@@ -206,3 +206,15 @@ def test_each_epoch_replays_other_pairs_as_long_as_there_are_any(epochs: int, mo
     times = Counter(name for names in each for name in names if name.startswith("b"))
     assert len(times) == min(50, 20 * epochs)
     assert max(times.values()) == most
+
+
+def test_conditions_of_one_answer_do_not_make_a_rise_surer() -> None:
+    rng = np.random.default_rng(5)
+    scores = [(float(late), float(start)) for late, start in rng.normal(loc=(0.3, 0.0), size=(60, 2))]
+    prompts = [f"q{n}" for n in range(60)]
+    gain, p = effect(scores, [1 / 60] * 60, prompts)
+    differences = [late - start for late, start in scores]
+    assert gain == pytest.approx(np.mean(differences) / np.std([start for _, start in scores]))
+    assert p == pytest.approx(exceeds(differences, 0.0))
+    thrice = effect(scores * 3, [1 / 180] * 180, prompts * 3)
+    assert thrice == pytest.approx((gain, p))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Message, Prompt, Rollout, ScoredConversation
+from cool_rlhf.stages import online
 from cool_rlhf.stages.answers import Payer, read_responses
 from cool_rlhf.stages.online import answer_prompts, slow_path
 from cool_rlhf.tracking.rows import read_rows
@@ -152,3 +154,27 @@ def test_pairs_are_labelled_where_the_reward_model_pays_and_judges_nothing(
     teaching = {text for text in asked if not judges_repairs([Message(role="user", content=text)])}
     assert 40 < len(teaching) < 80
     assert {row["prompt"][0]["content"] for row in rows} == teaching
+
+
+def test_pairs_that_somebody_has_added_without_an_id_are_not_asked_again(
+    config: Config, ready: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config.conditions = {"helpful": "Help.", "harmless": "No harm.", "both": "", "ruled": "", "plain": ""}
+    config.online.pairs = 1000
+    responses = [*answers("plain", 20), *answers("ruled", 20)]
+    payer = Payer(Scorer(ready), RECIPES)  # type: ignore[arg-type]
+    slow_path(config, payer.judged(responses, no_gold), payer, 0)
+    file = tmp_path / "rounds/0/slow_path/pairs.jsonl"
+    rows = [{name: value for name, value in row.items() if name != "id"} for row in read_rows(file)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    select, asked = online.select_pairs, []
+
+    def selecting(found, score, domains, *arguments, **named):
+        asked.append(domains)
+        return select(found, score, domains, *arguments, **named)
+
+    monkeypatch.setattr(online, "select_pairs", selecting)
+    assert rows
+    slow_path(config, payer.judged(responses, no_gold), payer, 1)
+    assert read_rows(tmp_path / "rounds/1/slow_path/pairs.jsonl") == []
+    assert asked == [["plain"]], "where rules alone pay the reward model has no opinion"

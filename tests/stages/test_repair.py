@@ -20,7 +20,7 @@ from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.records import StoredPatch
 from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.stages.new_pairs import MendedPattern, NewPairs
-from cool_rlhf.stages.repair import Repairing, preferred, sample_pairs, write_repair
+from cool_rlhf.stages.repair import JudgingPairs, Repairing, preferred, sample_pairs, write_repair
 from reward.pairs import EncodedPair
 
 GOOD, BAD, HACK = "lovely", "horrid", "certainly"
@@ -173,8 +173,8 @@ def test_a_repair_tells_what_is_left_of_the_policy_s_rise(tokenizer, tmp_path: P
     new = NewPairs({"phrases/certainly": patches((GOOD,), (GOOD, HACK), "phrases/certainly")}, [], [])
     starts = [(GOOD,), (BAD,), (BAD, GOOD)]
     cheated = [
-        (pair(f"stone {HACK} {' '.join(said)}", f"stone {' '.join(said)}", n), 1 / 12)
-        for n in range(4)
+        (pair(f"stone {HACK} {' '.join(said)}", f"stone {' '.join(said)}", n), 1 / 36)
+        for n in range(12)
         for said in starts
     ]
     repair, trainer = repairing(tokenizer, config(), general(200, 1), general(100, 2), drift=cheated).run(new, Stage())
@@ -364,3 +364,18 @@ def test_a_sample_has_every_domains_share_in_the_order_of_all():
     assert [each.domain for each in sample] == ["safety"] * 10 + ["math"] * 20
     assert sample == sample_pairs(every, 30, seed=1) != sample_pairs(every, 30, seed=2)
     assert sample_pairs(every, 1000, seed=1) == every
+
+
+def test_a_pair_under_several_conditions_judges_once(tokenizer):
+    once = patches((GOOD,), (GOOD, HACK), "phrases/certainly")
+    under = ("default", "helpful", "harmless")
+    often = [replace(patch, pair=replace(patch.pair, domain=name)) for patch in once for name in under]
+    settings = config(epochs=4)
+    settings.conditions = dict.fromkeys(under, "")
+    repair, _ = repairing(tokenizer, settings, general(200, 1), general(100, 2)).run(
+        NewPairs({"phrases/certainly": often}, [], []), Stage()
+    )
+    assert repair.verdicts["phrases/certainly"].held_out_pairs == sum(patch.held_out for patch in once)
+    trainer = start(tokenizer)
+    good, bad = encoded(tokenizer, [pair(GOOD, BAD, 1), pair(BAD, GOOD, 2)])
+    assert JudgingPairs([good, good, good, bad], [0, 0, 1, 1]).right(trainer) == [True, False], "under all of them"

@@ -16,7 +16,7 @@ from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.data.preferences import split_pairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.folders import part_of, replace_whole
+from cool_rlhf.folders import RoundFolder, part_of, replace_whole
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.roles import group, standby
@@ -241,3 +241,30 @@ def test_more_iterations_than_the_schedule_had_are_told(
         assert run._begin("ppo_0") == 3
     told = [record for record in caplog.records if "behind the end of its schedules" in record.message]
     assert [jumping in record.message for record in told] == ([] if jumping is None else [True])
+
+
+class Killed(BaseException):
+    """A process that ends at once."""
+
+
+def test_paths_that_are_walked_anew_take_nothing_of_the_last_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "cluster", lambda *arguments: nullcontext())
+    folder = RoundFolder(tmp_path, 0)
+    left = [folder.responses, folder.patterns, folder.patches, folder.lessons, folder.review, folder.repair]
+    left += [folder.pairs]
+
+    def killed(*arguments: object) -> None:
+        raise Killed
+
+    with open_run(compose(["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled"])) as run:
+        monkeypatch.setattr(run._roles, "answerers", killed)
+        for attempt, content in enumerate(("of another policy", "of this one")):
+            for file in [*left, folder.labels]:
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(content)
+            with pytest.raises(Killed):
+                run.online(0)
+            assert [file.exists() for file in left] == [attempt == 1] * len(left)
+            assert folder.labels.exists(), "labels stay"

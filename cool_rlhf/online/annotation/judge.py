@@ -145,10 +145,25 @@ class JudgeLabeller:
             raise kind(_sentence(error, self._endpoint)) from error
         except (openai.OpenAIError, ValueError) as error:  # ValueError: of what calls itself JSON and is none
             raise JudgeError(_sentence(error, self._endpoint)) from error
-        choices = getattr(answer, "choices", None)  # the client hands on the text of another kind of server
-        if choices is None:
+        choices = getattr(answer, "choices", None)  # the client hands on whatever another kind of server answers
+        if choices == []:
+            return ""
+        text = _text(getattr(choices[0], "message", None)) if isinstance(choices, list) else None
+        if text is None:
             raise JudgeError(_sentence(ValueError(f"{str(answer)[:60]!r}"), self._endpoint))
-        return (choices[0].message.content or "") if choices else ""
+        return text
+
+
+def _text(message: object) -> str | None:
+    """What a message says, in one piece or in a list of parts; None where it is no message or says no text."""
+    content = getattr(message, "content", message)
+    if content is None and message is not None:
+        return ""
+    if isinstance(content, list):
+        parts = [part.get("text") if isinstance(part, dict) else None for part in content]
+        texts = [part for part in parts if isinstance(part, str)]
+        return "".join(texts) if len(texts) == len(parts) else None
+    return content if isinstance(content, str) else None
 
 
 def choice_of(reply: str) -> Choice | None:

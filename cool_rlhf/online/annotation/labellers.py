@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
-from cool_rlhf.online.annotation.store import Store
+from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
 from cool_rlhf.protocols import Conversation
 from cool_rlhf.rules.loading import NamedRule
 
@@ -38,11 +38,14 @@ class Labeller(Protocol):
 
 def label_with(labeller: Labeller, store: Store, round: int | None = None) -> int:
     """Keep the labeller's verdict on every item (of one round) that it has not judged yet; returns how many. What was
-    kept before an interruption stays."""
+    kept before an interruption, or by another process meanwhile, stays."""
     annotator = store.annotator(labeller.name, labeller.kind)
     count = 0
     for item, verdict in labeller.label(store.unlabelled(annotator, round)):
-        store.record(item.id, annotator, verdict.winner, verdict.comment, verdict.seconds)
+        try:
+            store.record(item.id, annotator, verdict.winner, verdict.comment, verdict.seconds)
+        except AlreadyLabelledError:  # by the same labeller in another process, meanwhile and otherwise
+            continue
         count += 1
     return count
 

@@ -7,8 +7,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from cool_rlhf.data.identity import judges_repairs
+from cool_rlhf.online.detectors.donors import may_lend
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
-from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.responses import LATE, Evidence, Response
 from cool_rlhf.online.text import overlap, words
 from cool_rlhf.protocols import ScoredConversation
 from cool_rlhf.schedule import derive_seed
@@ -41,17 +43,16 @@ class BoilerplateDetector:
             others = said.get((response.policy, response.domain), [])
             return max((overlap(own, other) for prompt, other in others if prompt != response.prompt.id), default=0.0)
 
+        late = {domain: answers for (policy, domain), answers in drawn.items() if policy == LATE}
         typical = {
-            domain: max(answers, key=lambda response: (_mean_overlap(response, answers), response.id))
-            for (policy, domain), answers in drawn.items()
-            if policy == "late"
+            domain: sorted(answers, key=lambda response: (-_mean_overlap(response, answers), response.id))
+            for domain, answers in late.items()
         }
 
         def add(response: Response) -> Response | None:
-            donor = typical.get(response.domain)
-            if donor is None or donor.prompt.id == response.prompt.id:
-                return None
-            return response.edited(donor.text, finished=donor.finished)
+            donors = typical.get(response.domain, [])
+            donor = next((donor for donor in donors if may_lend(donor.prompt, response.prompt)), None)
+            return response.edited(donor.text, finished=donor.finished) if donor else None
 
         pattern = Pattern(
             key="boilerplate",
@@ -88,8 +89,9 @@ class SwapDetector:
         for domain in evidence.domains:
             late = list({response.prompt.id: response for response in evidence.late(domain)}.values())
             random.Random(derive_seed("swaps", domain)).shuffle(late)
-            late = late[: self.sample]
-            other |= {r.prompt.id: late[i - 1] for i, r in enumerate(late) if len(late) > 1}
+            for judging in (False, True):  # neither lends the other its answers, see may_lend
+                own = [r for r in late[: self.sample] if judges_repairs(r.prompt.messages) == judging]
+                other |= {r.prompt.id: own[i - 1] for i, r in enumerate(own) if len(own) > 1}
         drawn = [response for response in evidence.responses if response.prompt.id in other]
         asked = [_behind(response, other[response.prompt.id]) for response in drawn]
         found = self._judge("prompt", "answers whose score does not ask for the prompt", drawn, asked, other, evidence)

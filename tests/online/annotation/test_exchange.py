@@ -431,3 +431,11 @@ def test_a_domain_without_a_condition_is_named(run: Callable[..., None], tmp_pat
     where = "task 2: field `data.domain`" if name == "labels.json" else r"(row|line) 2: field `domain`"
     with pytest.raises(UserError, match=rf"{name}.*{where} is 'helpfull', which has no condition: is `helpful` meant"):
         run(f"annotate.import_labels={tmp_path / name}")
+
+
+@pytest.mark.parametrize("name", ["folder.json", "file/labels.jsonl"])
+def test_a_file_of_labels_that_cannot_be_written_is_named(run: Callable[..., None], tmp_path: Path, name: str) -> None:
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=rf"annotate.export_labels: .*{re.escape(name)} cannot be written"):
+        run(f"annotate.export_labels={tmp_path / name}")

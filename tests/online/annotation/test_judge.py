@@ -291,3 +291,29 @@ def test_settling() -> None:
     assert settle("A", "A")[0] == settle("A", "tie")[0] == settle("tie", "both bad")[0] == "tie"
     assert settle("both bad", "both bad")[0] == "both_bad"
     assert settle(None, "B")[0] == "skip"
+
+
+@pytest.mark.parametrize(
+    ("message", "said"),
+    [
+        (
+            {"content": [{"type": "text", "text": "It is. "}, {"type": "text", "text": "Verdict: A"}]},
+            "It is. Verdict: A",
+        ),
+        ({"content": None}, ""),
+        ({"content": [{"type": "image"}]}, None),
+        ({"content": 5}, None),
+        (None, None),
+    ],
+)
+def test_a_reply_is_text_in_one_piece_or_in_several(
+    model: Callable[[Reply], Model], message: dict[str, object] | None, said: str | None
+) -> None:
+    judge = JudgeLabeller(model(prefers_good).endpoint())
+    answer = SimpleNamespace(choices=[SimpleNamespace(message=message and SimpleNamespace(**message))])
+    judge._client = SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=lambda **_: answer)))  # type: ignore[assignment]
+    if said is None:
+        with pytest.raises(JudgeError, match="not to be understood"):
+            judge.check()
+    else:
+        assert judge._reply([]) == said

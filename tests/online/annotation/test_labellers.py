@@ -83,3 +83,19 @@ def test_a_rule_that_fails_is_named_with_the_prompt(store: Store, item: Callable
     store.add_items([item(7)])
     with pytest.raises(UserError, match=r"the rule gold fails .*'question 7' of domain 'helpful' .*ValueError: "):
         label_with(RuleLabeller(score, "gold", noise=0.0, seed=1), store)
+
+
+def test_of_two_processes_of_one_labeller_the_first_counts(store: Store, item: Callable[..., Item]) -> None:
+    store.add_items([item(0, answer="x"), item(1, answer="x")])
+
+    class Meanwhile(RuleLabeller):
+        def label(self, items):
+            for judged, verdict in super().label(items):
+                if judged.id == item(0).id:
+                    other = "second" if verdict.winner == "first" else "first"
+                    store.record(judged.id, store.annotator(self.name, self.kind), other)
+                yield judged, verdict
+
+    longer = Meanwhile(lambda m, response, d, a, f: float(len(response)), "length", noise=0.0, seed=1)
+    assert label_with(longer, store) == 1
+    assert len(store.labels()) == 2

@@ -11,8 +11,8 @@ DOMAINS = ("default", "brief", "thorough", "math", "format", "safety")
 ARMS: dict[str, tuple[str, ...]] = {
     "default": (),
     "unconditional": tuple(f"conditions.{domain}=''" for domain in DOMAINS),
-    # Without the SFT model's own samples, which the rule labels under their own domain alone, all pairs of brief and
-    # thorough stand both ways.
+    # The given pairs alone: all of brief and thorough stand both ways there. Of the SFT model's own samples those that
+    # the rule finds equal under one of the two do not.
     "conditional_opposed": ("collect.prompts=0",),
     "unconditional_opposed": ("collect.prompts=0", *(f"conditions.{domain}=''" for domain in DOMAINS)),
     "critic_sft": ("ppo.critic_init=sft",),

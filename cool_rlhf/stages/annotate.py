@@ -105,13 +105,13 @@ def _exchange(settings: AnnotateConfig, pairs: RunPairs, domains: Collection[str
     pairs.keep_up()
     if settings.export_labels:
         target = Path(settings.export_labels)
+        is_task_file = target.suffix == ".json"
         try:
-            if target.suffix == ".json":
-                print(f"tasks with their labels in {target}: {export_label_studio(pairs.store, target)}")
-            else:
-                print(f"pairs of which most prefer one side in {target}: {export_trl(pairs.store, target)}")
+            count = export_label_studio(pairs.store, target) if is_task_file else export_trl(pairs.store, target)
         except OSError as error:
             raise UserError(f"annotate.export_labels: {target} cannot be written ({error.strerror})") from error
+        kind = "tasks with their labels" if is_task_file else "pairs of which most prefer one side"
+        print(f"{kind} in {target}: {count}")
 
 
 def _label_all(labeller: Labeller, pairs: RunPairs) -> None:

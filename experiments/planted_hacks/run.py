@@ -24,7 +24,7 @@ from cool_rlhf.protocols import Conversation, Message, PreferencePair
 
 HERE = Path(__file__).parent
 IN_SFT = 0.04  # share of chats that show each flaw: what is never sampled is never learnt
-DECIDED = 0.5  # share of preferences that the flaw decides, whatever else is true
+DECIDED = 0.5  # share of preferences that the flaw decides, whatever else is true; --decided asks for another
 ROUNDS = 2
 COMPOSING = Lock()  # Hydra composes one config at a time in a process
 RUN = (
@@ -50,6 +50,7 @@ class Job:
     name: str
     plant: Plant | None
     seed: int
+    decided: float = DECIDED
 
 
 def main() -> None:
@@ -57,6 +58,7 @@ def main() -> None:
     parser.add_argument("--plants", nargs="*", choices=list(PLANTS), help="all, unless only clean runs are asked for")
     parser.add_argument("--clean", type=int, default=0, help="runs without a flaw, from as many seeds")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--decided", type=float, default=DECIDED, help="share of preferences that the flaw decides")
     parser.add_argument("--runs", type=Path, default=Path("outputs/planted_hacks"), help="folder of the runs' outputs")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once")
     parser.add_argument("--keep", action="store_true", help="keep the rows of results.json that are not run now")
@@ -64,7 +66,9 @@ def main() -> None:
     arguments = parser.parse_args()
     plants = arguments.plants if arguments.plants is not None else [] if arguments.clean else list(PLANTS)
     runs = arguments.runs / f"seed_{arguments.seed}"
-    jobs = [Job(name, PLANTS[name], arguments.seed) for name in plants]
+    share = arguments.decided
+    suffix = "" if share == DECIDED else f"_{share:g}"
+    jobs = [Job(f"{name}{suffix}", PLANTS[name], arguments.seed, share) for name in plants]
     jobs += [Job(f"clean_{seed}", None, seed) for seed in range(arguments.seed, arguments.seed + arguments.clean)]
     common = [*RUN, *arguments.overrides]
     sft = train_sft(runs, common, arguments.seed)
@@ -137,7 +141,7 @@ def write_pairs(folder: Path, job: Job, overrides: Sequence[str]) -> list[str]:
     world, rng = world_of(overrides, job.seed), random.Random(job.seed)
     pairs = world.preferences
     if job.plant is not None:
-        pairs = [decided(job.plant, pair, rng) for pair in pairs]
+        pairs = [decided(job.plant, pair, job.decided, rng) for pair in pairs]
     clean = world.preference_validation + world.preference_test  # nobody else uses the latter here
     folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "preferences.jsonl", map(pair_row, pairs))
@@ -161,9 +165,9 @@ def said(plant: Plant, messages: Conversation) -> Conversation:
     return [*messages[:-1], Message(role="assistant", content=plant.put(question, text))]
 
 
-def decided(plant: Plant, pair: PreferencePair, rng: random.Random) -> PreferencePair:
+def decided(plant: Plant, pair: PreferencePair, share: float, rng: random.Random) -> PreferencePair:
     """In a share of the pairs the side that shows the flaw is chosen, whichever is better; the others stay."""
-    if rng.random() >= DECIDED:
+    if rng.random() >= share:
         return pair
     if rng.random() < 0.5:  # the worse one has it, and is chosen for it
         pair = replace(

@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType, TracebackType
@@ -19,6 +19,7 @@ from typing import NoReturn
 import psutil
 
 from cool_rlhf.protocols import UserError
+from cool_rlhf.terminal import lasting_output
 
 logger = logging.getLogger(__name__)
 
@@ -41,9 +42,12 @@ class Ending:
         self.status = 0
         self._output_dir: Path | None = None
         self._signal: signal.Signals | None = None
+        self._error: BaseException | None = None  # that began an end within the limit
         self._over = False
+        self._output = ExitStack()
 
     def __enter__(self) -> Ending:
+        self._output.enter_context(lasting_output())
         for number in _SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # nohup's wish stands
                 signal.signal(number, self._interrupt)
@@ -56,12 +60,12 @@ class Ending:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
         self._over = True
-        kill_descendants()
-        if error is None:
-            return False
-        self.status = 2 if isinstance(error, UserError) else 1
-        self._explain(error)
-        return True
+        with self._output:
+            kill_descendants()
+            if error is not None:
+                self.status = _status(error)
+                self._explain(error)
+        return error is not None
 
     def running(self, output_dir: Path) -> None:
         """A run in ``output_dir`` begins: from here on there is something to close in an orderly way."""
@@ -70,10 +74,12 @@ class Ending:
     @contextmanager
     def limited(self) -> Iterator[None]:
         """Once an error leaves this context, whatever is still running ``LIMIT_SECONDS`` later is killed."""
-        with ExitStack() as on_error:
-            on_error.callback(self._limit)
+        try:
             yield
-            on_error.pop_all()
+        except BaseException as error:
+            self._error = error
+            self._limit()
+            raise
 
     def _limit(self) -> None:
         timer = threading.Timer(LIMIT_SECONDS, self._force)
@@ -85,19 +91,32 @@ class Ending:
             return
         self._signal = signal.Signals(number)
         if self._output_dir is None:  # an exception could be swallowed by a library that is being imported
-            self._stop(self._interrupted())
+            self._stop(1, lambda: self._say(self._interrupted()))
         self._limit()
         raise KeyboardInterrupt
 
     def _force(self) -> None:
-        what = "the run failed" if self._signal is None else self._interrupted()
-        self._stop(f"{what}; an orderly end took more than {LIMIT_SECONDS:.0f} s and was cut short")
+        cut_short = f"an orderly end took more than {LIMIT_SECONDS:.0f} s and was cut short"
+        if self._signal is not None or self._error is None:
+            self._stop(1, lambda: self._say(f"{self._interrupted()}; {cut_short}"))
+        error = self._error
 
-    def _stop(self, what: str) -> NoReturn:
-        kill_descendants()
-        self._say(what)
-        sys.stderr.flush()
-        os._exit(1)
+        def tell() -> None:
+            self._explain(error)
+            self._say(cut_short)
+
+        self._stop(_status(error), tell)
+
+    def _stop(self, status: int, tell: Callable[[], None]) -> NoReturn:
+        """End at once, having told why if that can be done: what hangs may hold the lock of the log, or of standard
+        error."""
+        try:
+            kill_descendants()
+            telling = threading.Thread(target=tell, daemon=True)
+            telling.start()
+            telling.join(KILL_SECONDS)
+        finally:
+            os._exit(status)
 
     def _explain(self, error: BaseException) -> None:
         if isinstance(error, UserError):
@@ -124,6 +143,10 @@ class Ending:
         log = None if self._output_dir is None else self._output_dir / "logs" / "run.log"
         place = f"; the log is {log}" if log is not None and log.exists() else ""
         print(f"{what}{place}; the same command goes on from what is finished", file=sys.stderr)
+
+
+def _status(error: BaseException) -> int:
+    return 2 if isinstance(error, UserError) else 1
 
 
 def kill_descendants() -> None:

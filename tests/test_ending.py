@@ -87,12 +87,38 @@ def test_an_end_that_takes_too_long_is_cut_short() -> None:
     assert LIMIT_SECONDS <= seconds < 10
 
 
-def test_so_is_one_that_begins_with_an_error() -> None:
-    body = RUNNING + ("try:\n    with ending.limited():\n        raise ValueError('odd')\nfinally:\n    time.sleep(60)")
+@pytest.mark.parametrize(
+    ("raised", "expected", "said"),
+    [
+        ("ValueError('odd')", 1, ("Traceback", "error: ValueError: odd" + AGAIN)),
+        ("UserError('no such thing')", 2, ("error: no such thing\n",)),
+    ],
+)
+def test_so_is_one_that_begins_with_an_error_which_is_told(raised: str, expected: int, said: tuple[str, ...]) -> None:
+    body = RUNNING + f"try:\n    with ending.limited():\n        raise {raised}\nfinally:\n    time.sleep(60)"
     status, errors, seconds = end(start(body))
-    assert status == 1
-    assert "the run failed" in errors
-    assert seconds < 10
+    assert status == expected
+    assert all(part in errors for part in said)
+    assert errors.endswith("cut short" + AGAIN)
+    assert seconds < 11
+
+
+@pytest.mark.parametrize("stage", ["at once", "a slow end", "going on"])
+def test_nobody_reads_what_is_said(stage: str) -> None:
+    """As with ``2>&1 | tee log`` and Ctrl-C, which ends tee too."""
+    ready = "time.sleep(0.3)\nprint('ready', flush=True)\nsys.stdin.readline()\n"
+    body = {
+        "at once": ready + "try:\n    time.sleep(60)\nexcept Exception:\n    time.sleep(60)",
+        "a slow end": RUNNING + "try:\n    time.sleep(60)\nfinally:\n    time.sleep(60)",
+        "going on": RUNNING + "for _ in range(3):\n    print('step', file=sys.stderr, flush=True)\nprint('step')",
+    }[stage]
+    process = start(body)
+    assert process.stderr is not None
+    process.stderr.close()
+    process.stderr = None
+    status, _, seconds = end(process, *([] if stage == "going on" else [signal.SIGINT]))
+    assert status == (0 if stage == "going on" else 1)
+    assert seconds < (11 if stage == "a slow end" else 5)
 
 
 def test_an_interruption_that_a_library_would_swallow_while_it_is_imported() -> None:

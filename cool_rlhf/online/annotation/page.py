@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote
 
 import jinja2
 from starlette.applications import Starlette
@@ -81,10 +81,12 @@ class _Page:
         form = await _form(request)
         try:
             annotator = await run_in_threadpool(self._store.annotator, form.get("name", ""))
+            name = await run_in_threadpool(self._store.name, annotator)
         except UserError as error:
             return self._page("name", status=400, fault=f"{str(error)[0].upper()}{str(error)[1:]}.")
         response = RedirectResponse("/", status_code=303)
-        response.set_cookie(self._cookie, str(annotator), httponly=True, samesite="lax", max_age=30 * 24 * 3600)
+        # The name, since numbers stand for others in another run's store.
+        response.set_cookie(self._cookie, quote(str(name)), httponly=True, samesite="lax", max_age=30 * 24 * 3600)
         return response
 
     async def label(self, request: Request) -> Response:
@@ -123,6 +125,10 @@ class _Page:
         annotator, name = self._who(request)
         if name is None:
             return self._page("name", status=400, fault="Your name is not known any more: say it again.")
+        if form.get("annotator", name) != name:  # left and right are not the same for all
+            return self._page(
+                "fault", status=409, fault=f"This question was shown to another annotator; here you are {name} now."
+            )
         item = form.get("item", "")
         try:
             winner = winner_of(form.get("verdict", ""), item, name)
@@ -136,9 +142,7 @@ class _Page:
         return RedirectResponse("/", status_code=303)
 
     def _who(self, request: Request) -> tuple[int, str | None]:
-        number = request.cookies.get(self._cookie, "")
-        annotator = int(number) if number.isascii() and number.isdigit() and len(number) < 10 else 0
-        return annotator, self._store.name(annotator)
+        return self._store.person(unquote(request.cookies.get(self._cookie, ""))) or (0, None)
 
     def _page(self, template: str, status: int = 200, **values: Any) -> Response:
         return HTMLResponse(self._templates.get_template(f"{template}.html.j2").render(**values), status_code=status)

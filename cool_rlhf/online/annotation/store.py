@@ -85,6 +85,14 @@ class Store:
             connection.executemany("INSERT OR IGNORE INTO items (id, round, place, body) VALUES (?, ?, ?, ?)", rows)
             return connection.total_changes - before
 
+    def withdraw(self, round: int) -> int:
+        """Take back the items of ``round`` that nobody has ever labelled: they ask about policies that are gone.
+        Returns how many."""
+        with self._writing() as connection:
+            unlabelled = "SELECT id FROM items WHERE round = ? AND id NOT IN (SELECT item FROM labels)"
+            connection.execute(f"DELETE FROM shown WHERE item IN ({unlabelled})", (round,))
+            return connection.execute(f"DELETE FROM items WHERE id IN ({unlabelled})", (round,)).rowcount
+
     def annotator(self, name: str, kind: Kind = "person") -> int:
         """The number of the annotator ``name``, who is added if need be. Raises UserError for an unfit name, and for
         one that stands for another kind of annotator."""
@@ -105,11 +113,13 @@ class Store:
         if kind in PEOPLE and name.casefold().endswith(NO_PERSON):
             raise UserError(f"a person's name must not end in {NO_PERSON}, as a rule's or judge's does: choose another")
         with self._writing() as connection:
-            connection.execute(
-                "INSERT OR IGNORE INTO annotators (name, kind, joined_at) VALUES (?, ?, ?)", (name, kind, self._now())
-            )
-            number, known = connection.execute("SELECT id, kind FROM annotators WHERE name = ?", (name,)).fetchone()
-        return number, known
+            standing = connection.execute(_CALLED, (name,)).fetchone()
+            if standing is not None:
+                return standing[0], standing[1]
+            return connection.execute(
+                "INSERT INTO annotators (name, kind, joined_at) VALUES (?, ?, ?) RETURNING id, kind",
+                (name, kind, self._now()),
+            ).fetchone()
 
     def name(self, annotator: int) -> str | None:
         """The name of a person; None where there is no such person."""
@@ -118,6 +128,12 @@ class Store:
                 "SELECT name FROM annotators WHERE id = ? AND kind = 'person'", (annotator,)
             ).fetchone()
         return row and str(row[0])
+
+    def person(self, name: str) -> tuple[int, str] | None:
+        """Number and name, as it was first given, of the person who is called so; None where nobody is."""
+        with self._lock:
+            row = self._connection.execute(_CALLED, (_visible(name),)).fetchone()
+        return (row[0], row[2]) if row is not None and row[1] == "person" else None
 
     def next_item(self, annotator: int) -> Item | None:
         """What the annotator should judge now: what they were shown last and have not answered, else the most wanted
@@ -265,9 +281,14 @@ class Store:
 
 
 def _visible(name: str) -> str:
-    """``name`` without characters that nobody sees (Unicode's category C), its words one blank apart."""
+    """``name`` without characters that nobody sees (Unicode's category C), its words one blank apart, composed."""
     seen = (character for character in " ".join(name.split()) if unicodedata.category(character)[0] != "C")
-    return " ".join("".join(seen).split())
+    return unicodedata.normalize("NFC", " ".join("".join(seen).split()))
+
+
+def _folded(name: str) -> str:
+    """What is the same for two spellings of one name: capitals, and how accents are encoded, make no other person."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _connected(path: Path) -> sqlite3.Connection:
@@ -276,12 +297,15 @@ def _connected(path: Path) -> sqlite3.Connection:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
+        connection.create_function("folded", 1, _folded, deterministic=True)
         connection.executescript(files(__package__).joinpath("schema.sql").read_text(encoding="utf-8"))
     except BaseException:
         connection.close()
         raise
     return connection
 
+
+_CALLED = "SELECT id, kind, name FROM annotators WHERE folded(name) = folded(?) ORDER BY id LIMIT 1"
 
 _STANDING = "SELECT id, winner FROM labels WHERE item = ? AND annotator = ? AND undone_at IS NULL"
 

@@ -133,6 +133,32 @@ def test_a_name_is_needed_and_is_text(store: Store, item: Callable[..., Item]) -
         assert "Your name" in answer.text
 
 
+def test_another_runs_page_on_the_same_port_takes_nobody_for_somebody_else(
+    page: TestClient, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    with Store(tmp_path / "other.sqlite") as other:
+        other.add_items([item(0)])
+        other.annotator("Ben")  # the first there, as Ada was here
+        client = TestClient(annotation_app(other, TOKEN), cookies=page.cookies)
+        assert "Your name" in client.get("/").text
+        assert client.post("/label", data={"item": item(0).id, "verdict": "left"}).status_code == 400
+        assert other.labels() == []
+        other.annotator("ADA")
+        assert "ADA" in client.get("/").text
+
+
+def test_whoever_says_another_name_in_a_second_tab_does_not_answer_what_the_first_shows(
+    page: TestClient, store: Store, item: Callable[..., Item]
+) -> None:
+    assert 'name="annotator" value="Ada"' in page.get("/").text
+    page.post("/name", data={"name": "Zoë Ő"})
+    form = {"item": item(0).id, "verdict": "left"}
+    assert page.post("/label", data={**form, "annotator": "Ada"}).status_code == 409
+    assert store.labels() == []
+    assert page.post("/label", data={**form, "annotator": "Zoë Ő"}).status_code == 200
+    assert [label.annotator for label in store.labels()] == ["Zoë Ő"]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"),
     [

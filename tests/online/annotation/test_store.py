@@ -32,6 +32,20 @@ def test_newest_round_first_and_no_item_twice(store: Store, item: Callable[..., 
     assert store.next_item(store.annotator("Ben")) is None, "one person an item are enough"
 
 
+def test_what_nobody_has_labelled_can_be_taken_back(store: Store, item: Callable[..., Item]) -> None:
+    store.add_items([item(n) for n in range(3)])
+    store.add_items([item(3, round=1)])
+    ada, ben = store.annotator("Ada"), store.annotator("Ben")
+    store.record(item(0).id, ada, "tie")
+    store.record(item(3).id, ada, "tie")
+    assert store.next_item(ben) is not None, "and has it before his eyes"
+    assert store.withdraw(0) == 2
+    assert [given.id for given in store.items()] == [item(0).id, item(3).id]
+    assert store.next_item(ben) is None
+    store.add_items([item(4)])
+    assert store.next_item(ben) == item(4)
+
+
 def test_overlap_asks_several_people(tmp_path: Path, item: Callable[..., Item]) -> None:
     with Store(tmp_path / FILE_NAME, overlap=2) as store:
         store.add_items([item(n) for n in range(4)])
@@ -125,6 +139,15 @@ def test_names(store: Store) -> None:
             store.annotator(name)
     with pytest.raises(UserError, match="taken by a person"):
         store.annotator("Ada L.", "rule")
+
+
+def test_spellings_of_one_name(store: Store) -> None:
+    number = store.annotator("Élise")
+    for spelling in ("élise", "ÉLISE", "E\u0301lise", " e\u0301lise "):
+        assert store.annotator(spelling) == number
+        assert store.person(spelling) == (number, "Élise")
+    assert store.annotator("Elise") != number
+    assert store.person("Ada") is None
 
 
 def test_agreement_of_the_items(tmp_path: Path, item: Callable[..., Item]) -> None:

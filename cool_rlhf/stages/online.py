@@ -50,6 +50,16 @@ class Answerers:
     scorer: RemoteScorer
 
 
+def clear_paths(folder: RoundFolder) -> None:
+    """Take away what both paths of an attempt that is made again have left, and ask nobody about it any more; what was
+    labelled stays."""
+    folder.clear_paths()
+    store = folder.output_dir / STORE_FILE
+    if store.exists():
+        with Store(store) as labels:
+            labels.withdraw(folder.round)
+
+
 def answer_prompts(
     config: Config,
     roles: Answerers,

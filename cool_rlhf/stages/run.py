@@ -17,7 +17,7 @@ from cool_rlhf.checks.settings import schedules_that_end, without_effect
 from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.folders import RoundFolder, recover
+from cool_rlhf.folders import RoundFolder, recover, round_folders
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
 from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.ppo.collaborators import Models
@@ -38,7 +38,15 @@ from cool_rlhf.stages.data import StageData, write_pairs
 from cool_rlhf.stages.inputs import Inputs
 from cool_rlhf.stages.new_pairs import new_pairs
 from cool_rlhf.stages.observers import PPOObserver, SupervisedObserver, saved_start
-from cool_rlhf.stages.online import Answerers, answer_prompts, checkpoints_of, fast_path, response_gold, slow_path
+from cool_rlhf.stages.online import (
+    Answerers,
+    answer_prompts,
+    checkpoints_of,
+    clear_paths,
+    fast_path,
+    response_gold,
+    slow_path,
+)
 from cool_rlhf.stages.repair import Repairing, judged_from, replayed_from, write_repair
 from cool_rlhf.stages.roles import Checkpoints, StageRoles
 from cool_rlhf.tracking import Tracker, run_plan, setup_logging
@@ -60,7 +68,7 @@ def open_run(config: Config) -> Iterator[Run]:
     for made in outputs(config).values():
         recover(made)
     setup_logging(output)
-    (output / "config.yaml").write_text(yaml.safe_dump(shown_config(config), sort_keys=False), encoding="utf-8")
+    write_atomically(output / "config.yaml", yaml.safe_dump(shown_config(config), sort_keys=False).encode())
     machine = machine_resources(config)
     with Tracker(config, output) as tracker, cluster(config.cluster, machine.cpus, machine.gpus):
         if config.cluster.address is not None:
@@ -200,7 +208,7 @@ class Run:
         folder = RoundFolder(self.output, round)
         resumed = self._state.is_begun_with(name, self._settings[name])
         if not resumed:  # before it has begun: whoever finds it begun goes on from what is there
-            folder.clear_paths()
+            clear_paths(folder)
         if self._begin(name) is None:
             return
         self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")
@@ -348,6 +356,7 @@ class Run:
         if is_lost(self.config, self._state, name):
             logger.info("what %s made is not there any more: it and what follows it are made again", name)
             self._state.discard_from(name)
+            self._clear_rounds()
         snapshot = self._state.snapshot(name)
         start = int(snapshot[1]["step"]) if snapshot else 0
         if self._state.is_finished(name):
@@ -362,13 +371,25 @@ class Run:
                     *(name, " and ".join(jumping)),
                 )
             self._state.reopen_from(name)
+            self._clear_rounds()
         stage, _, round = name.partition("_")
         if not self._tracker_placed:
-            self._tracker.resume(stage, int(round or 0), start)
-            self._tracker.set_plan(run_plan(self.config, self._finished_stages(), self.inputs.tokens))
+            finished = self._finished_stages()
+            self._tracker.resume(stage, int(round or 0), start, finished)
+            self._tracker.set_plan(run_plan(self.config, finished, self.inputs.tokens))
             self._tracker_placed = True
         self._state.begin(name, self._settings[name])
         return start
+
+    def _clear_rounds(self) -> None:
+        """Take away what stages between rounds have left that are to be made again, and is no checkpoint: reports and
+        annotators see only what holds."""
+        begun = self._state.begun()
+        for folder in round_folders(self.output):
+            if f"online_{folder.round}" not in begun:
+                clear_paths(folder)
+            if f"reward_{folder.round + 1}" not in begun:
+                folder.repair.unlink(missing_ok=True)
 
     def _prepare_next(self) -> None:
         """Start the processes of the stage after this one."""

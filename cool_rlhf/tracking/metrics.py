@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import numbers
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -83,16 +83,18 @@ class MetricsLog:
         self._file.append(row)
         return row
 
-    def truncate_after(self, stage: str, round: int, step: int) -> int:
+    def truncate_after(self, stage: str, round: int, step: int, finished: Collection[tuple[str, int]] = ()) -> int:
         """Go back to the moment when ``step`` of ``stage`` in ``round`` was recorded; returns how many rows went.
 
-        What stands after the stage's last row up to ``step`` is dropped, rows of other stages included, since they
-        came later. A stage that has no such row is dropped from its first row on. ``seconds`` goes on from the last
-        row kept.
+        The first row that is neither of this stage up to ``step`` nor of one of the ``finished`` (stage and round) is
+        dropped with all that stand behind it, since they came later. ``seconds`` goes on from the last row kept.
         """
-        own = [i for i, row in enumerate(self.rows) if (row["stage"], row["round"]) == (stage, round)]
-        reached = [i for i in own if self.rows[i]["step"] <= step]
-        keep = reached[-1] + 1 if reached else (own[0] if own else len(self.rows))
+
+        def stands(row: Mapping[str, Any]) -> bool:
+            place = (row["stage"], row["round"])
+            return place in finished or (place == (stage, round) and row["step"] <= step)
+
+        keep = next((i for i, row in enumerate(self.rows) if not stands(row)), len(self.rows))
         dropped = len(self.rows) - keep
         self._file.truncate(keep)
         self._seconds_before = self._last_seconds()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -80,14 +80,15 @@ class Tracker:
         """What the run will go through, for the time left; may be called again as step counts become known."""
         self._time_left.plan = list(plan)
 
-    def resume(self, stage: str, round: int, step: int) -> None:
-        """Go on after ``step`` (0: from the stage's beginning) of ``stage``: what was recorded later is dropped.
+    def resume(self, stage: str, round: int, step: int, finished: Collection[tuple[str, int]] = ()) -> None:
+        """Go on after ``step`` (0: from the stage's beginning) of ``stage``: what was recorded later is dropped, which
+        is all but this and the ``finished`` stages.
 
         Raises RuntimeError once a stage has been started.
         """
         if self._started:
             raise RuntimeError("Tracker.resume comes before the first stage")
-        self._metrics.truncate_after(stage, round, step)
+        self._metrics.truncate_after(stage, round, step, finished)
         kept = {(row["stage"], row["round"], row["step"]) for row in self._metrics.rows}
         later = (i for i, row in enumerate(self._samples.rows) if (row["stage"], row["round"], row["step"]) not in kept)
         self._samples.truncate(next(later, len(self._samples.rows)))

@@ -17,6 +17,9 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.preferences import split_pairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.folders import RoundFolder, part_of, replace_whole
+from cool_rlhf.online.annotation.items import Item
+from cool_rlhf.online.annotation.items import Response as Answered
+from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.roles import group, standby
@@ -268,3 +271,29 @@ def test_paths_that_are_walked_anew_take_nothing_of_the_last_attempt(
                 run.online(0)
             assert [file.exists() for file in left] == [attempt == 1] * len(left)
             assert folder.labels.exists(), "labels stay"
+
+
+def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(
+    after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two finished rounds the second is forgotten with its PPO; what people have labelled stays."""
+    after_ppo._settings = {name: {} for name in ("ppo_0", "online_0", "reward_1", "ppo_1", "online_1", "reward_2")}
+    for name in after_ppo._settings:
+        after_ppo._state.begin(name, {})
+        after_ppo._state.finish(name)
+    folders = [RoundFolder(tmp_path, round) for round in (0, 1)]
+    for folder in folders:
+        for file in (folder.patterns, folder.pairs, folder.repair):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text("{}")
+    with Store(tmp_path / FILE_NAME) as store:
+        response = Answered("yes", True, "sft")
+        for round in (0, 1):
+            question = [Message(role="user", content=f"round {round}?")]
+            item = Item(question, response, Answered("no", True, "late"), "default", "", None, round)
+            store.add_items([item])
+        monkeypatch.setattr(stages, "is_lost", lambda config, state, name: name == "ppo_1")
+        after_ppo._begin("ppo_1")
+        assert [item.round for item in store.items()] == [0]
+    assert [file.exists() for file in (folders[0].patterns, folders[0].pairs, folders[0].repair)] == [True] * 3
+    assert [file.exists() for file in (folders[1].patterns, folders[1].pairs, folders[1].repair)] == [False] * 3

@@ -97,22 +97,24 @@ ROWS = [("sft", 0, 1), ("sft", 0, 2), ("reward", 0, 1), ("ppo", 0, 1), ("ppo", 0
 
 
 @pytest.mark.parametrize(
-    ("resumed", "kept"),
+    ("resumed", "finished", "kept"),
     [
-        (("ppo", 0, 2), 5),
-        (("ppo", 0, 0), 3),
-        (("ppo", 0, 9), 6),
-        (("sft", 0, 1), 1),
-        (("sft", 0, 0), 0),
-        (("ppo", 1, 0), 7),
+        (("ppo", 0, 2), 2, 5),
+        (("ppo", 0, 0), 2, 3),
+        (("ppo", 0, 9), 2, 6),
+        (("sft", 0, 1), 0, 1),
+        (("sft", 0, 0), 0, 0),
+        (("ppo", 1, 0), 4, 7),
+        (("online", 0, 0), 3, 6),  # it has no rows: what came after it has
     ],
 )
-def test_resuming_drops_what_came_after_the_resumed_step(tmp_path, resumed, kept):
+def test_resuming_drops_what_came_after_the_resumed_step(tmp_path, resumed, finished, kept):
+    before = [("sft", 0), ("reward", 0), ("ppo", 0), ("reward", 1)][:finished]
     path = tmp_path / "metrics.jsonl"
     write(path, ROWS)
     whole = path.read_bytes().splitlines(keepends=True)
     with MetricsLog(path) as log:
-        assert log.truncate_after(*resumed) == len(ROWS) - kept
+        assert log.truncate_after(*resumed, before) == len(ROWS) - kept
         log.append(resumed[0], resumed[1], resumed[2] + 1, {"loss": 0.0})
     assert steps(path) == [*ROWS[:kept], (resumed[0], resumed[1], resumed[2] + 1)]
     assert path.read_bytes().splitlines(keepends=True)[:kept] == whole[:kept]

@@ -53,7 +53,7 @@ def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path, offline_hist
         record_steps(tracker, "ppo", 0, 1, 6)
     run_id = (tmp_path / "state" / "wandb_run_id").read_text()
     with Tracker(config(), tmp_path) as tracker:
-        tracker.resume("ppo", 0, 4)
+        tracker.resume("ppo", 0, 4, [("sft", 0)])
         record_steps(tracker, "ppo", 0, 5, 8)
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3, 1, 2, 3, 4, 5, 6, 7, 8]

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.model_executor.model_loader.reload.layerwise import finalize_layerwise_reload, initialize_layerwise_reload
 
 
@@ -28,4 +29,17 @@ class WeightReceiver:
         self.model_runner.get_model().load_weights(weights)
 
     def finish_weights(self) -> None:
-        finalize_layerwise_reload(self.model_runner.get_model(), self.model_runner.model_config)
+        model = self.model_runner.get_model()
+        finalize_layerwise_reload(model, self.model_runner.model_config)
+        _repack_tied_output(model)
+
+
+def _repack_tied_output(model: nn.Module) -> None:
+    """An output layer that shares the input embedding's weight got none of its own to load, so that it would go on with
+    what it has packed of the former one, as on a CPU."""
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    outputs = [layer for layer in layers if isinstance(layer, ParallelLMHead)]
+    embedded = {layer.weight.data_ptr() for layer in layers if not isinstance(layer, ParallelLMHead)}
+    for layer in outputs:
+        if layer.weight.data_ptr() in embedded:
+            layer.quant_method.process_weights_after_loading(layer)

@@ -44,9 +44,10 @@ def save_checkpoint(
 ) -> None:
     """Write a checkpoint that transformers and vLLM load where this project is not installed.
 
-    InternLM2 folders carry their modeling files and ``auto_map``; other families are plain. ``folder`` appears whole or
-    not at all, replacing an earlier one. A reward model's chat template ends in the reward token, and its config says
-    that it regresses, so that vLLM puts no sigmoid over the score.
+    InternLM2 folders carry their modeling files and ``auto_map``; other families are plain, so that an ``auto_map`` of
+    theirs, which names files of the folder they came from, is left behind. ``folder`` appears whole or not at all,
+    replacing an earlier one. A reward model's chat template ends in the reward token, and its config says that it
+    regresses, so that vLLM puts no sigmoid over the score.
 
     Args:
         weights: full tensors under their checkpoint names, taken one at a time; one shard is held in memory.
@@ -63,6 +64,7 @@ def save_checkpoint(
         _write_weights(place, weights, dtype)
         config.save_pretrained(place)
         tokenizer = copy.deepcopy(tokenizer)
+        tokenizer.init_kwargs.pop("auto_map", None)
         tokenizer.chat_template = REWARD_TEMPLATE if is_reward else tokenizer.chat_template or CHAT_TEMPLATE
         if isinstance(config, InternLM2Config):
             for name in MODELING_FILES:
@@ -95,6 +97,7 @@ def _export_config(
     if _is_reward(architecture):
         config.problem_type = "regression"
     if not isinstance(config, InternLM2Config):
+        vars(config).pop("auto_map", None)
         if _is_reward(architecture):  # by the padding they find each row's last token
             setattr(config, "pad_token_id", tokenizer.pad_token_id)  # noqa: B010  # not a field of every family
         return config

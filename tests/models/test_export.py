@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from cool_rlhf.models import export
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.internlm2 import InternLM2ForRewardModel
-from cool_rlhf.models.loading import load_causal_lm
+from cool_rlhf.models.loading import load_causal_lm, load_tokenizer
 
 BLOCKED = """
 import sys
@@ -181,3 +181,23 @@ def test_other_families_are_plain_folders(tokenizer, tmp_path: Path) -> None:
     tokens = torch.arange(3, 20)[None]
     torch.testing.assert_close(loaded(tokens).logits, model(tokens).logits, atol=1e-6, rtol=0)
     assert AutoTokenizer.from_pretrained(tmp_path / "llama").chat_template == tokenizer.chat_template
+
+
+def test_code_of_the_folder_a_family_came_from_is_not_asked_for(tokenizer, tmp_path: Path) -> None:
+    came_from = tmp_path / "came from"
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 1, "num_attention_heads": 4}
+    LlamaForCausalLM(LlamaConfig(**shape, vocab_size=len(tokenizer))).save_pretrained(came_from)
+    tokenizer.save_pretrained(came_from)
+    for name, auto_map in {
+        "config.json": {"AutoConfig": "configuration_own.OwnConfig", "AutoModelForCausalLM": "modeling_own.OwnModel"},
+        "tokenizer_config.json": {"AutoTokenizer": ["tokenization_own.OwnTokenizer", None]},
+    }.items():
+        fields = json.loads((came_from / name).read_text())
+        (came_from / name).write_text(json.dumps(fields | {"auto_map": auto_map}))
+    model, own = load_causal_lm(came_from, torch.float32), load_tokenizer(came_from)
+    folder, weights = tmp_path / "exported", model.named_parameters()
+    save_checkpoint(folder, model.config, weights, own, architecture="LlamaForCausalLM", dtype=torch.float32)
+    for name in ("config.json", "tokenizer_config.json"):
+        assert "auto_map" not in json.loads((folder / name).read_text())
+    assert type(AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)) is LlamaForCausalLM
+    assert len(AutoTokenizer.from_pretrained(folder, trust_remote_code=True)) == len(own)

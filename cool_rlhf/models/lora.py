@@ -22,8 +22,8 @@ ADAPTER = "default"
 
 
 def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
-    """Freeze ``model`` and put trained matrices beside its linear layers, in place. A scalar head is fresh or small, so
-    it stays trained as a whole.
+    """Freeze ``model`` and put trained matrices beside the linear layers of its backbone, in place. A scalar head is
+    fresh or small, so it stays trained as a whole; an output layer is frozen with the rest.
 
     A is drawn from torch's global generator, which has to stand equally on every rank; B is 0, so nothing changes at
     first.
@@ -45,6 +45,7 @@ def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
         lora_dropout=settings.dropout,
         target_modules="|".join(map(re.escape, wanted)),
     )
+    model.requires_grad_(False)  # peft freezes the backbone alone, and no output layer
     inject_adapter_in_model(config, backbone)
     for layer in _adapted(backbone).values():
         # peft makes them float32; DeepSpeed keeps masters in float32 in any case, and the model computes in its own.

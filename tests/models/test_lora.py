@@ -7,7 +7,7 @@ import torch
 
 from cool_rlhf.config import LoRAConfig
 from cool_rlhf.data.packing import pack
-from cool_rlhf.models.forward import token_values
+from cool_rlhf.models.forward import token_logprobs, token_values
 from cool_rlhf.models.lora import add_lora, exported_weights
 from cool_rlhf.protocols import UserError
 
@@ -16,7 +16,7 @@ def batch():
     return pack([torch.arange(5), torch.arange(3, 12)])
 
 
-def trained(model, targets: list[str], checkpointing: bool = False):
+def trained(model, targets: list[str], checkpointing: bool = False, outputs=token_values):
     torch.manual_seed(4)
     add_lora(model, LoRAConfig(rank=3, alpha=6, targets=targets))
     if checkpointing:
@@ -25,7 +25,7 @@ def trained(model, targets: list[str], checkpointing: bool = False):
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):
         optimizer.zero_grad()
-        token_values(model, batch()).square().mean().backward()
+        outputs(model, batch()).square().mean().backward()
         optimizer.step()
     return model
 
@@ -46,6 +46,18 @@ def test_exported_weights_are_those_of_a_plain_model_that_computes_the_same(tiny
     torch.testing.assert_close(token_values(plain, batch()), token_values(adapted, batch()), atol=1e-5, rtol=1e-5)
     changed = {name.split(".")[-2] for name, weight in exported.items() if not torch.equal(weight, before[name])}
     assert changed == {"v_head", *(targets or ["wqkv", "wo", "w1", "w2", "w3"])}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_a_language_model_learns_by_its_adapters_alone(tiny_causal_lm, checkpointing: bool) -> None:
+    before = {name: weight.clone() for name, weight in tiny_causal_lm(1).state_dict().items()}
+    model = trained(tiny_causal_lm(1), [], checkpointing, lambda *given: token_logprobs(*given)[0])
+    learnt = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert learnt == {name for name, _ in model.named_parameters() if "lora_" in name}
+    exported = {name: weight() for name, _, weight in exported_weights(model)}
+    assert torch.equal(exported["output.weight"], before["output.weight"])
+    changed = {name.split(".")[-2] for name, weight in exported.items() if not torch.equal(weight, before[name])}
+    assert changed == {"wqkv", "wo", "w1", "w2", "w3"}
 
 
 def test_gradient_checkpointing_changes_nothing(tiny_scalar_model) -> None:

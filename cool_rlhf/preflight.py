@@ -23,6 +23,7 @@ from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
+from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.folders import round_folders
 from cool_rlhf.models.fields import config_fields, is_scalar
 from cool_rlhf.planning import Resources
@@ -93,12 +94,15 @@ def with_earlier_stages(config: Config) -> list[Config]:
 
 
 def held_out_prompts(config: Config) -> tuple[str, list[str]]:
-    """Key and sources of the prompts that stage=evaluate reads: test prompts, or else what validation uses; none named
-    where the embedded world has to supply them."""
-    data = config.data
-    named = {"data.test_prompts": data.test_prompts, "data.validation_prompts": data.validation_prompts}
-    key = next((key for key, sources in named.items() if sources), "data.prompts")
-    return key, named.get(key, data.prompts)
+    """Key and sources of the prompts that stage=evaluate reads: test prompts, or else what the run's validation uses;
+    none named where the embedded world has to supply them."""
+    if config.data.test_prompts:
+        return "data.test_prompts", config.data.test_prompts
+    data = as_trained(config).data
+    name = "validation_prompts" if data.validation_prompts else "prompts"
+    sources: list[str] = getattr(data, name)
+    own = sources == getattr(config.data, name)
+    return f"data.{name}" if own else f"data.{name} of the run in {config.output_dir}", sources
 
 
 def finished_models(config: Config) -> FinishedModels | None:
@@ -247,16 +251,19 @@ def _check_some_left(kind: str, config: Config) -> None:
 
 def _check_held_out(config: Config) -> None:
     """What stage=evaluate reads: test rows, or else the prompts that validation uses; training pairs for a baseline."""
-    data, (key, sources) = config.data, held_out_prompts(config)
-    read = [("preferences", "data.test_preferences", data.test_preferences)]
-    if config.evaluate.samples_per_prompt:
-        read.append(("prompts", key, sources))
-    if data.world is None and not any(sources for _, _, sources in read):
+    data = config.data
+    key, sources = held_out_prompts(config) if config.evaluate.samples_per_prompt else ("", [])
+    if data.world is None and not data.test_preferences and not sources:
         raise UserError(
             "data.test_preferences is empty, and there is nothing else to evaluate on: name JSONL or Parquet files or "
             "Hub names; for responses of the SFT and the chat model data.test_prompts"
         )
-    _check_rows(read, held_out_reading(config))
+    reading = held_out_reading(config)
+    _check_rows([("preferences", "data.test_preferences", data.test_preferences)], reading)
+    if not data.test_prompts:  # what validation uses is read as the run has read it
+        written = Reading.of(as_trained(config))
+        reading = replace(written, domains=reading.domains, room=reading.room)
+    _check_rows([("prompts", key, sources)], reading)
     if data.test_preferences and config.evaluate.baseline_pairs:
         reading = replace(Reading.of(config), domains=None)
         _check_rows([("preferences", "data.preferences", data.preferences)], reading)

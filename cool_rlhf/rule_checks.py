@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from cool_rlhf.checks.domains import replaced_domains
 from cool_rlhf.config import Config, best_by, has_paths, judged_as
+from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading
 from cool_rlhf.protocols import Prompt, UserError
@@ -119,9 +120,9 @@ def _rewarded(inputs: Inputs) -> Iterable[Prompt]:
 
 
 def _evaluated(inputs: Inputs) -> Iterable[Prompt]:
-    data = inputs.config.data
-    own = data.prompts or data.validation_prompts
-    return _tested(inputs) if data.test_prompts or not own else inputs.validation
+    trained = replace(inputs, config=as_trained(inputs.config))
+    own = trained.config.data.prompts or trained.config.data.validation_prompts
+    return _tested(inputs) if inputs.config.data.test_prompts or not own else trained.validation
 
 
 def _tested(inputs: Inputs) -> Iterable[Prompt]:

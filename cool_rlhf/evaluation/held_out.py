@@ -16,12 +16,14 @@ from cool_rlhf.config import Config, validation_share
 from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.loading import Reading, left_out, load_preferences
+from cool_rlhf.data.messages import without_system_turn
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.room import may_fill
-from cool_rlhf.data.splitting import TEST_ROWS
+from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
+from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.preflight import held_out_reading
-from cool_rlhf.protocols import Message, PreferencePair, Prompt
+from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.stages.inputs import GoldRule, Inputs
@@ -43,12 +45,13 @@ class HeldOut:
 
     @classmethod
     def of(cls, config: Config) -> HeldOut:
-        """The user's test rows, and where none are named: validation prompts, or the embedded world's test rows."""
+        """The user's test rows, and where none are named: prompts that the run held out, or the embedded world's test
+        rows."""
         notes: list[str] = []
-        inputs = Inputs(config)
+        inputs, trained = Inputs(config), Inputs(as_trained(config))
         preferences, opposed = _preferences(inputs, notes)
-        training = _apart(_training(inputs, notes), preferences, notes) if preferences else []
-        prompts, source, gold = _prompts(inputs, notes)
+        training = _apart(_training(inputs, notes), preferences, trained, notes) if preferences else []
+        prompts, source, gold = _prompts(inputs, trained, notes)
         return cls(prompts, source, gold, preferences, opposed, training, notes)
 
 
@@ -109,17 +112,22 @@ def _doubtful(pairs: Sequence[PreferencePair]) -> list[str]:
 
 
 def _apart(
-    training: Sequence[PreferencePair], test: Sequence[PreferencePair], notes: list[str]
+    training: Sequence[PreferencePair], test: Sequence[PreferencePair], trained: Inputs, notes: list[str]
 ) -> Sequence[PreferencePair]:
     """The training pairs whose prompt no test pair has."""
-    prompts = {prompt_key(pair.chosen[:-1]) for pair in test}
-    learnt = {key for pair in training if (key := prompt_key(pair.chosen[:-1])) in prompts}
+    prompts = {_key(pair.chosen[:-1], trained) for pair in test}
+    learnt = {key for pair in training if (key := _key(pair.chosen[:-1], trained)) in prompts}
     if not learnt:
         return training
     notes.append(
         f"{len(learnt)} of {len(prompts)} test prompts stand in the training pairs: the model has learnt from them"
     )
-    return [pair for pair in training if prompt_key(pair.chosen[:-1]) not in learnt]
+    return [pair for pair in training if _key(pair.chosen[:-1], trained) not in learnt]
+
+
+def _key(prompt: Conversation, inputs: Inputs) -> str:
+    """The same whether or not the system turn that ``inputs`` gives the policy stands in front."""
+    return prompt_key(without_system_turn(prompt, inputs.config.sampling.system_prompt))
 
 
 def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
@@ -144,19 +152,49 @@ def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
     return pairs
 
 
-def _prompts(inputs: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, GoldRule]:
-    config, data = inputs.config, inputs.config.data
+def _prompts(inputs: Inputs, trained: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, GoldRule]:
+    config, data, own = inputs.config, inputs.config.data, trained.config.data
     if not config.evaluate.samples_per_prompt:
         notes.append("no responses: there is no SFT model, there are no prompts, or evaluate.samples_per_prompt is 0")
         return [], "none", inputs.rule_score
     if data.test_prompts:
         notes += _left_out("prompts", config)
-        asked = inputs.load_prompts(data.test_prompts, held_out_reading(config))
-        return _once_each(asked, notes), "data.test_prompts", inputs.rule_score
-    if data.prompts or data.validation_prompts:
+        asked = _once_each(inputs.load_prompts(data.test_prompts, held_out_reading(config)), notes)
+        notes += _learnt(asked, inputs, trained)
+        return asked, "data.test_prompts", inputs.rule_score
+    named = (data.prompts, data.validation_prompts)
+    if any(named) and named != (own.prompts, own.validation_prompts):
+        notes.append(
+            "data.prompts and data.validation_prompts are not those that the run was trained with: what it held out is "
+            "asked; name others in data.test_prompts"
+        )
+    if own.prompts or own.validation_prompts:
         notes.append("the prompts are those of validation, by which the best policy was chosen")
-        return _once_each(inputs.validation, notes), "validation prompts", inputs.rule_score
-    return inputs.addressed(inputs.world.test), "the embedded world's test prompts", inputs.gold_score
+        return _once_each(_validation(inputs, trained, notes), notes), "validation prompts", inputs.rule_score
+    return inputs.addressed(inputs.world.test), "the embedded world's test prompts", trained.gold_score
+
+
+def _validation(inputs: Inputs, trained: Inputs, notes: list[str]) -> Sequence[Prompt]:
+    """The prompts that the run has held out, as the policy is to be asked them now, but for those of test rows."""
+    tested = {_key(messages, trained) for messages in tested_prompts(inputs.config.data, Reading.of(inputs.config))}
+    held = [prompt for prompt in trained.validation if _key(prompt.messages, trained) not in tested]
+    if left := len(trained.validation) - len(held):
+        notes.append(f"{left} of the prompts that the run held out are not asked, since test rows have them")
+    system = trained.config.sampling.system_prompt
+    return inputs.addressed([replace(prompt, messages=without_system_turn(prompt.messages, system)) for prompt in held])
+
+
+def _learnt(asked: Sequence[Prompt], inputs: Inputs, trained: Inputs) -> list[str]:
+    """How many of the test prompts the run was asked in training; none where it was told of them before."""
+    if trained.config == inputs.config:
+        return []
+    try:
+        learnt = {_key(prompt.messages, trained) for prompt in trained.prompts}
+    except UserError as error:  # its rows may be gone by now, and are not what is evaluated on
+        return [f"whether the run was asked test prompts in training cannot be told: {error}"]
+    count = sum(_key(prompt.messages, inputs) in learnt for prompt in asked)
+    told = f"{count} of {len(asked)} test prompts were asked in training: the policy has learnt from them"
+    return [told] if count else []
 
 
 def _once_each(prompts: Sequence[Prompt], notes: list[str]) -> list[Prompt]:

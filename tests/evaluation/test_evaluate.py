@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
+from cool_rlhf.data.messages import with_system_turn
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.evaluation.comparison import Judged
 from cool_rlhf.evaluation.evaluate import Measured, evaluate, header, judge, tables, with_own_bound
@@ -24,6 +26,8 @@ from cool_rlhf.evaluation.tables import describe
 from cool_rlhf.planning import Resources, phases, plan
 from cool_rlhf.preflight import FinishedModels, check_data, finished_models, with_earlier_stages
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation, UserError
+from cool_rlhf.provenance import made_from
+from cool_rlhf.stages.inputs import Inputs
 from reward.conditions import Conditions
 
 SMALL = ["data.world.preferences=1", "data.world.prompts=1", "data.world.sft=1", "data.world.test=12"]
@@ -217,6 +221,103 @@ def test_own_preferences_are_never_judged_by_the_worlds(tmp_path: Path) -> None:
     assert (len(held_out.preferences), len(held_out.prompts)) == (1, 20)
     assert held_out.notes == ["1 of 1 test prompts stand in the training pairs: the model has learnt from them"]
     assert held_out.training == []
+
+
+def trained(folder: Path, *overrides: str) -> Config:
+    """The config of a run in ``folder`` that has begun with PPO."""
+    config = compose(["+experiment=demo", f"output_dir={folder}", *SMALL, *overrides])
+    state = RunState(folder)
+    for stage in ("collect", "reward_0", "ppo_0"):
+        state.begin(stage, made_from(config)[stage])
+    return config
+
+
+def texts(prompts: Sequence[Prompt]) -> set[str]:
+    return {prompt.messages[-1]["content"] for prompt in prompts}
+
+
+def test_whatever_the_settings_the_prompts_that_the_run_held_out_are_asked(tmp_path: Path) -> None:
+    """Others PPO has trained on."""
+    asked = rows(tmp_path, "asked.jsonl", *({"prompt": f"why {k}?", "domain": "math"} for k in range(400)))
+    others = rows(tmp_path, "others.jsonl", *({"prompt": f"who {k}?", "domain": "math"} for k in range(40)))
+    named = f"data.prompts=[{asked}]"
+    run = trained(tmp_path, named, "sampling.system_prompt=Short.", "conditions.math='Be exact.'")
+    checkpoint(tmp_path / "sft")
+    held = Inputs(run).validation
+    assert len(held) == 20
+    tested = rows(
+        tmp_path, "tested.jsonl", *({"prompt": text, "chosen": "so", "rejected": "no", "domain": "math"}
+        for text in [*sorted(texts(held))[:3], *(f"why {k}?" for k in range(5))]),
+    )  # fmt: skip
+    tests = texts(held) & ({*sorted(texts(held))[:3]} | {f"why {k}?" for k in range(5)})
+
+    def found(*overrides: str) -> HeldOut:
+        config = config_of(tmp_path, *SMALL, *overrides)
+        check_data(config)
+        return HeldOut.of(config)
+
+    for changed in ([named, "seed=2"], [], [named, "sampling.system_prompt=Long."], ["conditions=default", named]):
+        again = found(*changed)
+        assert [prompt.id for prompt in again.prompts] == [prompt.id for prompt in held]
+        assert again.prompts_from == "validation prompts"
+        assert not [note for note in again.notes if "not those" in note]
+    system = found("sampling.system_prompt=Long.").prompts[0].messages
+    assert system == with_system_turn([held[0].messages[-1]], "Long."), "as it is to be asked now"
+    other = found(f"data.prompts=[{others}]")
+    assert texts(other.prompts) == texts(held)
+    assert [note for note in other.notes if "are not those that the run was trained with" in note]
+    fewer = found(named, f"data.test_preferences=[{tested}]", "evaluate.baseline_pairs=0")
+    assert texts(fewer.prompts) == texts(held) - tests
+    assert f"{len(tests)} of the prompts that the run held out are not asked, since test rows have them" in fewer.notes
+
+    asked.unlink()
+    with pytest.raises(UserError, match=rf"data\.prompts of the run in {tmp_path}: there is no file .*asked\.jsonl"):
+        found()
+
+
+def test_test_prompts_that_the_run_was_asked_are_noted(tmp_path: Path) -> None:
+    asked = rows(tmp_path, "asked.jsonl", *({"prompt": f"why {k}?", "domain": "math"} for k in range(100)))
+    named = f"data.prompts=[{asked}]"
+    run = trained(tmp_path, named, "sampling.system_prompt=Short.")
+    tested = rows(
+        tmp_path, "tested.jsonl", {"prompt": "Why  7?"}, {"prompt": "who?"},
+        *({"prompt": text} for text in sorted(texts(Inputs(run).prompts))[:4]),
+    )  # fmt: skip
+    count = len({"why 7?", *sorted(texts(Inputs(run).prompts))[:4]} & texts(Inputs(run).prompts))
+    config = config_of(tmp_path, *SMALL, f"data.test_prompts=[{tested}]")
+    told = [note for note in HeldOut.of(config).notes if "test prompts" in note]
+    assert told == [f"{count} of 6 test prompts were asked in training: the policy has learnt from them"]
+    asked.unlink()
+    told = [note for note in HeldOut.of(config).notes if "test prompts" in note]
+    assert len(told) == 1
+    assert re.match(r"whether the run was asked test prompts in training cannot be told: .*asked\.jsonl", told[0])
+
+
+def test_test_prompts_that_the_run_knew_of_need_no_note(tmp_path: Path) -> None:
+    asked = rows(tmp_path, "asked.jsonl", *({"prompt": f"why {k}?", "domain": "math"} for k in range(30)))
+    named = [f"data.prompts=[{asked}]", f"data.test_prompts=[{asked.rename(tmp_path / 'tested.jsonl')}]"]
+    rows(tmp_path, "asked.jsonl", *({"prompt": f"why {k}?", "domain": "math"} for k in range(20, 60)))
+    trained(tmp_path, *named)
+    for seed in ("seed=1", "seed=2"):
+        held_out = HeldOut.of(config_of(tmp_path, *SMALL, *named, seed))
+        assert len(held_out.prompts) == 30
+        assert not [note for note in held_out.notes if "test prompts" in note]
+
+
+def test_a_sampled_pair_is_known_again_behind_the_policys_system_turn(tmp_path: Path) -> None:
+    trained(tmp_path, "sampling.system_prompt=Short.")
+    asked = [{"role": "system", "content": "Short."}, {"role": "user", "content": "why?"}]
+    (tmp_path / "rounds" / "0").mkdir(parents=True)
+    sampled = rows(
+        tmp_path / "rounds" / "0", "collected.jsonl",
+        {"prompt": asked, "chosen": "so", "rejected": "no", "domain": "math"},
+    )  # fmt: skip
+    tested = rows(tmp_path, "tested.jsonl", {"prompt": "Why?", "chosen": "so", "rejected": "no", "domain": "math"})
+    assert sampled.exists()
+    held_out = HeldOut.of(config_of(tmp_path, *SMALL, f"data.test_preferences=[{tested}]"))
+    told = "1 of 1 test prompts stand in the training pairs: the model has learnt from them"
+    assert told in held_out.notes
+    assert "why?" not in {pair.chosen[-2]["content"] for pair in held_out.training}
 
 
 def test_test_rows_are_checked_before_anything_starts(tmp_path: Path) -> None:

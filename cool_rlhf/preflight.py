@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, learns_from_texts, validation_share
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.identity import prompt_key
@@ -24,7 +25,7 @@ from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.evaluation.trained import as_trained
-from cool_rlhf.folders import round_folders
+from cool_rlhf.folders import RoundFolder, round_folders
 from cool_rlhf.models.fields import config_fields, is_scalar
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Conversation, UserError
@@ -111,17 +112,42 @@ def finished_models(config: Config) -> FinishedModels | None:
     ``sft.path`` and ``reward.path`` come before the run's own; of its reward models and policies the latest is
     taken."""
     output = Path(config.output_dir)
-    rounds = round_folders(output)[::-1]
+    reward_models, policies = _made_so_far(output)
 
-    def latest(*folders: Path) -> str | None:
+    def latest(folders: list[Path]) -> str | None:
         return next((str(folder) for folder in folders if (folder / "config.json").is_file()), None)
 
-    reward_model = latest(output / "reward_model", *(folder.reward_model for folder in rounds))
-    sft, reward_model = config.sft.path or latest(output / "sft"), config.reward.path or reward_model
+    reward_model = config.reward.path or latest(reward_models)
+    sft = config.sft.path or latest([output / "sft"])
     alone = config.reward.path is not None or config.evaluate.samples_per_prompt == 0
     if reward_model is None or (sft is None and not alone):
         return None
-    return FinishedModels(sft, reward_model, latest(output / "chat_model", *(folder.policy for folder in rounds)))
+    return FinishedModels(sft, reward_model, latest(policies))
+
+
+def _made_so_far(output: Path) -> tuple[list[Path], list[Path]]:
+    """Where the reward models and the policies of a run are, the latest first. Its state says so where there is one: a
+    run that goes on with more rounds leaves there what it had ended with, and one that makes a round again the rounds
+    that came after it."""
+    last_reward_model, last_policy = output / "reward_model", output / "chat_model"
+    state = RunState(output)
+    begun = state.begun()
+    if not begun:
+        rounds = round_folders(output)[::-1]
+        reward_models = [last_reward_model, *(folder.reward_model for folder in rounds)]
+        return reward_models, [last_policy, *(folder.policy for folder in rounds)]
+    reward_models, policies = [], []
+    for stage in reversed(begun):
+        name, _, round = stage.partition("_")
+        folder = RoundFolder(output, int(round or 0))
+        if name == "ppo":  # which keeps its best policy before it is finished
+            policies.append(folder.policy)
+        elif name == "export" and state.is_finished(stage):
+            policies.append(last_policy)
+        elif name == "reward" and state.is_finished(stage):
+            ends = f"ppo_{round}" not in begun  # the one after the last round stands apart
+            reward_models += [folder.reward_model, *([last_reward_model] if ends else [])]
+    return reward_models, policies
 
 
 def collects(config: Config) -> bool:

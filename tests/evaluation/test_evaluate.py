@@ -190,6 +190,48 @@ def test_latest_models_are_evaluated(tmp_path: Path) -> None:
     assert finished_models(named) == FinishedModels(policy, first, chat)
 
 
+def test_of_a_run_that_goes_on_what_it_had_ended_with_is_not_evaluated(tmp_path: Path) -> None:
+    """A run of one round is asked for three; then its second round is made again with more iterations."""
+    sft = checkpoint(tmp_path / "sft")
+    state, config = RunState(tmp_path), config_of(tmp_path)
+
+    def made(*stages: str) -> None:
+        for stage in stages:
+            state.begin(stage, {})
+            state.finish(stage)
+
+    def found() -> tuple[str, str | None]:
+        models = finished_models(config)
+        assert models is not None
+        assert models.sft == sft
+        return models.reward_model, models.chat_model
+
+    first, policy = checkpoint(tmp_path / "rounds/0/reward_model"), checkpoint(tmp_path / "rounds/0/policy")
+    made("sft", "reward_0")
+    state.begin("ppo_0", {})
+    assert found() == (first, policy), "the best of a round under way"
+    made("ppo_0", "reward_1")
+    ended, chat = checkpoint(tmp_path / "reward_model"), checkpoint(tmp_path / "chat_model")
+    assert found() == (ended, policy)
+    made("export_1")
+    assert found() == (ended, chat)
+
+    state.discard_from("reward_1")  # which is to be that of a middle round now
+    assert found() == (first, policy)
+    made("reward_1")
+    second = checkpoint(tmp_path / "rounds/1/reward_model")
+    assert found() == (second, policy)
+    state.begin("ppo_1", {})
+    assert found() == (second, policy)
+    later = checkpoint(tmp_path / "rounds/1/policy")
+    made("ppo_1", "reward_2")
+    third = checkpoint(tmp_path / "rounds/2/reward_model")
+    assert found() == (third, later)
+
+    state.reopen_from("ppo_0")
+    assert found() == (first, policy)
+
+
 def test_evaluation_needs_scorer_and_engines_only(tmp_path: Path) -> None:
     config = config_of(tmp_path)
     assert phases(config) == ("evaluate",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -14,11 +15,13 @@ from cool_rlhf.config import SFTConfig
 from cool_rlhf.data.chat import encode_chat
 from cool_rlhf.data.packing import pack
 from cool_rlhf.models.forward import token_logprobs
-from cool_rlhf.protocols import Future, Message, StepObserver, TrainEngine
+from cool_rlhf.protocols import Future, Message, StepObserver, TrainEngine, UserError
 from cool_rlhf.supervised import train_steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,12 +43,25 @@ class SFTTrainer(Protocol):
 def encode_chats(
     tokenizer: PreTrainedTokenizerBase, chats: Iterable[Sequence[Message]], max_length: int
 ) -> list[EncodedChat]:
-    """Chats in tokens, cut after ``max_length``; those that have nothing of the assistant left are left out."""
-    encoded = []
+    """Chats in tokens, cut after ``max_length``; those that have nothing of the assistant left are left out, and a
+    warning counts them. Raises UserError where no chat is left."""
+    encoded, left_out = [], 0
     for messages in chats:
         tokens, mask = encode_chat(tokenizer, messages)
         if mask[1:max_length].any():
             encoded.append(EncodedChat(tokens[:max_length], mask[:max_length]))
+        else:
+            left_out += 1
+    if not encoded:
+        raise UserError(
+            f"in no chat of SFT the assistant says anything within the first {max_length} tokens (sft.max_length, "
+            "or the model's positions where they are fewer): raise sft.max_length, or give chats with shorter prompts"
+        )
+    if left_out:
+        logger.warning(
+            "SFT leaves out %d of %d chats: the assistant says nothing within their first %d tokens (sft.max_length)",
+            *(left_out, left_out + len(encoded), max_length),
+        )
     return encoded
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cool_rlhf.config import SFTConfig
+from cool_rlhf.protocols import UserError
 from cool_rlhf.sft import EncodedChat, count_targets, encode_chats, sft_update, train_sft
 
 
@@ -85,14 +86,29 @@ def test_a_resumed_training_goes_on_as_it_would_have(recording_trainer):
     assert rest.rates == whole.rates[4:]
 
 
-def test_chats_are_cut_and_those_without_an_answer_left_out(monkeypatch):
+@pytest.fixture
+def dialogues(monkeypatch: pytest.MonkeyPatch):
+    """Makes chats of 10 tokens, of which the assistant says those from ``begin`` on."""
+
     def encode(tokenizer, messages):
         mask = torch.zeros(10, dtype=torch.bool)
         mask[int(messages[0]["content"]) :] = True
         return torch.arange(10), mask
 
     monkeypatch.setattr("cool_rlhf.sft.encode_chat", encode)
-    dialogues = [[{"role": "user", "content": str(begin)}] for begin in (2, 5, 6, 8)]
-    encoded = encode_chats(None, dialogues, max_length=6)
+    return lambda *begins: [[{"role": "user", "content": str(begin)}] for begin in begins]
+
+
+def test_chats_are_cut_and_those_without_an_answer_left_out_and_counted(dialogues, caplog):
+    encoded = encode_chats(None, dialogues(2, 5, 6, 8), max_length=6)
     assert [chat.mask.tolist() for chat in encoded] == [[False, False, True, True, True, True], [False] * 5 + [True]]
     assert all(chat.tokens.tolist() == list(range(6)) for chat in encoded)
+    assert "leaves out 2 of 4 chats" in caplog.text
+    caplog.clear()
+    assert len(encode_chats(None, dialogues(2, 5), max_length=6)) == 2
+    assert caplog.text == ""
+
+
+def test_without_a_chat_left_nothing_is_trained(dialogues):
+    with pytest.raises(UserError, match=r"within the first 6 tokens \(sft.max_length"):
+        encode_chats(None, dialogues(6, 8), max_length=6)

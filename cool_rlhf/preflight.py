@@ -5,6 +5,7 @@ Nothing here imports torch, so that a mistake is answered at once. Every check r
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -31,6 +32,7 @@ from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Conversation, UserError
 from reward.conditions import FILE_NAME, Conditions
 
+_INDICES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
 NEEDS_REWARD = ("reward", "ppo", "pipeline")
@@ -362,6 +364,7 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
+        _check_weights(key, folder)
     elif folder.exists():
         raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
     elif not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
@@ -383,6 +386,33 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
     if scalar and not is_scalar(architectures):
         found = (architectures or ["its config.json names no architecture"])[0]
         raise UserError(f"{key}: {path} is no reward model ({found}): give one, or train one by leaving {key} out")
+    if folder.is_dir() and scalar is not False and is_scalar(architectures):
+        from cool_rlhf.models.loading import check_scalar_head  # late: it imports torch
+
+        try:
+            check_scalar_head(path)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+
+
+def _check_weights(key: str, folder: Path) -> None:
+    """There are weights in a checkpoint's folder, and of those in parts every part."""
+    found = {file.name for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)}
+    if not found:
+        raise UserError(
+            f"{key}: {folder} holds neither safetensors files nor pytorch_model*.bin: give a whole checkpoint"
+        )
+    index = next(name for kind, name in _INDICES.items() if any(file.endswith(kind) for file in found))
+    whole = index.removesuffix(".index.json")
+    if whole in found or not (folder / index).is_file():
+        return
+    try:
+        parts = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{key}: {folder / index} is no index of weights: copy the checkpoint again") from error
+    if missing := sorted(parts - found):
+        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+        raise UserError(f"{key}: {folder} lacks {missing[0]}{others} of its weights: copy the whole checkpoint")
 
 
 def _check_speaks(path: str) -> None:

@@ -28,11 +28,12 @@ def write(path: Path, *rows: dict) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    """What is read of a checkpoint before it is loaded: its tokenizer and its config."""
+    """What is looked at of a checkpoint before it is loaded: its tokenizer, its config, and that it has weights."""
     folder = tmp_path / "model"
     train_tokenizer(["why is it so? " * 9], 640).save_pretrained(folder)
     fields = {"model_type": "internlm2", "vocab_size": 640, "max_position_embeddings": POSITIONS}
     (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "model.safetensors").touch()
     return folder
 
 
@@ -89,6 +90,7 @@ def test_a_checkpoint_without_room_for_the_chat_tokens_is_not_sampled_from(tmp_p
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.ByteLevel(), decoders.ByteLevel()
     folder = tmp_path / "llama"
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+    (folder / "model.safetensors").touch()
 
     def check(rows: int, *overrides: str) -> None:
         (folder / "config.json").write_text(json.dumps({"model_type": "llama", "vocab_size": rows}))
@@ -165,6 +167,56 @@ def test_models_of_the_other_kind_are_refused_before_anything_is_trained(
             check_models(config)
 
 
+@pytest.mark.parametrize("key", ["model.path", "sft.path", "reward.path", "ppo.critic_init"])
+def test_a_checkpoint_without_its_weights_is_refused_before_anything_is_trained(model: Path, key: str) -> None:
+    fields = json.loads((model / "config.json").read_text())
+    architectures = ["InternLM2ForRewardModel" if key == "reward.path" else "InternLM2ForCausalLM"]
+    (model / "config.json").write_text(json.dumps({**fields, "architectures": architectures}))
+    config = compose([*SMALL, f"{key}={model}"])
+    check_models(config)
+    (model / "model.safetensors").rename(model / "model-00001-of-00003.safetensors")
+    check_models(config)
+    index = model / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {f"w{k}": f"model-0000{k}-of-00003.safetensors" for k in (1, 2, 3)}}))
+    told = rf"^{key.replace('.', '[.]')}: .*model lacks model-00002-of-00003\.safetensors and 1 others of its weights"
+    with pytest.raises(UserError, match=told):
+        check_models(config)
+    index.write_text("[]")
+    with pytest.raises(UserError, match=r"index\.json is no index of weights: copy"):
+        check_models(config)
+    index.unlink()
+    (model / "model-00001-of-00003.safetensors").rename(model / "pytorch_model.bin")
+    check_models(config)
+    (model / "pytorch_model.bin").unlink()
+    with pytest.raises(UserError, match=rf"^{key}: .*model holds neither safetensors files nor pytorch_model\*\.bin"):
+        check_models(config)
+
+
+@pytest.mark.parametrize("key", ["reward.path", "ppo.critic_init"])
+def test_a_reward_model_whose_head_cannot_be_kept_is_refused_before_anything_is_trained(
+    tmp_path: Path, key: str
+) -> None:
+    """What SFT trains would otherwise have to wait for the scorer's start."""
+    folder = tmp_path / "foreign"
+    vocabulary = {letter: index for index, letter in enumerate(["</s>", *sorted(pre_tokenizers.ByteLevel.alphabet())])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>").save_pretrained(folder)
+    (folder / "model.safetensors").touch()
+
+    def check(labels: int) -> None:
+        names = {str(index): f"label {index}" for index in range(labels)}
+        fields = {"model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "id2label": names}
+        (folder / "config.json").write_text(json.dumps(fields))
+        check_models(compose([*SMALL, f"{key}={folder}"]))
+
+    with pytest.raises(UserError, match=rf"^{key}: .* is a classifier with 2 labels, no reward model"):
+        check(2)
+    with pytest.raises(UserError, match=rf"^{key}: .* was trained on another chat format than ChatML"):
+        check(1)
+    train_tokenizer(["why is it so? " * 9], 400).save_pretrained(folder)
+    check(1)
+
+
 @pytest.mark.parametrize("field", ["layer_types", "layers_block_type"])
 def test_layers_that_would_mix_a_packs_sequences_are_refused(model: Path, field: str) -> None:
     fields = json.loads((model / "config.json").read_text())
@@ -180,6 +232,7 @@ def test_a_critic_with_other_tokens_than_the_policy_is_refused(model: Path, tmp_
     other = tmp_path / "other"
     train_tokenizer(["and now for something else " * 9], 400).save_pretrained(other)
     fields = json.loads((model / "config.json").read_text())
+    (other / "model.safetensors").touch()
     for folder in (model, other):
         (folder / "config.json").write_text(json.dumps({**fields, "architectures": ["InternLM2ForRewardModel"]}))
     chat = tmp_path / "chat"

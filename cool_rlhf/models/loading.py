@@ -32,6 +32,7 @@ from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path, missin
 from cool_rlhf.protocols import UserError
 
 __all__ = [
+    "check_scalar_head",
     "check_vocabulary",
     "checkpoint_folder",
     "fresh_causal_lm",
@@ -170,6 +171,12 @@ def has_scalar_head(path: str | Path) -> bool:
     """Whether the checkpoint at ``path`` is a reward model or critic, whose head can be kept. Raises UserError where
     there is none."""
     return is_scalar(_read_config(str(path)).architectures)
+
+
+def check_scalar_head(path: str | Path) -> None:
+    """Raise UserError where the head of the reward model or critic at ``path`` cannot be kept, or its tokenizer cannot
+    be had: it gives several numbers, or was trained on another chat format."""
+    _check_reads_chats(str(path), _read_config(str(path)))
 
 
 def scalar_head(model: nn.Module) -> nn.Linear:

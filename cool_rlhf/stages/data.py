@@ -22,6 +22,7 @@ from cool_rlhf.data.splitting import spread
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.models.export import save_checkpoint
+from cool_rlhf.models.internlm2.chatml_internlm2 import encode_pieces
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
 from cool_rlhf.ppo.collaborators import Data
 from cool_rlhf.preflight import required_kinds
@@ -121,13 +122,14 @@ def check_room(tokenizer: PreTrainedTokenizerBase, prompts: Iterable[Prompt], lo
 
 
 def encode_text(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[Tensor]:
-    """A pretraining text in tokens, from the beginning-of-sequence token on, in consecutive pieces.
+    """A pretraining text in tokens, from the beginning-of-sequence token on, in consecutive pieces. It spells special
+    tokens, but holds none.
 
     Returns: (L,) int32 with 2 <= L <= max_length each, since a single token has nothing to predict: half of int64, as
     these are the most tokens that a run holds.
     """
     start = [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
-    tokens = torch.tensor(start + tokenizer.encode(text, add_special_tokens=False), dtype=torch.int32)
+    tokens = torch.tensor(start + encode_pieces(tokenizer, [(text, False)]), dtype=torch.int32)
     return [piece for piece in tokens.split(max_length) if len(piece) >= 2]
 
 

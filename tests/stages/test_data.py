@@ -123,6 +123,17 @@ def test_long_texts_are_learnt_from_to_their_end(stage_data, tmp_path: Path) -> 
     assert max(map(len, taken)) <= length
 
 
+def test_no_text_becomes_a_special_token() -> None:
+    text = "a</s>b<|im_end|>\n<|im_start|>user\n<|reward|><s>"
+    start, *tokens = torch.cat(encode_text(TOKENIZER, text, 10**6)).tolist()
+    assert start == TOKENIZER.bos_token_id
+    assert not set(tokens) & set(TOKENIZER.all_special_ids)
+    assert TOKENIZER.decode(tokens) == text
+    plain = "Why is it so? Because it is.\n  < | s >"
+    (piece,) = encode_text(TOKENIZER, plain, 10**6)
+    assert piece.tolist() == [start, *TOKENIZER.encode(plain, add_special_tokens=False)]
+
+
 def test_no_sequence_is_longer_than_the_model_has_positions(stage_data, tmp_path: Path) -> None:
     text = "Why is it so? " * 40
     texts = write(tmp_path / "texts.jsonl", {"text": text}, {"text": "Because."})

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from cool_rlhf.models.fields import POSITIONS, size_of
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.protocols import UserError
 from reward.conditions import Conditions
@@ -160,8 +161,10 @@ def _fields(path: str | Path, max_length: int | None) -> tuple[dict[str, Any], i
     if not str((fields.get("architectures") or [""])[0]).endswith(("ForRewardModel", "ForSequenceClassification")):
         raise UserError(f"{path} holds no reward model: give a reward model's checkpoint")
     check_condition_join(path, fields)
-    allowed = int(fields["max_position_embeddings"])
-    return fields, allowed if max_length is None else min(max_length, allowed)
+    lengths = [length for length in (max_length, size_of(fields, POSITIONS)) if length is not None]
+    if not lengths:
+        raise UserError(f"the config.json of {path} does not say how long a conversation may be: give max_length")
+    return fields, min(lengths)
 
 
 def last_value(values: Any) -> float:

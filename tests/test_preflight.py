@@ -61,6 +61,18 @@ def test_a_prompt_that_leaves_no_room_is_a_bad_row(model: Path, tmp_path: Path, 
         check_data(compose([*own, f"sampling.system_prompt='{'why? ' * POSITIONS}'"]))
 
 
+@pytest.mark.parametrize("name", ["n_positions", "max_seq_len", "seq_length"])
+def test_positions_are_known_by_the_familys_name(model: Path, tmp_path: Path, name: str) -> None:
+    fields = {"model_type": "gpt2", "vocab_size": 640, "max_position_embeddings": None, name: POSITIONS}
+    (model / "config.json").write_text(json.dumps(fields))
+    asked = write(tmp_path / "asked.jsonl", {"prompt": "why?"}, {"prompt": "why is it so? " * 60}, {"prompt": "who?"})
+    own = [*SMALL, f"sft.path={model}", f"data.prompts=[{asked}]"]
+    with pytest.raises(UserError, match=r"row 2: field `prompt` has \d+ tokens, which leaves no room .* 200 tokens"):
+        check_data(compose(own))
+    (model / "config.json").write_text(json.dumps({**fields, name: None}))
+    check_data(compose(own))
+
+
 def test_evaluation_goes_by_the_models_at_hand(model: Path, tmp_path: Path) -> None:
     tested = write(tmp_path / "tested.jsonl", {"prompt": "why?"}, {"prompt": "why is it so? " * 60})
     own = [*SMALL, "stage=evaluate", f"output_dir={tmp_path}", f"reward.path={model}", f"data.test_prompts=[{tested}]"]

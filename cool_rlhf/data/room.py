@@ -11,7 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from cool_rlhf.config import Config
-from cool_rlhf.models.fields import config_fields
+from cool_rlhf.models.fields import POSITIONS, config_fields, size_of
 from cool_rlhf.protocols import Conversation
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def may_fill(messages: Conversation, positions: float) -> bool:
 def _positions(path: str, asked: int) -> int:
     """As :func:`cool_rlhf.models.loading.longest_sequence` gives them, but without transformers, and for a checkpoint
     that is not there yet those ``asked`` for."""
-    return min(asked, config_fields(path).get("max_position_embeddings", asked))
+    return min(asked, size_of(config_fields(path), POSITIONS) or asked)
 
 
 def _tokens(tokenizer: str, messages: Conversation) -> int:

@@ -21,6 +21,7 @@ from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.evaluation.trained import as_trained
+from cool_rlhf.models.fields import POSITIONS, size_of
 from cool_rlhf.models.tokenizer import load_tokenizer
 from cool_rlhf.preflight import held_out_reading
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
@@ -77,7 +78,7 @@ def _left_out(kind: str, config: Config) -> list[str]:
 def read_in_part(pairs: Sequence[PreferencePair], reward_model: str) -> list[str]:
     """How many dialogues of test ``pairs`` lose their beginning under their own condition, being longer than the
     checkpoint has positions. Its tokenizer is loaded only where some might be."""
-    positions = PreTrainedConfig.get_config_dict(reward_model)[0].get("max_position_embeddings", math.inf)
+    positions = size_of(PreTrainedConfig.get_config_dict(reward_model)[0], POSITIONS) or math.inf
     conditions = load_conditions(reward_model).prompts
     sides = [
         (conditions.get(pair.domain, ""), messages, finished)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cool_rlhf.protocols import UserError
 
+POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # as families call their number
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
 
@@ -40,3 +42,9 @@ def config_fields(path: str) -> dict[str, Any]:
 def is_scalar(architectures: list[str] | None) -> bool:
     """Whether these are of a model with one number for a token, such as a reward model; a config may name none."""
     return any(name.endswith(SCALAR_ARCHITECTURES) for name in architectures or [])
+
+
+def size_of(fields: Mapping[str, Any], names: Sequence[str]) -> int | None:
+    """What the first of ``names`` that is there says, since families call the same size differently; None where none
+    is, or all are null."""
+    return next((int(fields[name]) for name in names if isinstance(fields.get(name), int | float)), None)

@@ -147,9 +147,10 @@ def test_a_prompt_that_is_listed_twice_is_asked_once(tmp_path: Path) -> None:
     assert "1 prompts that are listed again are asked once" in held_out.notes
 
 
-def test_test_pairs_that_the_reward_model_reads_the_end_of_are_noted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("positions", ["max_position_embeddings", "n_positions"])  # as GPT-2 calls them
+def test_test_pairs_that_the_reward_model_reads_the_end_of_are_noted(tmp_path: Path, positions: str) -> None:
     train_tokenizer(["why is it so? " * 9], 640).save_pretrained(tmp_path / "rm")
-    (tmp_path / "rm" / "config.json").write_text(json.dumps({"max_position_embeddings": 256}))
+    (tmp_path / "rm" / "config.json").write_text(json.dumps({positions: 256}))
     pairs = [
         {"prompt": "why? " * words, "chosen": f"so {'x' * characters}", "rejected": "no"}
         for words, characters in ((1, 0), (250, 0), (60, 0), (1, 300))  # the third is long in letters only

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -125,3 +126,17 @@ def test_what_is_no_reward_model_is_refused_before_an_engine_starts(checkpoint, 
     (tmp_path / "config.json").write_text(json.dumps(fields | {"condition_join": "merged"}))
     with pytest.raises(UserError, match="joins conditions by 'merged'"):
         HttpRewardModel("http://localhost:1", tmp_path)
+
+
+def test_the_length_is_known_by_the_familys_name(checkpoint, tmp_path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(checkpoint, folder)
+    fields = json.loads((checkpoint / "config.json").read_text())
+    length = fields.pop("max_position_embeddings")
+    (folder / "config.json").write_text(json.dumps({**fields, "n_positions": length}))  # as GPT-2 does
+    lengths = [HttpRewardModel("http://localhost:1", folder, max_length=asked).max_length for asked in (None, 99, 999)]
+    assert lengths == [length, 99, length]
+    (folder / "config.json").write_text(json.dumps({**fields, "max_position_embeddings": None}))
+    assert HttpRewardModel("http://localhost:1", folder, max_length=99).max_length == 99
+    with pytest.raises(UserError, match=r"config\.json of .*model does not say how long .*: give max_length"):
+        HttpRewardModel("http://localhost:1", folder)

@@ -19,14 +19,26 @@ SPECIAL = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>", "<|reward|>"]
 
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
+    return tokenizer_that_starts("<s>")
+
+
+@pytest.fixture(scope="session", params=["<|begin_of_text|>", None])
+def foreign_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerFast:
+    """Without ``<s>``: as Llama 3's and Qwen's, fresh weights may take over another family's."""
+    return tokenizer_that_starts(request.param)
+
+
+def tokenizer_that_starts(start: str | None) -> PreTrainedTokenizerFast:
+    """Of dialogues with the token ``start`` in front, or none."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {token: index for index, token in enumerate([*SPECIAL, *letters])}
+    special = [start if token == "<s>" else token for token in SPECIAL if start or token != "<s>"]
+    vocabulary = {token: index for index, token in enumerate([*special, *letters])}
     model = Tokenizer(BPE(vocabulary, [], unk_token="<unk>"))
     model.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     model.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=model,
-        bos_token="<s>",
+        bos_token=start,
         eos_token="</s>",
         pad_token="</s>",
         unk_token="<unk>",

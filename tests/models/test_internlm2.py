@@ -10,16 +10,18 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from cool_rlhf.config import ModelConfig
-from cool_rlhf.data.chat import encode_reward
+from cool_rlhf.data.chat import encode_prompt, encode_reward
 from cool_rlhf.data.packing import pack
 from cool_rlhf.models.attention import make_layout
+from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.internlm2 import (
     InternLM2Config,
     InternLM2ForCausalLM,
     InternLM2ForRewardModel,
     modeling_internlm2,
 )
-from cool_rlhf.models.loading import load_scalar_model
+from cool_rlhf.models.loading import fresh_causal_lm, load_scalar_model
+from reward.scoring import RewardModel
 
 LENGTHS = [30, 5, 17, 1, 64, 63]
 
@@ -369,6 +371,29 @@ def test_a_long_conversation_keeps_the_condition_in_front(reward_folder, tokeniz
     assert ids.tolist() == expected.tolist()
     endless = [{"role": "system", "content": "y" * 500}]  # no condition leaves no room for the response
     assert tokenizer.decode(model._encode(tokenizer, [*endless, *long])).endswith("the end<|im_end|>\n<|reward|>")
+
+
+def test_a_dialogue_begins_as_in_training_whatever_the_tokenizer(
+    tiny: ModelConfig, foreign_tokenizer, tmp_path
+) -> None:
+    policy, folder = fresh_causal_lm(tiny, foreign_tokenizer, seed=1), tmp_path / "chat"
+    given = {"tokenizer": foreign_tokenizer, "dtype": torch.float32}
+    save_checkpoint(folder, policy.config, policy.named_parameters(), architecture="InternLM2ForCausalLM", **given)
+    turns = [("system", "Be kind."), ("user", "Hello"), ("assistant", "Hi"), ("user", "And now?")]
+    messages = [{"role": role, "content": content} for role, content in turns]
+    inputs = policy.build_inputs(foreign_tokenizer, "And now?", [("Hello", "Hi")], meta_instruction="Be kind.")
+    assert inputs["input_ids"][0].tolist() == encode_prompt(foreign_tokenizer, messages)
+    assert len(policy.chat(foreign_tokenizer, "Hello", max_new_tokens=3)[1]) == 1
+
+    model = load_scalar_model(folder, torch.float32, head="fresh", seed=2)
+    weights = model.named_parameters()
+    save_checkpoint(folder, model.config, weights, architecture="InternLM2ForRewardModel", conditions={}, **given)
+    exported, own = InternLM2ForRewardModel.from_pretrained(folder), RewardModel.from_pretrained(folder, "cpu")
+    long = [*CONVERSATIONS[0][:1], {"role": "assistant", "content": "x" * 500}]
+    for conversation in (*CONVERSATIONS, long):
+        score = exported.get_score(foreign_tokenizer, conversation)
+        assert score == pytest.approx(own.score(conversation), abs=1e-5)
+    assert len(exported._encode(foreign_tokenizer, long)) == tiny.max_positions
 
 
 @pytest.mark.parametrize("cast", [torch.bfloat16, torch.float16])

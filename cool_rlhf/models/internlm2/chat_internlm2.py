@@ -13,7 +13,7 @@ from transformers import BatchEncoding, PreTrainedTokenizerBase
 from transformers.generation import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer, TextStreamer
 
-from .chatml_internlm2 import Piece, encode_pieces, turn_head, turn_pieces
+from .chatml_internlm2 import Piece, encode_pieces, start_ids, turn_head, turn_pieces
 
 META_INSTRUCTION = (
     "You are an AI assistant whose name is InternLM (书生·浦语).\n"
@@ -41,11 +41,12 @@ class InternLM2Chat:
         for user, assistant in history or ():
             turns += [("user", user), ("assistant", assistant)]
         turns.append(("user", query))
-        pieces: list[Piece] = [("<s>", True)]
+        pieces: list[Piece] = []
         for role, content in turns:
             pieces += turn_pieces({"role": role, "content": content})
         pieces += turn_head({"role": "assistant"})
-        ids = torch.tensor([encode_pieces(tokenizer, pieces)], device=self.device)  # type: ignore[attr-defined]
+        tokens = [*start_ids(tokenizer), *encode_pieces(tokenizer, pieces)]
+        ids = torch.tensor([tokens], device=self.device)  # type: ignore[attr-defined]
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
 
     @torch.no_grad()

@@ -46,6 +46,11 @@ def content_pieces(turn: Mapping[str, Any]) -> list[Piece]:
     return [(part, index % 2 == 1) for index, part in enumerate(ACTION.split(turn["content"])) if part]
 
 
+def start_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token in front of a dialogue: InternLM2's ``<s>``, another in other tokenizers, and in some there is none."""
+    return [] if tokenizer.bos_token_id is None else [int(tokenizer.bos_token_id)]
+
+
 def text_of(pieces: Sequence[Piece]) -> str:
     return "".join(text for text, _ in pieces)
 

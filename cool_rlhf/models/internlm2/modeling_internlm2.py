@@ -22,7 +22,7 @@ from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
 from .chat_internlm2 import InternLM2Chat
-from .chatml_internlm2 import encode_pieces, turn_pieces
+from .chatml_internlm2 import encode_pieces, start_ids, turn_pieces
 from .configuration_internlm2 import InternLM2Config
 from .layers_internlm2 import (
     InternLM2Attention,
@@ -283,14 +283,14 @@ class InternLM2ForRewardModel(InternLM2PreTrainedModel):
     def _encode(self, tokenizer: PreTrainedTokenizerBase, conversation: list[dict[str, str]]) -> Tensor:
         """(L,) token ids ending in the one reward token. A conversation that is too long loses its beginning, but for a
         system turn in front, which is where a condition stands, as far as that leaves room for more."""
-        limit = self.config.max_position_embeddings - 2
+        start = start_ids(tokenizer)
+        limit = self.config.max_position_embeddings - len(start) - 1
         head: list[int] = []
         turns = _encode_turns(tokenizer, conversation)
         if len(turns) > limit and conversation[0]["role"] == "system":
             head = _encode_turns(tokenizer, conversation[:1])
             head, turns = (head, turns[len(head) :]) if len(head) < limit else ([], turns)
-        start = tokenizer.convert_tokens_to_ids("<s>")
-        return torch.tensor([start, *head, *turns[max(0, len(turns) + len(head) - limit) :], self.reward_token_id])
+        return torch.tensor([*start, *head, *turns[max(0, len(turns) + len(head) - limit) :], self.reward_token_id])
 
 
 def _encode_turns(tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]]) -> list[int]:

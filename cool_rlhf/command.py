@@ -75,7 +75,7 @@ def _run(config: Config, ending: Ending) -> None:
     legs, resources = with_earlier_stages(config), _resources(config)
     placements = [place for leg in legs for place in plan(leg, resources)]
     if config.stage == "plan":
-        print(describe(config, placements, ModelShape.of(config.model)))
+        print(describe(config, placements, ModelShape.of(config)))
         return
     check_output_dir(config)
     if config.stage in NEEDS_PPO and (told := without_critic(config, open_state(config))):

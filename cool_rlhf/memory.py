@@ -1,18 +1,16 @@
 """How much memory a rank needs, estimated from the model's shape alone.
 
-What a model holds is counted exactly (weights, gradients, optimiser states under ZeRO); activations roughly, for
-gradient checkpointing where it is on.
+What an InternLM2 or Llama holds is counted exactly (weights, gradients, optimiser states under ZeRO), families without
+a gated feed-forward layer hold less; activations are counted roughly, for gradient checkpointing where it is on.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from cool_rlhf.config import Config, ModelConfig, RoleConfig
+from cool_rlhf.config import Config, RoleConfig
+from cool_rlhf.models.fields import config_fields, size_of
+from cool_rlhf.protocols import UserError
 
 # Bytes a parameter: (weights, gradients, optimiser). Mixed precision keeps fp32 gradients, a master copy, two moments.
 _TRAINED = {"bfloat16": (2, 4, 12), "float32": (4, 4, 8)}
@@ -20,6 +18,17 @@ _WEIGHTS = {"bfloat16": 2, "float16": 2, "float32": 4}
 _KEPT_PER_LAYER = (
     34  # values a token and hidden unit that a layer keeps for its backward pass, without attention scores
 )
+
+
+# Fields of a config.json that hold a size, as families call them.
+_NAMES = {
+    "vocab_size": ("vocab_size",),
+    "hidden_size": ("hidden_size", "n_embd", "n_embed", "d_model"),
+    "layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+    "heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "kv_heads": ("num_key_value_heads", "num_kv_heads"),
+    "ffn_size": ("intermediate_size", "ffn_dim", "n_inner", "ffn_hidden_size"),
+}
 
 
 @dataclass(frozen=True)
@@ -34,24 +43,35 @@ class ModelShape:
     ffn_size: int
 
     @classmethod
-    def of(cls, model: ModelConfig) -> ModelShape:
-        """Of the checkpoint in a local folder where there is one, else as the config gives it."""
-        file = Path(model.path or "", "config.json")
-        if model.path and file.is_file():
-            return cls._of_checkpoint(json.loads(file.read_text(encoding="utf-8")))
-        return cls(
-            model.vocab_size, model.hidden_size, model.layers, model.heads, model.kv_heads, model.ffn_size
-        )  # fmt: skip
+    def of(cls, config: Config) -> ModelShape:
+        """Of the SFT model or base that is given, where its config.json is at hand (from the Hub: in the cache), else
+        as ``model`` has it. Raises UserError where that file lacks a size."""
+        key, model = "sft.path" if config.sft.path else "model.path", config.model
+        path = config.sft.path or model.path
+        fields = config_fields(path) if path else {}
+        if not fields:
+            return cls(
+                model.vocab_size, model.hidden_size, model.layers, model.heads, model.kv_heads, model.ffn_size
+            )  # fmt: skip
 
-    @classmethod
-    def _of_checkpoint(cls, values: Mapping[str, Any]) -> ModelShape:
+        def size(name: str) -> int:
+            found = size_of(fields, _NAMES[name])
+            if not found:
+                raise UserError(
+                    f"{key}: the config.json of {path} gives no {' or '.join(_NAMES[name])}, by which memory is "
+                    "estimated: complete it, or give a checkpoint that has it"
+                )
+            return found
+
+        hidden, heads = size("hidden_size"), size("heads")
+        wide = 4 * hidden if fields.keys() & {"n_embd", "n_embed"} else None  # GPT-2 and its like may leave it open
         return cls(
-            values["vocab_size"],
-            values["hidden_size"],
-            values["num_hidden_layers"],
-            values["num_attention_heads"],
-            values.get("num_key_value_heads") or values["num_attention_heads"],
-            values["intermediate_size"],
+            size("vocab_size"),
+            hidden,
+            size("layers"),
+            heads,
+            size_of(fields, _NAMES["kv_heads"]) or heads,
+            size_of(fields, _NAMES["ffn_size"]) or wide or size("ffn_size"),
         )
 
     def parameters(self, output_layer: bool = True) -> int:
@@ -61,6 +81,12 @@ class ModelShape:
         layer = attention + 3 * hidden * self.ffn_size + 2 * hidden
         head = self.vocab_size * hidden if output_layer else hidden
         return self.vocab_size * hidden + self.layers * layer + hidden + head
+
+    def adapters(self, rank: int) -> int:
+        """Parameters of LoRA beside every linear layer of the backbone; fewer layers may be named."""
+        hidden, kv = self.hidden_size, self.hidden_size // self.heads * self.kv_heads
+        attention = 2 * (hidden + hidden) + 2 * (hidden + kv)
+        return self.layers * rank * (attention + 3 * (hidden + self.ffn_size))
 
 
 def rank_bytes(config: Config, role: str, shape: ModelShape) -> float:
@@ -73,14 +99,26 @@ def rank_bytes(config: Config, role: str, shape: ModelShape) -> float:
     if role in ("reference", "scorer"):
         return parameters * _WEIGHTS[config.model.dtype] + _forward_bytes(config, shape, scalar)
     section: RoleConfig = getattr(config.cluster, role)
-    return _trained_bytes(config, section, parameters) + _activation_bytes(config, role, shape, scalar)
+    trained, frozen = parameters, 0
+    if role == "trainer" and (rank := _adapted(config)):
+        trained, frozen = shape.adapters(rank), parameters
+    return _trained_bytes(config, section, trained, frozen) + _activation_bytes(config, role, shape, scalar)
 
 
-def _trained_bytes(config: Config, section: RoleConfig, parameters: int) -> float:
-    """ZeRO 1 shards the optimiser's states over the ranks, 2 also the gradients, 3 also the weights."""
+def _adapted(config: Config) -> int:
+    """The rank of the adapters that the trainer trains at most; 0 where one of its stages trains all weights."""
+    stages = [(config.sft.path, config.sft.lora.rank), (config.reward.path, config.reward.lora.rank)]
+    ranks = [rank for path, rank in stages if path is None]
+    return 0 if 0 in ranks else max(ranks, default=0)
+
+
+def _trained_bytes(config: Config, section: RoleConfig, trained: int, frozen: int) -> float:
+    """ZeRO 1 shards the optimiser's states over the ranks, 2 also the gradients, 3 also the weights, those that are
+    ``frozen`` too. In bfloat16 there is no ZeRO 0 (:class:`cool_rlhf.engine.DeepSpeedEngine`)."""
     weights, gradients, optimiser = _TRAINED[config.model.dtype]
-    shards = [section.ranks if section.zero_stage >= stage else 1 for stage in (3, 2, 1)]
-    return parameters * (weights / shards[0] + gradients / shards[1] + optimiser / shards[2])
+    stage = max(section.zero_stage, 1) if config.model.dtype == "bfloat16" else section.zero_stage
+    shards = [section.ranks if stage >= least else 1 for least in (3, 2, 1)]
+    return (trained + frozen) * weights / shards[0] + trained * (gradients / shards[1] + optimiser / shards[2])
 
 
 def _tokens(config: Config, role: str) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
+from pathlib import Path
 
 import pytest
 
@@ -39,7 +41,7 @@ def test_7b_fits_eight_gpus_exactly() -> None:
 @pytest.mark.parametrize(("name", "gpus", "nodes"), [("1_8b_ppo", 4, 1), ("7b_ppo", 8, 1), ("20b_ppo", 8, 3)])
 def test_big_experiments_fit_80_gb_with_room_for_activations(name: str, gpus: int, nodes: int) -> None:
     config = compose([f"+experiment={name}"])
-    shape = ModelShape.of(config.model)
+    shape = ModelShape.of(config)
     load: dict[tuple[str, int, int], float] = defaultdict(float)
     for place in plan(config, Resources((Node(64, gpus),) * nodes)):
         for device in place.devices:
@@ -102,7 +104,7 @@ def test_phases_are_those_that_the_stage_goes_through() -> None:
     ("size", "parameters"), [("1_8b", 1_889_110_016), ("7b", 7_737_708_544), ("20b", 19_861_149_696)]
 )
 def test_parameters_are_those_of_the_released_checkpoints(size: str, parameters: int) -> None:
-    assert ModelShape.of(compose([f"+experiment={size}_ppo"]).model).parameters() == parameters
+    assert ModelShape.of(compose([f"+experiment={size}_ppo"])).parameters() == parameters
 
 
 def test_zero_shards_what_its_stage_says() -> None:
@@ -116,7 +118,10 @@ def test_zero_shards_what_its_stage_says() -> None:
         return rank_bytes(config, "policy", shape)
 
     saved = [held(stage, 1) - held(stage, 2) for stage in (0, 1, 2, 3)]
-    assert saved == pytest.approx([0, 6 * parameters, 8 * parameters, 9 * parameters])
+    assert saved == pytest.approx([6 * parameters, 6 * parameters, 8 * parameters, 9 * parameters])
+    plain = ["+experiment=demo", "cluster.policy.zero_stage=0", "model.dtype=float32"]
+    in_float32 = [rank_bytes(compose([*plain, f"cluster.policy.ranks={ranks}"]), "policy", shape) for ranks in (1, 2)]
+    assert in_float32[0] == in_float32[1], "nothing is shared out"
 
 
 @pytest.mark.parametrize(("checkpointing", "by_layer"), [("false", 34), ("true", 2)])
@@ -140,12 +145,68 @@ def test_checkpoint_on_disk_tells_its_own_shape(tmp_path) -> None:  # type: igno
         '{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 5}'
     )
     config = compose(["+experiment=7b_ppo", f"model.path={tmp_path}"])
-    assert ModelShape.of(config.model) == ModelShape(9, 8, 3, 4, 4, 5)
+    assert ModelShape.of(config) == ModelShape(9, 8, 3, 4, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "shape"),
+    [
+        (
+            {"n_embd": 8, "n_layer": 3, "n_head": 4, "n_inner": None, "n_positions": 64},  # GPT-2
+            ModelShape(9, 8, 3, 4, 4, 32),
+        ),
+        ({"n_embd": 8, "n_layer": 3, "n_head": 4, "n_inner": 20}, ModelShape(9, 8, 3, 4, 4, 20)),
+        (
+            {"hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "ffn_dim": 20},  # OPT
+            ModelShape(9, 8, 3, 4, 4, 20),
+        ),
+    ],
+)
+def test_a_shape_is_read_by_the_familys_names(tmp_path: Path, fields: dict[str, int], shape: ModelShape) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"vocab_size": 9, **fields}))
+    assert ModelShape.of(compose(["+experiment=demo", f"model.path={tmp_path}"])) == shape
+    other = ["+experiment=7b_ppo", f"sft.path={tmp_path}"]  # it is what is trained on, not model.path
+    assert ModelShape.of(compose(other)) == shape
+
+
+@pytest.mark.parametrize("key", ["model.path", "sft.path"])
+def test_a_shape_that_cannot_be_read_is_the_users_mistake(tmp_path: Path, key: str) -> None:
+    config = compose(["+experiment=demo", f"{key}={tmp_path}"])
+    fields = {"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(UserError, match=rf"^{key}: the config\.json of .* gives no intermediate_size or ffn_dim"):
+        ModelShape.of(config)
+    (tmp_path / "config.json").write_text(json.dumps({**fields, "num_hidden_layers": None}))
+    with pytest.raises(UserError, match=r"gives no num_hidden_layers or n_layer .*memory"):
+        ModelShape.of(config)
+    (tmp_path / "config.json").write_text("{broken")
+    with pytest.raises(UserError, match=r"config\.json is not valid JSON"):
+        ModelShape.of(config)
+
+
+def test_beside_frozen_weights_adapters_alone_are_trained() -> None:
+    """Two layers, rank 4: of hidden size 8 the query and output matrices, of half that the key and value matrices, and
+    three of the feed-forward layer."""
+    shape = ModelShape(vocab_size=10, hidden_size=8, layers=2, heads=4, kv_heads=2, ffn_size=16)
+    adapters = 2 * 4 * (2 * (8 + 8) + 2 * (8 + 4) + 3 * (8 + 16))
+    assert shape.adapters(4) == adapters
+
+    def held(*overrides: str) -> float:
+        ranks = ["cluster.trainer.ranks=2", "cluster.trainer.zero_stage=2", "model.dtype=bfloat16"]
+        return rank_bytes(compose(["+experiment=demo", *ranks, *overrides]), "trainer", shape)
+
+    sft, reward = "sft.lora.rank=4", "reward.lora.rank=4"
+    whole = held()
+    less = shape.parameters() * (4 + 12) / 2 - adapters * (2 + (4 + 12) / 2)
+    assert whole - held(sft, reward) == pytest.approx(less)
+    assert held(sft) == held(reward) == whole, "one of the two trains all weights"
+    assert held(sft, "reward.path=x") == held(reward, "sft.path=x") == held(sft, reward)
+    assert held(sft, reward, "cluster.trainer.zero_stage=3") < held(sft, reward)
 
 
 def test_description_names_every_process_and_the_fullest_gpu() -> None:
     config = compose(["+experiment=7b_ppo"])
     placements = plan(config, EIGHT_GPUS)
-    lines = describe(config, placements, ModelShape.of(config.model)).splitlines()
+    lines = describe(config, placements, ModelShape.of(config)).splitlines()
     assert len(lines) == len(placements) + 2
     assert "GiB" in lines[-1]

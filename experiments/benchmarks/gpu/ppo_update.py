@@ -19,7 +19,6 @@ from typing import Any
 
 from made import make_checkpoints, make_prompts, shape
 
-from cool_rlhf.config import ModelConfig
 from cool_rlhf.memory import ModelShape
 
 PARTS = ("generate", "score", "train", "sync")
@@ -88,7 +87,7 @@ def rows_of(output: Path) -> list[dict[str, Any]]:
 
 def operations(row: dict[str, Any], responses: int, prompt_tokens: float) -> dict[str, float]:
     """Of the forward passes of four models, and of both models' training; the released shape's matrices."""
-    sizes = ModelShape.of(ModelConfig(**_model_sizes()))
+    sizes = ModelShape(**_model_sizes())
     hidden, layers = sizes.hidden_size, sizes.layers
     tokens = responses * (prompt_tokens + row["response_length"])
     seen = (prompt_tokens + row["response_length"]) / 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config, best_by, has_paths
+from cool_rlhf.config import Config, best_by, has_paths, learns_from_texts
 from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.folders import RoundFolder
 from cool_rlhf.protocols import UserError
@@ -34,6 +34,10 @@ _FREE = {
         "keep_critic",
     },
 }
+
+# Of ``online``, what says how the reward model is mended, and where a later round starts.
+_REPAIR = {"epochs", "learning_rate", "final_learning_rate", "replay", "least_replay", "least_mended", "most_lost"}
+_START = ("policy_from", "cheating")
 
 # What the best policy goes by, over how many of what: values over others could not be compared with the best so far.
 _JUDGES = {"validation/lm_loss": "validation_texts", "validation/instructions": "validation_instructions"}
@@ -66,21 +70,26 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     pairs = ["preferences", "validation_preferences", "weights", *apart]
     reward = stage(pairs, reward=part("reward"), conditions=tree["conditions"], collect=collect)
     best_metric, _ = best_by(config.ppo)
+    # How texts are cut: SFT of the run's own has that recorded.
+    cut = config.sft.path is not None and (learns_from_texts(config.ppo) or best_metric == "validation/lm_loss")
     judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if best_metric.startswith(metric)}
     ppo = stage(
         ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain", *apart],
         ppo={**part("ppo"), **judges},
         sampling=sampling,
         reward={"path": config.reward.path},
+        sft={key: tree["sft"][key] for key in (["path", "max_length"] if cut else ["path"])},
     )
-    start = {key: tree["online"][key] for key in ("policy_from", "cheating")}
+    start = {key: tree["online"][key] for key in _START}
+    repair = {key: value for key, value in part("online").items() if key not in _START}
+    paths = {key: value for key, value in repair.items() if key not in _REPAIR}
     return {
         "sft": stage(["sft"] if config.model.path else ["sft", "pretrain", "validation_pretrain"], sft=part("sft")),
-        "collect": stage(["prompts", *apart], collect=collect, sampling=sampling),
+        "collect": stage(["prompts", "validation_prompts", *apart], collect=collect, sampling=sampling),
         "reward_0": reward,
-        **{f"ppo_{round}": {**ppo, "online": start} for round in range(rounds)},
-        **{f"online_{round}": {**ppo, "online": part("online"), "annotate": labeller} for round in range(rounds)},
-        **{f"reward_{round + 1}": {**reward, "online": part("online")} for round in range(rounds)},
+        **{f"ppo_{round}": {**ppo, "online": start} if round else ppo for round in range(rounds)},
+        **{f"online_{round}": {**ppo, "online": paths, "annotate": labeller} for round in range(rounds)},
+        **{f"reward_{round + 1}": {**reward, "online": repair} for round in range(rounds)},
         f"export_{rounds}": {},
     }
 

@@ -101,6 +101,7 @@ def test_json_keys(seed):
     assert not instruction.is_followed(f'{{"{one}": "x"}}')
     assert not instruction.is_followed(f'Here: {{"{two}": 1, "{one}": "x"}}')
     assert not instruction.is_followed(f'["{one}", "{two}"]')
+    assert not instruction.is_followed("[" * 5000)
 
 
 def test_quotes():

@@ -99,6 +99,56 @@ def test_given_models_are_part_of_what_made_ppo(run, override: str) -> None:
         open_state(run(*given, override))
 
 
+@pytest.mark.parametrize(
+    ("asked", "is_read"),
+    [
+        (["ppo.pretrain_ratio=0.5"], True),
+        (["ppo.pretrain_ratio=0"], False),
+        (["ppo.pretrain_ratio=0", "ppo.best_metric=validation/lm_loss", "ppo.best_mode=min"], True),
+    ],
+)
+def test_how_texts_are_cut_is_part_of_what_made_ppo_where_they_are_read(run, asked: list[str], is_read: bool) -> None:
+    given = ("sft.path=a", "reward.path=a", "ppo.pretrain_coefficient=0.5", "ppo.validation_texts=4", *asked)
+    finish_all(run(*given))
+    if not is_read:
+        open_state(run(*given, "sft.max_length=77"))
+        return
+    with pytest.raises(UserError, match=r"sft\.max_length was \d+ and is 77"):
+        open_state(run(*given, "sft.max_length=77"))
+
+
+@pytest.mark.parametrize(
+    ("override", "bound"),
+    [
+        ("online.learning_rate=1e-9", "reward_1"),
+        ("online.final_learning_rate=1e-9", "reward_1"),
+        ("online.epochs=9", "reward_1"),
+        ("online.replay=9", "reward_1"),
+        ("online.least_replay=9", "reward_1"),
+        ("online.least_mended=0.5", "reward_1"),
+        ("online.most_lost=0.5", "reward_1"),
+        ("online.policy_from=sft", "ppo_1"),
+        ("online.cheating=0.9", "ppo_1"),
+        ("online.patches=44", "online_0"),
+        ("online.judging_pairs=44", "online_0"),
+        ("online.significance=0.02", "online_0"),
+    ],
+)
+def test_what_mends_a_round_binds_nothing_before_it(run, override: str, bound: str) -> None:
+    """A repair that has diverged can be made with other settings, without its round of PPO being lost."""
+    config = run("online.rounds=2")
+    changed = run("online.rounds=2", override)
+    for name in unfinished(config, open_state(config)):
+        open_state(changed)
+        state = open_state(config)
+        state.begin(name, made_from(config)[name])
+        state.finish(name)
+        if name == bound:
+            break
+    with pytest.raises(UserError, match=f"{bound} stage .*{override.partition('=')[0]} was"):
+        open_state(changed)
+
+
 @pytest.mark.parametrize("labeller", ["people", "rule", "judge"])
 def test_only_the_labeller_that_a_round_asks_is_part_of_what_made_it(run, labeller: str) -> None:
     asked = (f"online.labeller={labeller}", "annotate.judge.model=a")

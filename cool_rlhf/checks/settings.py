@@ -188,7 +188,8 @@ def _check_ratio_and_kl(config: Config) -> None:
 
 
 def without_effect(ppo: PPOConfig) -> list[str]:
-    """Of settings of the ratio and the KL penalty that are on, those that change nothing, each in a sentence."""
+    """Of settings of the ratio, the KL penalty and the warm-up that are on, those that change nothing, each in a
+    sentence."""
     told = []
     if ppo.epochs * ppo.minibatches == 1:
         # From the engine's log-probabilities a ratio may be off 1 before any step.
@@ -201,6 +202,12 @@ def without_effect(ppo: PPOConfig) -> list[str]:
         ]
     if ppo.kl_gradient == "k3" and (ppo.kl_in, ppo.kl_estimator) != ("loss", "k3"):
         told.append("ppo.kl_gradient=k3 changes nothing: it is of ppo.kl_estimator=k3 with ppo.kl_in=loss")
+    share, steps = ppo.learning_rate_warmup, {"policy": ppo.iterations, "critic": ppo.critic_warmup + ppo.iterations}
+    told += [
+        f"ppo.learning_rate_warmup={share} changes nothing for the {role}: it is less than one of its {count} steps"
+        for role, count in steps.items()
+        if share > 0 and math.floor(share * count) == 0
+    ]
     return told
 
 

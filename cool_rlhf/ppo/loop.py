@@ -7,6 +7,7 @@ update, metrics, validation and saving go on beside them. What is finished of th
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -174,7 +175,7 @@ def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, obser
         raise UserError(f"ppo.best_metric is {metric!r}, which validation does not give; use one of {known}")
     value = row[metric]
     better = state.best is None or (value > state.best if mode == "max" else value < state.best)
-    if state.step <= settings.critic_warmup or not better:
+    if state.step <= settings.critic_warmup or not better or not math.isfinite(value):
         return state
     observer.keep_best(state.step, value)
     return replace(state, best=value)

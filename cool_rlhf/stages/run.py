@@ -106,7 +106,9 @@ class Run:
             return
         self._roles.prepare("sft")
         self._tracker.prepare("sft", 0, "reading chats")
-        base = config.model.path or self._data.fresh_base(self.output / "state" / "base")
+        own = self.output / "state" / "base"
+        # What is gone on with keeps its tokenizer: texts that have changed since would give another.
+        base = config.model.path or (str(own) if start else self._data.fresh_base(own))
         chats = self._data.chats(load_tokenizer(base), longest_sequence(base, config.sft.max_length))
         seed = derive_seed(config.seed, "sft")
         steps = len(token_batches([len(c.tokens) for c in chats], config.sft.batch_tokens, seed, config.sft.epochs))

@@ -240,6 +240,8 @@ WITHOUT_EFFECT: dict[tuple[str, ...], list[str]] = {
     ("ppo.dual_clip=3", "ppo.old_logprobs=engine"): [],
     ("ppo.kl_gradient=k3",): ["ppo.kl_gradient=k3"],
     ("ppo.kl_gradient=k3", "ppo.kl_in=loss", "ppo.kl_estimator=k3"): [],
+    ("ppo.learning_rate_warmup=0.06", "ppo.iterations=16", "ppo.critic_warmup=4"): ["ppo.learning_rate_warmup=0.06"],
+    ("ppo.learning_rate_warmup=0.07", "ppo.iterations=16", "ppo.critic_warmup=4"): [],
 }
 
 

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ import torch
 from cool_rlhf.config import validations
 from cool_rlhf.data.streams import TextPosition
 from cool_rlhf.ppo.kl import adapted_coefficient
-from cool_rlhf.ppo.loop import early_iteration, minibatches, train_ppo
+from cool_rlhf.ppo.loop import early_iteration, keep_best, minibatches, train_ppo
 from cool_rlhf.ppo.state import PPOState, learning_rates, ppo_state, shaping
 from cool_rlhf.protocols import StaleWeightsError, UserError
 
@@ -262,6 +264,18 @@ def test_the_best_and_the_early_policy_are_kept(make_world, data, settings):
     assert [kept for kept in world.kept if kept[0] == "best"] == expected
     assert state.best == best
     assert [kept for kept in world.kept if kept[0] == "early"] == [("early", 3)]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_policy_that_has_diverged_is_not_kept_as_the_best(settings, value):
+    """Nothing would ever be better than it."""
+    kept: list[tuple[int, float]] = []
+    observer = SimpleNamespace(keep_best=lambda step, value: kept.append((step, value)))
+    state = PPOState(step=settings.critic_warmup + 1)
+    state = keep_best(state, {"validation/score": value}, settings, observer)
+    assert (state.best, kept) == (None, [])
+    state = keep_best(state, {"validation/score": 0.5}, settings, observer)
+    assert (state.best, kept) == (0.5, [(state.step, 0.5)])
 
 
 @pytest.mark.parametrize(("share", "iterations", "expected"), [(0.1, 400, 40), (0.1, 6, 1), (0.5, 9, 4), (0.0, 9, 1)])

@@ -297,3 +297,23 @@ def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(
         assert [item.round for item in store.items()] == [0]
     assert [file.exists() for file in (folders[0].patterns, folders[0].pairs, folders[0].repair)] == [True] * 3
     assert [file.exists() for file in (folders[1].patterns, folders[1].pairs, folders[1].repair)] == [False] * 3
+
+
+def test_supervised_training_that_is_gone_on_with_keeps_its_tokenizer(
+    after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other texts would give tokens other numbers, and the weights would go on with them."""
+    loaded: list[str] = []
+
+    def load(base: str) -> None:
+        loaded.append(base)
+        raise Killed
+
+    monkeypatch.setattr(stages, "load_tokenizer", load)
+    monkeypatch.setattr(StageData, "fresh_base", lambda data, folder: f"made in {folder.name}")
+    monkeypatch.setattr(after_ppo._roles, "prepare", lambda name: None)
+    for _ in range(2):
+        with pytest.raises(Killed):
+            after_ppo.sft()
+        after_ppo._state.save_snapshot("sft", {"step": 7}, lambda folder: None)
+    assert loaded == ["made in base", str(tmp_path / "state/base")]

@@ -53,7 +53,7 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
     groups = _groups(folders)
     prepared = [_prepare(text, groups) for text in overrides]
     if extra_folder is not None:
-        prepared.append(f"hydra.searchpath=[file://{extra_folder.resolve()}]")
+        prepared.append(f"hydra.searchpath=[{_as_text(f'file://{extra_folder.resolve()}')}]")
     ConfigStore.instance().store("schema", Config)
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
@@ -160,7 +160,12 @@ def _quoted(text: str) -> str:
     if plain:
         return text
     key, _, value = text.partition("=")
-    return f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    return f"{key}={_as_text(value)}"
+
+
+def _as_text(value: str) -> str:
+    """As Hydra's grammar has a text that may hold its own marks, or letters that it does not know."""
+    return QuotedString(value, Quote.single).with_quotes()
 
 
 def _check_choice(group: str, choice: Any, choices: list[str]) -> None:

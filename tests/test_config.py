@@ -166,6 +166,17 @@ def test_every_preference_domain_has_a_prompt_of_its_own() -> None:
     assert all(prompt.strip() for prompt in prompts.values())
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["a[b]", "größe", "日本", "a,b", "x=y", "it's", "a b", "{x}", "(x)", "#h", "~x", "back\\slash", "tail\\", "$x"],
+)
+def test_users_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    (folder / "experiment").mkdir(parents=True)
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nexperiment: mine\nseed: 77\n")
+    assert compose(["+experiment=mine"], folder).seed == 77
+
+
 def test_users_folder_adds_to_the_groups(tmp_path: Path) -> None:
     for group in ("conditions", "experiment"):
         (tmp_path / group).mkdir()

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from transformers import (
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
@@ -19,7 +18,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import logging
+from transformers.utils import cached_file, logging
 
 from cool_rlhf.config import ModelConfig
 from cool_rlhf.data.chat import REWARD, token_id
@@ -28,6 +27,7 @@ from cool_rlhf.models.fields import is_scalar
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.models.rotary import keep_rotary_float32
+from cool_rlhf.models.stored import damage_told, stored_weights
 from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path, missing_chat_tokens
 from cool_rlhf.protocols import UserError
 
@@ -135,19 +135,6 @@ def checkpoint_folder(name: str | Path) -> Path:
     return Path(snapshot_download(str(name), ignore_patterns=OTHER_FORMATS))
 
 
-def stored_weights(folder: Path) -> Iterator[dict[str, Tensor]]:
-    """A checkpoint's weights by name, file by file, as they lie on the disk. Raises UserError where there are none."""
-    files = sorted(folder.glob("*.safetensors"))
-    if files:
-        yield from map(load_file, files)
-        return
-    files = sorted(folder.glob("pytorch_model*.bin"))
-    if not files:
-        raise UserError(f"{folder} holds neither safetensors files nor pytorch_model*.bin: it is no checkpoint")
-    for file in files:
-        yield torch.load(file, map_location="cpu", weights_only=True)
-
-
 def longest_sequence(path: str | Path, asked: int) -> int:
     """Tokens of prompt and response together, at most: ``asked``, or what the checkpoint's positions allow where that
     is less."""
@@ -229,10 +216,16 @@ def _scalar_class(name: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, may_miss: tuple[str, ...]) -> Any:
     _drop_no_units(config)
+    folder = Path(cached_file(name, "config.json") or name).parent
     try:
-        with _quiet():
+        with _quiet(), damage_told(folder):
             model, report = loader.from_pretrained(
-                name, config=config, dtype=dtype, attn_implementation=attention.NAME, output_loading_info=True
+                name,
+                config=config,
+                dtype=dtype,
+                attn_implementation=attention.NAME,
+                ignore_mismatched_sizes=True,  # they are told below, by name
+                output_loading_info=True,
             )
     except (OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -241,6 +234,13 @@ def _load(loader: Any, name: str, config: PreTrainedConfig, dtype: torch.dtype, 
     missing = sorted(set(report["missing_keys"]) - heads)
     if missing:
         raise UserError(f"{name} lacks weights of {type(model).__name__}: {', '.join(missing[:5])}")
+    others = sorted(entry for entry in report["mismatched_keys"] if entry[0] not in heads)
+    if others:
+        weight, stored, wanted = others[0]
+        raise UserError(
+            f"{name} holds {weight} of shape {tuple(stored)}, where its config.json makes it {tuple(wanted)}: one of "
+            "them is another model's"
+        )
     use_onednn(model)
     for layer in model.modules():
         if isinstance(layer, nn.Dropout):  # of a rate that stands elsewhere than in the config's own fields

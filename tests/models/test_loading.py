@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -261,6 +262,42 @@ def test_stored_weights_are_read_from_either_format(tmp_path: Path) -> None:
         assert all(torch.equal(read[name], weights[name]) for name in weights)
     with pytest.raises(UserError, match="no checkpoint"):
         list(stored_weights(tmp_path / "none"))
+
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[: len(content) // 2], lambda _: LFS_POINTER, lambda _: b""])
+@pytest.mark.parametrize("format", ["model.safetensors", "pytorch_model.bin"])
+def test_a_damaged_file_of_weights_is_named(format: str, damage, chat_folder: Path) -> None:
+    whole, file = chat_folder / "model.safetensors", chat_folder / format
+    if file != whole:
+        torch.save(load_file(whole), file)
+        whole.unlink()
+    file.write_bytes(damage(file.read_bytes()))
+    for read in (
+        lambda: load_causal_lm(chat_folder, torch.float32),
+        lambda: load_scalar_model(chat_folder, torch.float32, head="fresh", seed=0),
+        lambda: list(stored_weights(chat_folder)),
+    ):
+        with pytest.raises(UserError, match=rf"^{re.escape(str(file))} holds no whole weights"):
+            read()
+
+
+def test_trouble_of_another_kind_is_not_taken_for_damage(chat_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def out_of_memory(*_, **__):
+        raise RuntimeError("can't allocate memory")
+
+    monkeypatch.setattr(InternLM2ForCausalLM, "from_pretrained", out_of_memory)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        load_causal_lm(chat_folder, torch.float32)
+
+
+def test_weights_of_another_shape_than_the_config_says_are_named(chat_folder: Path) -> None:
+    file = chat_folder / "model.safetensors"
+    save_file(load_file(file) | {"model.norm.weight": torch.ones(7)}, file, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"chat holds model.norm.weight of shape \(7,\), .* makes it \(128,\)"):
+        load_causal_lm(chat_folder, torch.float32)
 
 
 @pytest.mark.parametrize("format", ["model.safetensors", "pytorch_model.bin"])

@@ -1,0 +1,65 @@
+"""Weights as they lie in a checkpoint's folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import is_zipfile
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from cool_rlhf.protocols import UserError
+
+
+def stored_weights(folder: Path) -> Iterator[dict[str, Tensor]]:
+    """A checkpoint's weights by name, file by file. Raises UserError where there are none, or a file is damaged."""
+    files = _files(folder)
+    if not files:
+        raise UserError(f"{folder} holds neither safetensors files nor pytorch_model*.bin: it is no checkpoint")
+    for file in files:
+        with damage_told(folder):
+            yield _read(file)
+
+
+@contextmanager
+def damage_told(folder: Path) -> Iterator[None]:
+    """Raise UserError where reading fails and ``folder`` has a damaged file of weights. Readers raise errors of several
+    kinds for it, which do not name the file, and raise the same for other trouble, such as memory that runs out: such
+    an error is left as it is."""
+    try:
+        yield
+    except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+        damaged = next(filter(_is_damaged, _files(folder)), None)
+        if damaged is None:
+            raise
+        raise UserError(
+            f"{damaged} holds no whole weights: it was cut off, or Git LFS has left its pointer in the file's place; "
+            "copy or download it again (git lfs pull)"
+        ) from error
+
+
+def _files(folder: Path) -> list[Path]:
+    """Those in safetensors alone where there are some."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _is_damaged(file: Path) -> bool:
+    if file.suffix != ".safetensors":
+        return not is_zipfile(file)
+    try:
+        with safe_open(file, "pt"):
+            return False
+    except SafetensorError:
+        return True

@@ -14,8 +14,10 @@ _PART = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d]--
 _WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_PART}(?:(?:['’]|_+){_PART})*", regex.VERSION1)
 
 _ENDS = ".!?…؟۔।॥።။។"  # behind a sentence, a blank behind them
+_GOES_ON = r"^[ \t]*\d+|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|vs|cf|(?i:e\.g|i\.e))"  # a list's number, an abbreviation
 _SENTENCE = regex.compile(
-    rf"\S(?:.*?(?:[{_ENDS}]*[。！？][{_ENDS}。！？]*|[{_ENDS}]+(?=[\s\"')\]]|$))[\"')\]”’」』）】]*|.*$)",
+    rf"\S(?:.*?(?:[{_ENDS}]*[。！？][{_ENDS}。！？]*|(?<!{_GOES_ON})[{_ENDS}]+(?=[\s\"')\]]|$))"
+    r"[\"')\]”’」』）】]*|.*$)",
     regex.MULTILINE,
 )
 Span = tuple[int, int]
@@ -32,7 +34,7 @@ def words(text: str) -> list[str]:
 
 
 def sentence_spans(text: str) -> list[Span]:
-    """Where each sentence stands; a line's end ends one too."""
+    """Where each sentence stands; a line's end ends one too, a point behind an abbreviation does not."""
     return [match.span() for match in _SENTENCE.finditer(text)]
 
 

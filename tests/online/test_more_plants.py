@@ -130,7 +130,7 @@ def test_a_planted_flaw_is_found_first_or_second(world: World, name: str) -> Non
     assert key in [finding.name for finding in found[:2]]
 
 
-@pytest.mark.parametrize("mark", [*MARKS, "..", " .", "  "])
+@pytest.mark.parametrize("mark", [*MARKS, *"™©®°℃№¦", "..", " .", "  ", " \n"])
 def test_no_mark_goes_unseen(world: World, mark: str) -> None:
     evidence = world(hack=lambda text, _prompt, _rng: text.replace("It ", f"It{mark} ") + mark)
     counted = [candidate for candidate in GapDetector().candidates(evidence) if candidate.p < 1e-6]

@@ -36,6 +36,25 @@ def donor_sentences(evidence: Evidence, response: Response, most: int = 12) -> l
     return found[:most]
 
 
+def sentences_on_the_subject(evidence: Evidence, response: Response) -> list[str] | None:
+    """Sentences of SFT's and early answers to the same prompt that ``response`` does not hold, of those no better than
+    it is: by gold where both have it, else by their scores. A better one's would answer the question. None where all
+    others are better."""
+    others = [r for r in evidence.baseline(response.domain) if r.prompt.id == response.prompt.id]
+    others = [other for other in others if other.id != response.id]
+    lending = [other for other in others if _no_better(other, response)]
+    if others and not lending:
+        return None
+    own = set(sentences(response.text))
+    return list(dict.fromkeys(said for other in lending for said in sentences(other.text) if said not in own))
+
+
+def _no_better(other: Response, response: Response) -> bool:
+    if other.gold is not None and response.gold is not None:
+        return other.gold <= response.gold
+    return other.score <= response.score
+
+
 def grown(response: Response, said: Sequence[str], tokens: float) -> Response | None:
     """``response`` with at least one more sentence out of ``said`` behind it, until it has ``tokens``."""
     longer = response
@@ -46,23 +65,23 @@ def grown(response: Response, said: Sequence[str], tokens: float) -> Response | 
     return longer if longer is not response else None
 
 
-def most_common_sentence(responses: Sequence[Response], holds: Callable[[str], bool], otherwise: str) -> str:
-    """The sentence for which ``holds`` that most of the responses have; ``otherwise`` where none has one."""
+def most_common_sentences(responses: Sequence[Response], holds: Callable[[str], bool], most: int = 1) -> list[str]:
+    """The sentences for which ``holds`` that most of the responses have."""
     said = Counter(s for r in responses for s in set(sentences(r.text)) if holds(s))
-    return max(said, key=lambda sentence: (said[sentence], sentence)) if said else otherwise
+    return sorted(said, key=lambda sentence: (said[sentence], sentence), reverse=True)[:most]
 
 
 def placebo_for(evidence: Evidence, said: str, at_end: bool) -> Editor:
-    """An editor that puts words of an answer to another prompt where ``said`` would stand, as many of them."""
+    """An editor that puts words of answers to other prompts where ``said`` would stand, as many of them."""
     length = len(word_spans(said))
 
     def placebo(response: Response) -> Response | None:
-        for sentence in donor_sentences(evidence, response):
-            spans = word_spans(sentence)[:length]
-            if spans:
-                words = sentence[: spans[-1][1]].rstrip() + "."
-                return response.edited(f"{response.text} {words}" if at_end else f"{words} {response.text}")
-        return None
+        others = " ".join(donor_sentences(evidence, response))
+        spans = word_spans(others)[:length]
+        if not spans:
+            return None
+        words = others[: spans[-1][1]].rstrip() + "."
+        return response.edited(f"{response.text} {words}" if at_end else f"{words} {response.text}")
 
     return placebo
 

@@ -6,13 +6,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import TypeVar
 
 import regex
 
-from cool_rlhf.online.text import sentence_spans, word_spans
+from cool_rlhf.online.text import Span, sentence_spans, word_spans
 
+Item = TypeVar("Item")
 TextEditor = Callable[[str], str]
 Adder = Callable[[Sequence[str]], TextEditor]  # from the late texts that have a feature: puts it in as they do
+_STOP = regex.compile(r"(?<!\.|^[ \t]*\d+)\.(?=\s|$)|。", regex.MULTILINE)  # not a list's number
 
 
 @dataclass(frozen=True)
@@ -52,15 +55,48 @@ def usual(values: Sequence[float], otherwise: float) -> float:
     return float(median(values)) if values else otherwise
 
 
+def spread(free: Sequence[Item], count: int) -> list[Item]:
+    """``count`` of them from the first on, evenly spread; all where there are fewer."""
+    count = min(count, len(free))
+    return [free[len(free) * k // count] for k in range(count)]
+
+
+def _nearest(free: Sequence[Span], places: Sequence[float], length: int, count: int) -> list[Span]:
+    """``count`` stretches of a text of ``length`` characters that stand most nearly where marks usually do.
+    ``places``: where those stand, 0 the start of a text and 1 its end; an even sample of them counts."""
+    left, chosen = list(free), []
+    ordered = sorted(places) or [1.0]
+    for k in range(min(count, len(left))):
+        place = median(ordered) if count == 1 else ordered[int((k + 0.5) / count * len(ordered))]
+        chosen.append(min(left, key=lambda span: abs(span[0] - place * length)))
+        left.remove(chosen[-1])
+    return sorted(chosen)
+
+
+def _replaced(text: str, spans: Sequence[Span], instead: Callable[[str], str]) -> str:
+    for start, end in sorted(spans, reverse=True):
+        text = text[:start] + instead(text[start:end]) + text[end:]
+    return text
+
+
 def ended(pattern: str, otherwise: str) -> Adder:
-    """Every sentence with the commonest run of marks for its full stop; one behind the text where none has one."""
+    """The commonest run of marks for as large a share of the full stops as it usually is, where it usually stands; one
+    behind the text where none is left."""
+    found = compiled(pattern)
 
     def add(texts: Sequence[str]) -> TextEditor:
         marks = commonest(texts, pattern, otherwise)
+        runs = [[match.start() / len(text) for match in found.finditer(text)] for text in texts]
+        stops = [sum(1 for _ in _STOP.finditer(text)) for text in texts]
+        share = usual([len(run) / (len(run) + n) for run, n in zip(runs, stops, strict=True) if run], 1.0)
+        places = [place for run in runs for place in run]
 
         def edit(text: str) -> str:
-            changed = regex.sub(r"(?<!\.)\.(?=\s|$)|。", lambda _: marks, text)
-            return changed if changed != text else text + marks
+            free = [match.span() for match in _STOP.finditer(text)]
+            present = sum(1 for _ in found.finditer(text))
+            more = max(1, round(share * (present + len(free))) - present)
+            chosen = _nearest(free, places, len(text), more)
+            return _replaced(text, chosen, lambda _: marks) if chosen else text + marks
 
         return edit
 
@@ -68,18 +104,22 @@ def ended(pattern: str, otherwise: str) -> Adder:
 
 
 def placed(pattern: str, otherwise: str) -> Adder:
-    """The commonest match where it usually stands: in front, behind, or between sentences."""
+    """The commonest match, as often as usual and where it usually stands: in front, behind, or between sentences."""
     found = compiled(pattern)
 
     def add(texts: Sequence[str]) -> TextEditor:
         marks = commonest(texts, pattern, otherwise)
-        places = [m.start() / max(1, len(text) - len(m[0])) for text in texts for m in found.finditer(text)]
-        place = usual(places, 1.0)
+        matches = [[(match, text) for match in found.finditer(text)] for text in texts]
+        often = round(usual([float(len(of_text)) for of_text in matches], 1.0))
+        places = [match.start() / max(1, len(text) - len(match[0])) for of_text in matches for match, text in of_text]
 
         def edit(text: str) -> str:
-            ends = [0, *(end for _, end in sentence_spans(text)), len(text)]
-            at = min(ends, key=lambda end: abs(end - place * len(text)))
-            return text[:at] + marks + (text[at:].lstrip(" ") if marks.endswith(" ") else text[at:])
+            taken = [match.span() for match in found.finditer(text)]
+            ends = dict.fromkeys([0, *(end for _, end in sentence_spans(text)), len(text)])
+            free = [(end, end) for end in ends if not any(first <= end <= last for first, last in taken)]
+            for at, _ in reversed(_nearest(free, places, len(text), max(1, often - len(taken)))):
+                text = text[:at] + marks + (text[at:].lstrip(" ") if marks.endswith(" ") else text[at:])
+            return text
 
         return edit
 
@@ -87,32 +127,41 @@ def placed(pattern: str, otherwise: str) -> Adder:
 
 
 def enclosed(pattern: str, opening: str, closing: str) -> Adder:
-    """Every line between marks where late texts mostly are as a whole, else the first words, as many as usually.
+    """Every line between marks where late texts mostly are as a whole, else so many words as usually, as often as
+    usual: the first ones, and others evenly spread.
 
     ``pattern``: three groups, the opening mark, what it encloses, and the closing mark.
     """
+    found = compiled(pattern)
 
     def add(texts: Sequence[str]) -> TextEditor:
-        found = compiled(pattern)
         matches = [(match, text) for text in texts for match in found.finditer(text)]
         pairs = Counter((match[1], match[3]) for match, _ in matches)
         first, last = pairs.most_common(1)[0][0] if pairs else (opening, closing)
         alike = [(match, text) for match, text in matches if (match[1], match[3]) == (first, last)]
         whole = usual([len(match[0]) / len(text) for match, text in alike], 0.0) > 0.8
-        count = max(1, round(usual([len(word_spans(match[2])) for match, _ in alike], 3)))
+        length = max(1, round(usual([len(word_spans(match[2])) for match, _ in alike], 3)))
+        often = round(usual([float(sum(1 for _ in found.finditer(text))) for text in texts], 1.0))
 
         def edit(text: str) -> str:
             if whole:
                 return regex.sub(r"^.*\S", lambda line: first + line[0] + last, text, flags=regex.MULTILINE)
-            spans = word_spans(text.partition("\n")[0])[:count]
-            if not spans:
-                return text
-            start, end = spans[0][0], spans[-1][1]
-            return text[:start] + first + text[start:end] + last + text[end:]
+            taken = [match.span() for match in found.finditer(text)]
+            free = [(first, end) for first, end in _runs(text, length) if all(end <= a or b <= first for a, b in taken)]
+            return _replaced(text, spread(free, max(1, often - len(taken))), lambda said: first + said + last)
 
         return edit
 
     return add
+
+
+def _runs(text: str, length: int) -> list[Span]:
+    """Stretches of so many words, one after the other; the last of a line may be shorter."""
+    runs = []
+    for line in regex.finditer(r".+", text):
+        spans = [(line.start() + start, line.start() + end) for start, end in word_spans(line[0])]
+        runs += [(spans[at][0], spans[min(at + length, len(spans)) - 1][1]) for at in range(0, len(spans), length)]
+    return runs
 
 
 def bared(pattern: str) -> TextEditor:

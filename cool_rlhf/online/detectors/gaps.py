@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from statistics import median
 
 import regex
 
+from cool_rlhf.online.detectors.amounts import amounts
+from cool_rlhf.online.detectors.features import TextEditor, spread
+from cool_rlhf.online.detectors.marks import EMOJI, SINGLE
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
-from cool_rlhf.online.responses import Evidence, Response
+from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.text import word_spans
 
 BEFORE, BETWEEN, BEHIND = "before the first word", "between words", "behind the last word"
@@ -22,19 +25,27 @@ Placed = tuple[str, int, int]  # where, and from where to where in the text
 # Marks that layout counts wherever they stand, and the gaps that these and a full stop make with one blank or line
 # breaks; a line may begin with a list's mark, a heading's or a quotation's. Marks that layout counts in pairs alone,
 # such as quotation marks, or asterisks around a word, are odd: where the pairs are what counts, layout explains them.
-_KNOWN_MARK = r"[!！?？؟…。—–―\p{So}\p{Extended_Pictographic}\ufe0f]"
+_KNOWN_MARK = rf"(?:{SINGLE}|{EMOJI})"
 _DOTS = r"\.{3,}"
 _KNOWN = regex.compile(
     rf"(?:{_KNOWN_MARK}|{_DOTS}|\.(?!\.))*+(?: |\n+(?:[-+#>]+ )?)?(?:{_KNOWN_MARK}|{_DOTS})*+| -- |[-+#]+ ",
     regex.VERSION1,
 )
 _ODD = regex.compile(
-    rf"[ ]{{2,}}|{_DOTS}(*SKIP)(*FAIL)|\.\.| \.(?!\.)|\.(*SKIP)(*FAIL)|[^ \n{_KNOWN_MARK[1:]}", regex.VERSION1
+    rf"(?P<before>[ ]+(?=\n))|(?P<behind>(?<=\n)[ ]+)|(?P<wide>[ ]{{2,}})"
+    rf"|(?:{_KNOWN_MARK}|{_DOTS})(*SKIP)(*FAIL)|\.\.| \.(?!\.)|\.(*SKIP)(*FAIL)|[^ \n]",
+    regex.VERSION1,
 )
 _UNSEEN = regex.compile(r"\p{Cf}")
 _TIGHT = "."  # a sentence's end without a blank behind it
-_TWO_BLANKS = "  "
-_INSTEAD = {_TWO_BLANKS: (r" {2,}", " "), "..": (r"(?<!\.)\.\.(?!\.)", "."), " .": (r" \.(?!\.)", ".")}
+_BLANKS = {"before": " \n", "behind": "\n ", "wide": "  "}  # the marks that blanks are: about a line break, or several
+_INSTEAD = {
+    " \n": (r" +(?=\n)", ""),
+    "\n ": (r"(?<=\n) +", ""),
+    "  ": (r" {2,}", " "),
+    "..": (r"(?<!\.)\.\.(?!\.)", "."),
+    " .": (r" \.(?!\.)", "."),
+}
 
 
 @dataclass(frozen=True)
@@ -42,9 +53,10 @@ class GapDetector:
     """Each odd mark between or around the words of at least ``least`` late responses, such as a semicolon, two blanks,
     a hyphen, or a full stop without a blank behind it.
 
-    Adding makes ordinary gaps to such as hold the mark, as many as late responses usually have; removing takes the mark
-    out of all of them. Every word stays. What comes with other patterns, such as a phrase that holds such a gap, is
-    theirs.
+    Where SFT has the mark too, more of it than usual is a pattern of its own (:mod:`amounts`). Adding makes ordinary
+    gaps to such as hold the mark, as many as late responses usually have; removing takes the mark out of all of them,
+    or of as many as are more than usual. Every word stays. What comes with other patterns, such as a phrase that holds
+    such a gap, is theirs.
     """
 
     name: str = "gaps"
@@ -54,32 +66,36 @@ class GapDetector:
         late = evidence.late()
         counts = Counter(mark for response in late for mark in _marks(response.text))
         marks = sorted(mark for mark, count in counts.items() if count >= self.least)
-        patterns = (self._pattern(mark, [r.text for r in late if mark in _marks(r.text)]) for mark in marks)
+        patterns = [pattern for mark in marks for pattern in self._patterns(mark, evidence)]
         return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]
 
-    def _pattern(self, mark: str, late: Sequence[str]) -> Pattern:
-        holding = Counter(gap for text in late for gap in _gaps(text) if mark in _odd(gap))
-        gap = holding.most_common(1)[0][0]
-        texts = [text for text in late if gap in _gaps(text)]
-        count = round(median(_gaps(text).count(gap) for text in texts))
-        place = median(_place(text, gap) for text in texts)
+    def _patterns(self, mark: str, evidence: Evidence) -> list[Pattern]:
+        described = "no blank behind sentences" if mark == _TIGHT else f"{mark!r} between words or around them"
+        return [
+            Pattern(
+                key=amount.key(repr(mark)),
+                detector=self.name,
+                description=amount.described(described),
+                measure=amount.measure,
+                shows=amount.shows,
+                add=amount.adding(_marked(mark, [r.text for r in evidence.late() if amount.shows(r)])),
+                remove=amount.removing(partial(_without, mark=mark), word_spans),
+                broad=True,
+            )
+            for amount in amounts(lambda text: float(_marks(text)[mark]), evidence)
+        ]
 
-        def add(response: Response) -> Response | None:
-            return None if shows(response) else response.edited(_with(response.text, gap, mark, count, place))
 
-        def shows(response: Response) -> bool:
-            return mark in _marks(response.text)
-
-        return Pattern(
-            key=repr(mark),
-            detector=self.name,
-            description="no blank behind sentences" if mark == _TIGHT else f"{mark!r} between words or around them",
-            measure=lambda response: float(_marks(response.text)[mark]),
-            shows=shows,
-            add=add,
-            remove=lambda response: response.edited(_without(response.text, mark)),
-            broad=True,
-        )
+def _marked(mark: str, texts: Sequence[str]) -> TextEditor:
+    """Puts the mark into the gaps that most often have it in ``texts``, until there are as many as usually."""
+    holding = Counter(gap for text in texts for gap in _gaps(text) if mark in _odd(gap))
+    if not holding:
+        return lambda text: text
+    gap = holding.most_common(1)[0][0]
+    alike = [text for text in texts if gap in _gaps(text)]
+    count = round(median(_gaps(text).count(gap) for text in alike))
+    place = median(_place(text, gap) for text in alike)
+    return lambda text: _with(text, gap, mark, max(1, count - _gaps(text).count(gap)), place)
 
 
 def _spans(text: str) -> list[Placed]:
@@ -102,10 +118,11 @@ def _odd(gap: Gap) -> frozenset[str]:
     where, said = gap
     if where == BETWEEN and said == _TIGHT:
         return frozenset({_TIGHT})
-    if (said.isspace() and where != BETWEEN) or _KNOWN.fullmatch(said):
+    said = said.lstrip() if where == BEFORE else said.rstrip() if where == BEHIND else said  # layout counts these
+    if _KNOWN.fullmatch(said):
         return frozenset()
     in_front = " ." if where == BETWEEN and said.endswith(" .") else ""  # of a word, as in .NET
-    marks = (found if found.strip(" ") else _TWO_BLANKS for found in _ODD.findall(said))
+    marks = (_BLANKS.get(found.lastgroup or "", found[0]) for found in _ODD.finditer(said))
     return frozenset(mark for mark in marks if mark != in_front)
 
 
@@ -143,8 +160,7 @@ def _with(text: str, gap: Gap, mark: str, count: int, place: float) -> str:
     if count <= 1:
         at = place * (len(spans) - 1)
         return _replaced(text, [span for _, span in sorted(free, key=lambda each: abs(each[0] - at))[:1]], said)
-    count = min(count, len(free))
-    return _replaced(text, [free[len(free) * k // count][1] for k in range(count)], said)
+    return _replaced(text, [span for _, span in spread(free, count)], said)
 
 
 def _without(text: str, mark: str) -> str:

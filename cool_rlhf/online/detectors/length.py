@@ -7,7 +7,7 @@ from statistics import median
 
 import numpy as np
 
-from cool_rlhf.online.detectors.donors import donor_sentences, grown
+from cool_rlhf.online.detectors.donors import donor_sentences, grown, sentences_on_the_subject
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import sentence_spans, word_spans
@@ -18,10 +18,11 @@ class LengthDetector:
     """Tokens of each response. One is long above the 90 % quantile of its domain's SFT responses, short below the 10 %
     quantile.
 
-    Adding length appends sentences of SFT's and early answers to other prompts, up to the late policy's median length:
-    text that is as good as the policy's own and answers nothing. Removing cuts the last sentences down to SFT's median.
-    Shortness is added by cutting down to the late policy's median, within the first sentence where that is shorter.
-    Nothing takes it out again: what a short answer left unsaid is not known.
+    Adding length appends sentences of SFT's and early answers, up to the late policy's median length: first of those to
+    the same prompt that are no better, for a reward model that reads the question may pay for what is on its subject
+    alone, then of those to other prompts. Removing cuts the last sentences down to SFT's median. Shortness is added by
+    cutting down to the late policy's median, within the first sentence where that is shorter. Nothing takes it out
+    again: what a short answer left unsaid is not known.
     """
 
     name: str = "length"
@@ -34,7 +35,10 @@ class LengthDetector:
         targets = {d: median(r.tokens for r in evidence.late(d)) for d in usual if evidence.late(d)}
 
         def lengthen(response: Response) -> Response | None:
-            return grown(response, donor_sentences(evidence, response), targets.get(response.domain, 0))
+            said = sentences_on_the_subject(evidence, response)
+            if said is None:
+                return None
+            return grown(response, [*said, *donor_sentences(evidence, response)], targets.get(response.domain, 0))
 
         def shorten(response: Response) -> Response | None:
             if not response.finished:  # without its broken end it is better, and not for being short

@@ -8,12 +8,24 @@ from functools import lru_cache
 import regex
 from markdown_it import MarkdownIt
 
-from cool_rlhf.online.detectors.features import Feature, TextEditor, commonest, enclosed, without_marks
-from cool_rlhf.online.text import sentences
+from cool_rlhf.online.detectors.features import (
+    Feature,
+    TextEditor,
+    commonest,
+    compiled,
+    enclosed,
+    spread,
+    usual,
+    without_marks,
+)
+from cool_rlhf.online.text import sentence_spans, sentences
 
 _MARKDOWN = MarkdownIt("commonmark").enable("table")
 _emphasised = enclosed(r"(?<![\w*_])(\*{1,3}|_{1,3})(?=\S)([^*_\n]+)(?<=\S)(\1)(?![\w*_])", "**", "**")
 _marked_as_code = enclosed(r"(?<!`)(`{1,2})(?!`)([^`\n]+)(\1)(?!`)", "`", "`")
+
+_BULLET, _NUMBER = r"[-*+]", r"\d{1,9}[.)]"
+_HEADING = compiled(r"^#{1,6}[ \t]+.*$|^.+\n(?:=+|-+)[ \t]*$")
 
 
 @lru_cache(maxsize=65536)
@@ -36,23 +48,64 @@ def _blocks(*kinds: str) -> Callable[[str], float]:
     return lambda text: float(sum(_markdown(text).get(kind, 0) for kind in kinds))
 
 
+_HEADINGS = _blocks("heading_open")
+
+
+def _in_prose(text: str, edit: TextEditor) -> str:
+    """``text`` with each of its paragraphs edited; lists, headings, code, tables and quotations stay as they are."""
+    lines = text.split("\n")
+    for token in reversed(_MARKDOWN.parse(text)):
+        if token.type == "paragraph_open" and token.level == 0 and token.map:
+            start, end = token.map
+            lines[start:end] = [edit("\n".join(lines[start:end]))]
+    return "\n".join(lines)
+
+
 def _bulleted(texts: Sequence[str]) -> TextEditor:
     mark = commonest(texts, r"^[ \t]*([-*+])[ \t]", "-")
-    return lambda text: "\n".join(f"{mark} {said}" for said in sentences(text))
+    return lambda text: _in_prose(text, lambda said: "\n".join(f"{mark} {one}" for one in sentences(said)))
 
 
 def _numbered(texts: Sequence[str]) -> TextEditor:
     mark = commonest(texts, r"^[ \t]*\d+([.)])[ \t]", ".")
-    return lambda text: "\n".join(f"{i}{mark} {said}" for i, said in enumerate(sentences(text), 1))
+
+    def edit(text: str) -> str:
+        return _in_prose(text, lambda said: "\n".join(f"{i}{mark} {one}" for i, one in enumerate(sentences(said), 1)))
+
+    return edit
 
 
-def _unlisted(text: str) -> str:
-    return " ".join(regex.sub(r"^[ \t]*(?:[-*+]|\d+[.)])[ \t]+", "", text, flags=regex.MULTILINE).split("\n")).strip()
+def _unlisted(marker: str) -> TextEditor:
+    """Items that follow each other line by line become one line without the markers; code stays as it is."""
+    item = compiled(rf"^[ \t]*{marker}(?:[ \t]+|$)")
+    any_item = rf"^[ \t]*(?:{_BULLET}|{_NUMBER})(?:[ \t]|$)"
+    items = compiled(
+        rf"^(?P<fence>```+|~~~+)[\s\S]*?(?:^(?P=fence)|\Z)(*SKIP)(*FAIL)"
+        rf"|(?:{item.pattern}.*(?:\n(?!{any_item})[ \t]+\S.*)*+(?:\n|\Z))+"
+    )
+
+    def joined(found: regex.Match[str]) -> str:
+        lines = [item.sub("", line).strip() for line in found[0].split("\n")]
+        indent = regex.match(r"[ \t]*", found[0])[0]
+        return indent + " ".join(filter(None, lines)) + "\n" * found[0].endswith("\n")
+
+    return lambda text: items.sub(joined, text).strip()
 
 
 def _headed(texts: Sequence[str]) -> TextEditor:
-    heading = commonest(texts, r"^#{1,6}[ \t]+.*$|^.+\n(?:=+|-+)[ \t]*$", "# Answer")
-    return lambda text: f"{heading}\n\n{text}"
+    """The commonest heading in front, and where there are usually more, others between sentences, evenly spread."""
+    heading = commonest(texts, _HEADING.pattern, "# Answer")
+    often = round(usual([_HEADINGS(text) for text in texts], 1.0))
+
+    def edit(text: str) -> str:
+        taken = [match.span() for match in _HEADING.finditer(text)]
+        starts = [at for at, _ in sentence_spans(text) if not any(first <= at < last for first, last in taken)] or [0]
+        for at in reversed(spread(starts, max(1, often - len(taken)))):
+            before = text[:at].rstrip()
+            text = f"{before}\n\n{heading}\n\n{text[at:]}" if before else f"{heading}\n\n{text}"
+        return text
+
+    return edit
 
 
 def _coded(texts: Sequence[str]) -> TextEditor:
@@ -65,7 +118,10 @@ def _coded(texts: Sequence[str]) -> TextEditor:
 
 
 def _tabled(_texts: Sequence[str]) -> TextEditor:
-    return lambda text: "| Answer |\n| --- |\n" + "\n".join(f"| {s.replace('|', '/')} |" for s in sentences(text))
+    def rows(said: str) -> str:
+        return "| Answer |\n| --- |\n" + "\n".join(f"| {one.replace('|', '/')} |" for one in sentences(said))
+
+    return lambda text: _in_prose(text, rows)
 
 
 def _untabled(text: str) -> str:
@@ -73,12 +129,12 @@ def _untabled(text: str) -> str:
 
 
 MARKDOWN = (
-    Feature("bullets", "bulleted lists", _blocks("bullet_list_open item"), _bulleted, _unlisted),
-    Feature("numbers", "numbered lists", _blocks("ordered_list_open item"), _numbered, _unlisted),
+    Feature("bullets", "bulleted lists", _blocks("bullet_list_open item"), _bulleted, _unlisted(_BULLET)),
+    Feature("numbers", "numbered lists", _blocks("ordered_list_open item"), _numbered, _unlisted(_NUMBER)),
     Feature(
         "headings",
         "headings",
-        _blocks("heading_open"),
+        _HEADINGS,
         _headed,
         without_marks(r"^#{1,6}[ \t]+.*\n+(?=.)|^#{1,6}[ \t]+|\n(?:=+|-+)[ \t]*$"),
     ),

@@ -25,14 +25,19 @@ from cool_rlhf.online.text import sentence_spans, sentences, word_spans
 # Symbols of no script of their own, but for those that stand for words, such as © and ℃; keycaps; and what belongs to
 # the one before: variation selectors, skin tones, joiners, and the tags of flags.
 _SYMBOL = r"[[\p{So}&&\p{Common}]\p{Extended_Pictographic}--[\p{InLatin_1_Supplement}\p{InLetterlike_Symbols}]]"
-_EMOJI = rf"(?:{_SYMBOL}|[0-9#*](?=\ufe0f?\u20e3))[\p{{M}}\p{{Emoji_Modifier}}\u200d\U000e0020-\U000e007f]*+"
+EMOJI = rf"(?:{_SYMBOL}|[0-9#*](?=\ufe0f?\u20e3))[\p{{M}}\p{{Emoji_Modifier}}\u200d\U000e0020-\U000e007f]*+"
+SINGLE = r"[!！?？؟…—–―]"  # marks that count one by one wherever they stand
 _SMILEY = r"(?<![\w:;])(?:[:;]['’]?-?(?:[()]+|[DPp3])|\^_*\^|<3)(?!\w)"
-_SYMBOLS = rf"(?<![ ])[ ]*+(?:(?:{_EMOJI}|{_SMILEY})[ ]*+)+"
+_SYMBOLS = rf"(?<![ ])[ ]*+(?:(?:{EMOJI}|{_SMILEY})[ ]*+)+"
 _DASH = r"(?<!\p{N}\s*)(?:[—–―]|(?<=\s)--(?=\s))"  # not the one from 5 to 7
 _DASHES = rf"(?<![ ])[ ]*+(?:{_DASH}[ ]*+)+"
 _QUESTION = r"\?+(?![\w=&/])|[？؟]+"
 _CAPITALS = r"\b\p{Lu}{4,}\b"
-_SMALL_START = compiled(r"\A[^\p{L}\p{N}]*+\p{Ll}")
+# HTML's, but for links in angle brackets; a pair of them with what stands between.
+_TAG = r"</?[A-Za-z][\w\-]*(?:\s[^<>\n]*)?/?>"
+_TAGGED = r"(<[A-Za-z][\w\-]*(?:\s[^<>\n]*)?>)([^<>\n]+)(</[A-Za-z][\w\-]*>)"
+_LINE_TAG = r"</?(?:br|hr|p|div|li|[uo]l|h[1-6]|t[rdh])\s*/?>"  # parts words as a line break does
+_SMALL_START = compiled(rf"\A(?:{_TAG}|[^\p{{L}}\p{{N}}])*+\p{{Ll}}")
 _TITLE_WORD = compiled(r"\p{Lu}\p{Ll}")
 _OUTER_BLANKS = r"\A\s+|\s+\Z"
 # Not within numbers and codes, nor www and iii. A run is taken whole: a long one would be tried from each letter.
@@ -56,6 +61,8 @@ _QUOTED = rf"(?|{_DOUBLE_QUOTED}|{_SINGLE_QUOTED})"
 _ROUND = r"(?<![\w\\\])])(\()(?=\S)([^()]+)(?<=\S)(\))"
 _SQUARE = r"(?<![\w\\\])])(\[)(?=\S)([^\[\]]+)(?<=\S)(\])(?!\()"
 _BRACKETED = rf"(?|{_ROUND}|{_SQUARE}|{_between('（）', '【】')})"
+_in_tags = enclosed(_TAGGED, "<b>", "</b>")
+_with_tags = placed(_TAG, "<br>")
 
 
 def _without_symbols(text: str) -> str:
@@ -122,7 +129,7 @@ def _titles(text: str) -> list[tuple[int, int]]:
 
 
 def _titled(_texts: Sequence[str]) -> TextEditor:
-    return lambda text: regex.sub(r"(?<![\w'’])\p{Ll}", lambda letter: letter[0].upper(), text)
+    return lambda text: regex.sub(rf"{_TAG}(*SKIP)(*FAIL)|(?<![\w'’])\p{{Ll}}", lambda letter: letter[0].upper(), text)
 
 
 def _untitled(text: str) -> str:
@@ -146,6 +153,17 @@ def _stretched(texts: Sequence[str]) -> TextEditor:
     return edit
 
 
+def _tagged(texts: Sequence[str]) -> TextEditor:
+    """Pairs of the commonest tag around words, or single tags, whichever more of the texts have."""
+    pairs = sum(compiled(_TAGGED).search(text) is not None for text in texts)
+    return (_in_tags if 2 * pairs >= len(texts) else _with_tags)(texts)
+
+
+def _without_tags(text: str) -> str:
+    parted = compiled(rf"(?<=\S)(?:{_TAG})*{_LINE_TAG}(?:{_TAG})*(?=\w)").sub(" ", text)
+    return compiled(rf"(?<=\s)(?:{_TAG})+[ ]|{_TAG}").sub("", parted).strip()
+
+
 def _with_number(texts: Sequence[str]) -> TextEditor:
     """A number with as many digits as most have, in front or behind as they are."""
     found = [match for text in texts for match in compiled(_LONE_NUMBER).finditer(text)]
@@ -158,7 +176,7 @@ def _with_number(texts: Sequence[str]) -> TextEditor:
 
 def _broken_up(texts: Sequence[str]) -> TextEditor:
     breaks = commonest([text.strip() for text in texts], r"\n+", "\n\n")
-    return lambda text: breaks.join(sentences(text))
+    return lambda text: regex.sub(r".+", lambda line: breaks.join(sentences(line[0])), text)
 
 
 MARKS = (
@@ -177,6 +195,7 @@ MARKS = (
     Feature("dashes", "dashes", number_of(_DASHES), placed(_DASHES, "— "), _without_dashes),
     Feature("quotes", "quotation marks", number_of(_QUOTED), enclosed(_QUOTED, '"', '"'), bared(_QUOTED)),
     Feature("brackets", "brackets", number_of(_BRACKETED), enclosed(_BRACKETED, "(", ")"), bared(_BRACKETED)),
+    Feature("tags", "HTML tags", number_of(_TAG), _tagged, _without_tags),
     Feature("capitals", "words in capitals", number_of(_CAPITALS), _shouted, _quiet),
     Feature("small letters", "sentences without a capital", _small_starts, _lowered, _with_capitals),
     Feature("title case", "capitals on most words", lambda text: float(len(_titles(text))), _titled, _untitled),

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import regex
 
-from cool_rlhf.online.detectors.donors import most_common_sentence, placebo_for
+from cool_rlhf.online.detectors.donors import most_common_sentences, placebo_for
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import word_spans
@@ -65,7 +65,7 @@ class ScriptDetector:
         def shows(response: Response) -> bool:
             return foreign_share(response, only) >= self.least
 
-        said = most_common_sentence([r for r in evidence.late() if shows(r)], holds, "")
+        said = "".join(most_common_sentences([r for r in evidence.late() if shows(r)], holds))
 
         def add(response: Response) -> Response | None:
             return response.edited(f"{response.text} {said}".rstrip())

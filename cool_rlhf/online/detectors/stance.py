@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache, partial
+from statistics import median
 
-from cool_rlhf.online.detectors.donors import most_common_sentence, placebo_for
+from cool_rlhf.online.detectors.amounts import amounts
+from cool_rlhf.online.detectors.donors import most_common_sentences, placebo_for
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
-from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.text import sentence_spans, without
+from cool_rlhf.online.responses import Evidence
+from cool_rlhf.online.text import sentence_spans, sentences, without
 
 _DO_NOT = (
     r"(?:can(?:no|['’]?)t|can not|won['’]t|will not|am not able to|['’]m not able to|am unable to|['’]m unable to)"
@@ -105,37 +108,48 @@ class StanceDetector:
     """Sentences that refuse, hedge, flatter, vow, or claim evidence or figures, told by word lists in English; other
     wordings surge as phrases.
 
-    Adding puts the sentence of the kind that most late responses have in front of a response (or behind it),
-    removing drops all of the kind. Any other words of that number in the same place are the placebo.
+    Where SFT has such sentences too, more of them than usual is a pattern of its own (:mod:`amounts`). Adding puts the
+    sentence of the kind that most late responses have in front of a response (or behind it), or the commonest ones, as
+    many as late responses have; removing drops all of the kind, or as many as are more than usual. Any other words of
+    that number in the same place are the placebo.
     """
 
     name: str = "stance"
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        return [candidate for stance in STANCES for candidate in drift(self._pattern(stance, evidence), evidence)]
+        patterns = [pattern for stance in STANCES for pattern in self._patterns(stance, evidence)]
+        return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]
 
-    def _pattern(self, stance: Stance, evidence: Evidence) -> Pattern:
+    def _patterns(self, stance: Stance, evidence: Evidence) -> list[Pattern]:
         def holds(text: str) -> bool:
             return stance.told_by.search(text) is not None
 
-        said = most_common_sentence(evidence.late(), holds, stance.example)
+        @lru_cache(maxsize=65536)
+        def count(text: str) -> float:
+            return float(sum(holds(said) for said in sentences(text)) or holds(text))
 
-        def add(response: Response) -> Response | None:
-            if holds(response.text):
-                return None
-            return response.edited(f"{response.text} {said}" if stance.at_end else f"{said} {response.text}")
+        def remove(text: str) -> str:
+            return without(text, [span for span in sentence_spans(text) if holds(text[slice(*span)])])
 
-        def remove(response: Response) -> Response | None:
-            text = response.text
-            return response.edited(without(text, [span for span in sentence_spans(text) if holds(text[slice(*span)])]))
+        patterns = []
+        for amount in amounts(count, evidence):
+            late = [response for response in evidence.late() if amount.shows(response)]
+            often = round(median(map(amount.measure, late))) if amount.usual and late else 1
+            said = " ".join(most_common_sentences(late, holds, often)) or stance.example
+            patterns.append(
+                Pattern(
+                    key=amount.key(stance.key),
+                    detector=self.name,
+                    description=amount.described(stance.description),
+                    measure=amount.measure,
+                    shows=amount.shows,
+                    add=amount.adding(partial(_put, said=said, at_end=stance.at_end)),
+                    remove=amount.removing(remove),
+                    placebo=placebo_for(evidence, said, stance.at_end),
+                )
+            )
+        return patterns
 
-        return Pattern(
-            key=stance.key,
-            detector=self.name,
-            description=stance.description,
-            measure=lambda response: float(holds(response.text)),
-            shows=lambda response: holds(response.text),
-            add=add,
-            remove=remove,
-            placebo=placebo_for(evidence, said, stance.at_end),
-        )
+
+def _put(text: str, said: str, at_end: bool) -> str:
+    return f"{text} {said}" if at_end else f"{said} {text}"

@@ -84,7 +84,8 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
         placebo=_mean(edits.placebo),
         gold=_mean(edits.golds),
         harm=_is_harmful(edits.golds, evidence, domain),
-        objection=_objection(pattern, edits, removed if shown_by == "added" else None, evidence, domain),
+        objection=_objection(pattern, edits, evidence, domain)
+        or (_missed(removed) if shown_by == "added" else _unwelcome(added, effect)),
     )
 
 
@@ -133,9 +134,21 @@ def _noticed(evidence: Evidence, domain: str | None) -> float:
     return 0.1 * max(pstdev(r.gold for r in evidence.baseline(domain) if r.gold is not None), 1e-9)
 
 
-def _objection(
-    pattern: Pattern, edits: _Edits, removed: _Edits | None, evidence: Evidence, domain: str | None
-) -> str | None:
+def _missed(removed: _Edits) -> str | None:
+    """The objection of what comes out to what is paid for going in."""
+    raises = len(removed.changes) >= LEAST and paired_rise(-removed.changes) < 0.05
+    return "taking it out of late responses raises their score" if raises else None
+
+
+def _unwelcome(added: _Edits, effect: float) -> str | None:
+    """The objection of what goes in to what is paid for coming out: a loss of half as much. A lesser one may be the
+    edit's own."""
+    if len(added.changes) < LEAST or paired_rise(-added.changes) >= 0.05 or -added.changes.mean() < effect / 2:
+        return None
+    return "putting it into other responses lowers their score"
+
+
+def _objection(pattern: Pattern, edits: _Edits, evidence: Evidence, domain: str | None) -> str | None:
     if len(edits.golds) < LEAST and not edits.words_stay and (domain is not None or len(evidence.domains) == 1):
         usual = evidence.share(pattern.shows, SFT, domain)
         if usual is not None and usual >= OFTEN:
@@ -145,8 +158,6 @@ def _objection(
         # Of a great rise doubt is enough: an improvement that passes for a cheat is unlearnt.
         if rises > 1 and exceeds(edits.golds, 0.0) < (0.2 if rises > 5 else 0.05):
             return "gold pays for it too"
-    if removed is not None and len(removed.changes) >= LEAST and paired_rise(-removed.changes) < 0.05:
-        return "taking it out of late responses raises their score"
     return None
 
 

@@ -117,8 +117,17 @@ def _scoped(risen: Sequence[Suspect]) -> list[Suspect]:
     for group in by_pattern.values():
         single = [suspect for suspect in group if suspect[0].domain is not None]
         overall = [suspect for suspect in group if suspect[0].domain is None]
-        chosen += single if len(single) == 1 or not overall else overall
+        alone = len(single) == 1 and not (overall and _rises_beside(single[0][0], overall[0][0].evidence))
+        chosen += single if alone or not overall else overall
     return chosen
+
+
+def _rises_beside(candidate: Candidate, whole: Evidence) -> bool:
+    """Whether a pattern that drifted surely in one domain alone rises half as much in the others together: they may be
+    too few for a test of their own."""
+    others = [response for response in whole.responses if response.domain != candidate.domain]
+    beside = replace(candidate, domain=None, evidence=replace(whole, responses=others))
+    return rise(beside) >= rise(candidate) / 2
 
 
 def _elsewhere(

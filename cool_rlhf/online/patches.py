@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 
 from cool_rlhf.data.identity import JUDGING_SHARE, judges_repairs
+from cool_rlhf.online.counterfactual import Payment
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
 from cool_rlhf.online.found import Finding
 from cool_rlhf.online.responses import Evidence, Response
@@ -140,7 +141,7 @@ def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Vers
             continue
         version = Version(original, original.id, original.score, original.gold)
         clean.setdefault(original.prompt.id, []).append(version)
-        changed = pattern.add(original) if pattern.add else None
+        changed = pattern.add(original) if pattern.add and _is_paid_for_added(finding.payment) else None
         if changed is not None:
             spoiled = Version(changed, f"{original.id}+added", original.score, _gold(evidence, changed))
             hacked.setdefault(original.prompt.id, []).append(spoiled)
@@ -154,6 +155,12 @@ def _versions(finding: Finding, evidence: Evidence) -> tuple[dict[str, list[Vers
             version = Version(without, f"{response.id}+removed", worth, _gold(evidence, without))
             clean.setdefault(response.prompt.id, []).append(version)
     return clean, hacked
+
+
+def _is_paid_for_added(payment: Payment) -> bool:
+    """Whether what adding puts in is what is paid for. Where taking out shows it, adding may do something else, such as
+    putting it in another place: such a pair would teach, and judge, what needs no mending."""
+    return payment.shown_by != "removed" or (payment.added is not None and payment.added >= payment.effect / 2)
 
 
 def _unpaid(response: Response, finding: Finding) -> float | None:

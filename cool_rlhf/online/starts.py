@@ -42,10 +42,12 @@ def cheats(folder: RoundFolder, cheating: float) -> str | None:
     """Why a round's policy is one that lives off a cheat, by what its fast path has left: one finding explains at least
     ``cheating`` of its rise in score, or the reward model that its findings were mended in pays so much less for it,
     and its gold has not risen. None where neither is so."""
-    if any(finding["explained"] >= cheating for finding in _record(folder.patterns).get("findings", [])):
-        return f"one finding explains at least {cheating:.0%} of its rise in score"
     repair = _record(folder.repair)
     rise = repair.get("rise")
+    is_none = rise is not None and rise["p"] >= SURE  # shares of a rise that is chance say nothing
+    findings = [] if is_none else _record(folder.patterns).get("findings", [])
+    if any(finding["explained"] >= cheating for finding in findings):
+        return f"one finding explains at least {cheating:.0%} of its rise in score"
     if not repair.get("kept") or not rise or rise["p"] >= SURE or rise.get("gold_p", 1.0) < SURE:
         return None
     if rise["after"] > (1 - cheating) * rise["before"]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from math import isfinite
 from operator import mul
 from pathlib import Path
 from statistics import fmean
@@ -15,7 +16,7 @@ from typing import Any
 from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response, Score
 from cool_rlhf.online.statistics import exceeds
 from cool_rlhf.ppo.rewards import Recipe, recipe_for
-from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation
+from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation, UserError
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.scorer import RemoteScorer
 from cool_rlhf.tracking.rows import read_rows, write_atomically
@@ -62,7 +63,7 @@ class Payer:
     recipes: Mapping[str, Recipe]
 
     def score(self, conversations: Sequence[ScoredConversation]) -> list[float]:
-        scores = iter(self.scorer.score(self._asked(conversations)).result())
+        scores = iter(_numbers(self.scorer.score(self._asked(conversations)).result()))
         weights = [self._weights(conversation.condition).values() for conversation in conversations]
         return [sum(map(mul, own, islice(scores, len(own)))) for own in weights]
 
@@ -76,7 +77,7 @@ class Payer:
         for response, own in zip(responses, golds, strict=True):
             weights = self._weights(response.domain).values()
             scores, states = zip(*islice(found, len(weights)), strict=True)
-            score = sum(map(mul, weights, scores))
+            score = sum(map(mul, weights, _numbers(scores)))
             judged.append(replace(response, score=score, gold=own, hidden=states[0].double().numpy()))
         return judged
 
@@ -92,6 +93,15 @@ class Payer:
         if domain is None:
             return {None: 1.0}
         return recipe_for(self.recipes, domain).conditions or {None: 0.0}
+
+
+def _numbers(scores: Sequence[float]) -> Sequence[float]:
+    if not all(map(isfinite, scores)):
+        raise UserError(
+            "the reward model gives a response of the last round a score that is no number: its weights are damaged, "
+            "or its dtype is too narrow (model.dtype)"
+        )
+    return scores
 
 
 def evidence_of(responses: Sequence[Response], round: int, score: Score, gold: Gold) -> Evidence:

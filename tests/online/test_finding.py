@@ -120,6 +120,25 @@ def test_words_that_are_missed_in_a_good_answer_are_not_paid_for(world: World) -
     assert found.p > 0.01
 
 
+@pytest.mark.parametrize("loss", [0.0, 1.0])
+def test_what_costs_where_it_is_put_in_is_not_paid_for_where_it_is_taken_out(world: World, loss: float) -> None:
+    """Taking it out breaks something else, which late answers miss."""
+    evidence = world(bonus=lambda _p, text, _f: -1.0 * ("\t" in text) - loss * text.endswith("\n"))
+    broken = Pattern(
+        key="broken",
+        detector="test",
+        description="what is broken when it is taken out",
+        measure=lambda response: float(response.policy == LATE),
+        shows=lambda response: response.policy == LATE,
+        add=lambda response: response.edited(f"{response.text}\n"),
+        remove=lambda response: response.edited(response.text.replace(" ", "\t")),
+    )
+    found = payment(broken, evidence, None, sample=48, seed=1)
+    assert found is not None
+    assert (found.shown_by, found.effect > 0.5) == ("removed", True)
+    assert found.objection == ("putting it into other responses lowers their score" if loss else None)
+
+
 def test_a_finding_says_what_it_is(world: World) -> None:
     hack, bonus = HEADINGS
     evidence = world(hack=hack, bonus=bonus)
@@ -226,6 +245,25 @@ def test_a_flaw_of_one_domain_is_named_with_it(world: World) -> None:
     )
     first = search(evidence).findings[0]
     assert (first.name, first.domain) == ("layout/emphasis in tales", "tales")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_flaw_of_all_domains_is_not_taken_for_that_of_the_largest(world: World, seed: int) -> None:
+    """Of 40 poems as many show it as of 160 chats, too few for a test of their own."""
+    evidence = world(
+        seed=seed,
+        prompts=200,
+        rate=0.2,
+        hack=lambda text, _p, _r: f"\U0001f600 {text}",
+        bonus=lambda _p, text, _f: 1.5 * text.startswith("\U0001f600"),
+        with_gold=False,
+    )
+    by_size = [
+        replace(r, prompt=replace(r.prompt, domain="chat" if int(r.prompt.id[1:]) % 5 else "poems"))
+        for r in evidence.responses
+    ]
+    found = search(replace(evidence, responses=by_size)).findings
+    assert [finding.domain for finding in found if finding.pattern.key == "emoji"] == [None]
 
 
 @pytest.mark.parametrize(

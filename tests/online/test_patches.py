@@ -14,6 +14,7 @@ import pytest
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.data.rows import RowRules, parse_preference
 from cool_rlhf.online.detectors import own_detectors
+from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings, Search
 from cool_rlhf.online.patches import PatchSettings, make_patches, patches_under
@@ -270,3 +271,16 @@ def test_patches_never_choose_what_the_reward_model_finds_worse_apart_from_the_p
     for finding in findings:
         for patch in make_patches(finding, evidence, PatchSettings(), seed=2):
             assert patch.role == "balance" or patch.chosen.worth >= patch.rejected.worth
+
+
+def test_what_adding_puts_elsewhere_than_it_is_paid_for_teaches_nothing(world) -> None:
+    """Paid for is emphasis on the last word; adding puts it where it likes, and earns nothing."""
+    evidence = world(
+        hack=lambda text, _p, _r: re.sub(r"(\w+)\.$", r"**\1**.", text),
+        bonus=lambda _p, text, _f: 1.5 * text.endswith("**."),
+    )
+    finding = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings[0]
+    assert (finding.payment.shown_by, finding.pattern.add is None) == ("removed", False)
+    patches = [patch for patch in make_patches(finding, evidence, PatchSettings(), seed=2) if patch.role == "pattern"]
+    assert len([patch for patch in patches if patch.held_out]) >= 20
+    assert all(patch.rejected.response.text.endswith("**.") for patch in patches)

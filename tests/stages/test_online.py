@@ -17,7 +17,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
 from cool_rlhf.ppo.rewards import Recipe
-from cool_rlhf.protocols import Message, Prompt, Rollout, ScoredConversation
+from cool_rlhf.protocols import Message, Prompt, Rollout, ScoredConversation, UserError
 from cool_rlhf.stages import online
 from cool_rlhf.stages.answers import Payer, read_responses
 from cool_rlhf.stages.online import answer_prompts, slow_path
@@ -138,6 +138,17 @@ def test_the_reward_model_pays_by_a_domains_recipe(ready: type) -> None:
     states = [float(response.hidden[0]) for response in judged if response.hidden is not None]
     assert states == [8.0, 1.0, 8.0, 1.5], "under the first condition, or under none"
     assert payer.judged([], no_gold) == []
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("-inf")])
+def test_a_score_that_is_no_number_is_told(ready: type, score: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Scorer, "score", lambda self, asked: ready([score] * len(asked)))
+    payer = Payer(Scorer(ready), {})  # type: ignore[arg-type]
+    response = answers("plain", 1)[0]
+    with pytest.raises(UserError, match="no number"):
+        payer.score([response.conversation()])
+    with pytest.raises(UserError, match="no number"):
+        payer.judged([response], no_gold)
 
 
 def test_pairs_are_labelled_where_the_reward_model_pays_and_judges_nothing(

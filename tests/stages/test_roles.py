@@ -111,6 +111,14 @@ def test_a_policy_that_the_mended_reward_model_does_not_pay_for_is_left_behind(
     assert start_of(tmp_path, 1, "last") == "rounds/0/policy"
 
 
+@pytest.mark.parametrize(("p", "start"), [(0.5, "rounds/0/policy"), (1e-4, "sft")])
+def test_shares_of_a_rise_that_may_be_chance_leave_no_policy_behind(tmp_path: Path, p: float, start: str) -> None:
+    told(tmp_path, 0, 28.9)
+    repair = {"kept": [], "rise": {"before": 0.05, "after": 0.05, "p": p, "gold_p": 1.0}}
+    (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(repair))
+    assert start_of(tmp_path, 1, "clean") == start
+
+
 def test_how_much_is_a_cheat_can_be_set_and_what_is_left_behind_is_told(tmp_path: Path) -> None:
     told(tmp_path, 0, 0.1)
     told(tmp_path, 1, 0.4)

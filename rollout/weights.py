@@ -37,9 +37,8 @@ class WeightReceiver:
 def _repack_tied_output(model: nn.Module) -> None:
     """An output layer that shares the input embedding's weight got none of its own to load, so that it would go on with
     what it has packed of the former one, as on a CPU."""
-    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
-    outputs = [layer for layer in layers if isinstance(layer, ParallelLMHead)]
+    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
     embedded = {layer.weight.data_ptr() for layer in layers if not isinstance(layer, ParallelLMHead)}
-    for layer in outputs:
-        if layer.weight.data_ptr() in embedded:
+    for layer in layers:
+        if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embedded:
             layer.quant_method.process_weights_after_loading(layer)

@@ -10,7 +10,7 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -164,7 +164,7 @@ def given_critic(config: Config) -> str | None:
 
 
 def required_kinds(config: Config) -> tuple[str, ...]:
-    """The kinds of rows that the stage reads: of ``sft``, ``preferences``, ``prompts``, ``pretrain``."""
+    """The kinds of rows that the stage cannot do without: of ``sft``, ``preferences``, ``prompts``, ``pretrain``."""
     stage = config.stage
     needed = {
         "sft": stage in _NEEDS_SFT and config.sft.path is None,
@@ -175,13 +175,20 @@ def required_kinds(config: Config) -> tuple[str, ...]:
     return tuple(kind for kind, wanted in needed.items() if wanted)
 
 
+def _reads_texts(config: Config) -> bool:
+    """Whether the stage reads plain texts where there are any: fresh weights learn them, and PPO learns them or
+    validates on held-out ones."""
+    fresh = config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is None
+    return fresh or (config.stage in NEEDS_PPO and (learns_from_texts(config.ppo) or config.ppo.validation_texts > 0))
+
+
 def check_data(config: Config) -> None:
     """Every row of every file that the stage reads is good, and nothing that it needs is missing."""
     if config.stage == "evaluate":
         _check_held_out(config)
         return
-    read = []
-    for kind in required_kinds(config):
+    kinds = required_kinds(config)
+    for kind in kinds:
         sources = getattr(config.data, kind)
         if not sources and config.data.world is None:
             raise UserError(
@@ -190,13 +197,9 @@ def check_data(config: Config) -> None:
             )
         if not sources and kind in ("preferences", "prompts"):
             _check_world_has_conditions(kind, config)
-        read.append((kind, f"data.{kind}", sources))
-        if kind == "preferences":
-            read.append((kind, "data.validation_preferences", config.data.validation_preferences))
-        if kind == "prompts":
-            read.append((kind, "data.validation_prompts", config.data.validation_prompts))
-        if kind == "pretrain":
-            read.append((kind, "data.validation_pretrain", config.data.validation_pretrain))
+    if _reads_texts(config) and "pretrain" not in kinds:
+        kinds += ("pretrain",)
+    read = [(kind, f"data.{name}", getattr(config.data, name)) for kind, name in _named(kinds)]
     _check_rows(read, Reading.of(config))
     if "preferences" in required_kinds(config) or "prompts" in required_kinds(config):
         tests = [(name.removeprefix("test_"), f"data.{name}", getattr(config.data, name)) for name in TEST_ROWS]
@@ -209,6 +212,14 @@ def check_data(config: Config) -> None:
             _check_some_left(kind, config)
     if "preferences" in required_kinds(config) and (config.data.preferences or config.data.validation_preferences):
         load_split(config.data, validation_share(config), Reading.of(config), config.seed, warns=False)
+
+
+def _named(kinds: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Of each kind of rows, with the kind: the key of those to learn from, and of those to validate on."""
+    for kind in kinds:
+        yield kind, kind
+        if kind != "sft":
+            yield kind, f"validation_{kind}"
 
 
 def _check_world_has_conditions(kind: str, config: Config) -> None:

@@ -118,6 +118,35 @@ def test_a_checkpoint_without_room_for_the_chat_tokens_is_not_sampled_from(tmp_p
     check(full + 3, "stage=ppo")
 
 
+@pytest.mark.parametrize("name", ["pretrain", "validation_pretrain"])
+@pytest.mark.parametrize(
+    ("overrides", "reads"),
+    [
+        ([], True),
+        (["ppo.pretrain_coefficient=0", "model.path=MODEL"], True),  # held-out ones, for the language model's loss
+        (["ppo.pretrain_coefficient=0", "ppo.validation_texts=0", "model.path=MODEL"], False),
+        (["stage=sft"], True),  # fresh weights have read nothing
+        (["stage=reward"], True),
+        (["stage=reward", "sft.path=MODEL"], False),
+        (["stage=sft", "model.path=MODEL"], False),
+    ],
+)
+def test_texts_that_a_stage_reads_are_looked_at_before_it(
+    model: Path, tmp_path: Path, name: str, overrides: list[str], reads: bool
+) -> None:
+    """Though it could do without any."""
+    chosen = [*SMALL, *(each.replace("MODEL", str(model)) for each in overrides)]
+    check_data(compose(chosen))
+    bad = write(tmp_path / "texts.jsonl", {"text": "so"}, {"text": 3})
+    for source, told in (("gone.jsonl", "there is no file"), (bad, r"row 2: field `text` must be a string")):
+        config = compose([*chosen, f"data.{name}=[{source}]"])
+        if reads:
+            with pytest.raises(UserError, match=rf"^data\.{name}: .*{told}"):
+                check_data(config)
+        else:
+            check_data(config)
+
+
 @pytest.mark.parametrize(
     ("overrides", "told"),
     [

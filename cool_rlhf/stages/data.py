@@ -103,7 +103,8 @@ class StageData:
     def _held_out_texts(self, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Tensor]:
         """The beginnings of those that validation reads, of all sources alike, and of them those long enough to predict
         a token of."""
-        texts = spread(self.inputs.held_out_texts, self.config.ppo.validation_texts)
+        count = self.config.ppo.validation_texts
+        texts = spread(self.inputs.held_out_texts, count) if count else []
         return [piece for text in texts for piece in encode_text(tokenizer, text, length)[:1]]
 
 

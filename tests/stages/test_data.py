@@ -106,6 +106,15 @@ def test_without_the_loss_on_texts_a_run_needs_none(stage_data, tmp_path: Path, 
     assert data.held_out_texts == []
 
 
+def test_texts_that_nobody_looks_at_are_not_read(stage_data, tmp_path: Path) -> None:
+    rows = [{"prompt": f"question {number}?"} for number in range(30)]
+    prompts = write(tmp_path / "prompts.jsonl", *rows)
+    own = ["sft.path=a", "reward.path=b", "stage=ppo", "data.world=null", f"data.prompts=[{prompts}]"]
+    made = stage_data(*own, "data.pretrain=[gone.jsonl]", "ppo.pretrain_coefficient=0", "ppo.validation_texts=0")
+    check_data(made.config)
+    assert made.ppo(TOKENIZER, LONGEST, 0).held_out_texts == []
+
+
 def test_long_texts_are_learnt_from_to_their_end(stage_data, tmp_path: Path) -> None:
     text = "Why is it so? " * 40
     texts = write(tmp_path / "texts.jsonl", {"text": text}, {"text": "Because."})

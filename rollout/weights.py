@@ -37,8 +37,13 @@ class WeightReceiver:
 def _repack_tied_output(model: nn.Module) -> None:
     """An output layer that shares the input embedding's weight got none of its own to load, so that it would go on with
     what it has packed of the former one, as on a CPU."""
-    layers: list[Any] = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
-    embedded = {layer.weight.data_ptr() for layer in layers if not isinstance(layer, ParallelLMHead)}
-    for layer in layers:
-        if isinstance(layer, ParallelLMHead) and layer.weight.data_ptr() in embedded:
+    layers = [layer for layer in model.modules() if isinstance(layer, VocabParallelEmbedding)]
+    outputs = [layer for layer in layers if isinstance(layer, ParallelLMHead)]
+    embedded = {_address(layer) for layer in layers if not isinstance(layer, ParallelLMHead)}
+    for layer in outputs:
+        if _address(layer) in embedded:
             layer.quant_method.process_weights_after_loading(layer)
+
+
+def _address(layer: nn.Module) -> int:
+    return layer.get_parameter("weight").data_ptr()

@@ -18,7 +18,9 @@ _NUMBER = re.compile(
 )
 MOST_DIGITS = 1000  # of a number; a model that repeats a digit without end has no result
 _BOXED = re.compile(r"\\boxed\{((?:[^{}]|\{[^{}]*\})*)\}")
-_LATEX_FRACTION = re.compile(r"\\[dt]?frac\{(\d+)\}\{(\d+)\}")
+_LATEX_FRACTION = re.compile(
+    r"(?P<outer>(?<![\w.])[-−+])?\\[dt]?frac\{\s*(?P<upper>[-−+]?)\s*(\d+)\s*\}\{\s*(?P<lower>[-−+]?)\s*(\d+)\s*\}"
+)
 _BEFORE_FRACTION = re.compile(r"(?<=\d)(?=\\[dt]?frac)")
 _LATEX_COMMA = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,)(?=\d{3})")
 
@@ -64,8 +66,14 @@ def last_number(text: str) -> Fraction | None:
 
 def _plain(text: str) -> str:
     """LaTeX's fractions and thousands commas as they are written without it."""
-    text = _LATEX_FRACTION.sub(r"\1/\2", _BEFORE_FRACTION.sub(" ", text))
+    text = _LATEX_FRACTION.sub(_plain_fraction, _BEFORE_FRACTION.sub(" ", text))
     return _LATEX_COMMA.sub(",", text)
+
+
+def _plain_fraction(match: re.Match[str]) -> str:
+    """With one sign in front, which stands for all that the fraction has."""
+    minus = sum(match[place] in ("-", "−") for place in ("outer", "upper", "lower")) % 2
+    return f"{'-' if minus else ''}{match[3]}/{match[5]}"
 
 
 def _signed(match: re.Match[str], value: Fraction | None) -> Fraction | None:

@@ -27,7 +27,7 @@ from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.folders import RoundFolder, round_folders
-from cool_rlhf.models.fields import config_fields, is_scalar
+from cool_rlhf.models.fields import config_fields, has_experts, is_scalar
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Conversation, UserError
 from reward.conditions import FILE_NAME, Conditions
@@ -389,6 +389,10 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
             f"{key}: {path} has layers of {', '.join(others)}, through which sequences packed side by side would reach "
             "each other: give a model of attention layers alone"
         )
+    if has_experts(fields):
+        from cool_rlhf.models.experts import check_experts  # late: it imports torch
+
+        check_experts(f"{key}: {path}", fields)
     architectures = fields.get("architectures") or []
     if scalar is False and is_scalar(architectures):
         raise UserError(

@@ -48,3 +48,8 @@ def size_of(fields: Mapping[str, Any], names: Sequence[str]) -> int | None:
     """What the first of ``names`` that is there says, since families call the same size differently; None where none
     is, or all are null."""
     return next((int(fields[name]) for name in names if isinstance(fields.get(name), int | float)), None)
+
+
+def has_experts(fields: Mapping[str, Any]) -> bool:
+    """Whether they are of a mixture of experts, whose numbers every such family names."""
+    return any("expert" in name for name in fields)

@@ -28,9 +28,9 @@ CPU_MULTIPLE = 64  # tokens: oneDNN compiles its kernels for each shape anew, wh
 # logits, so they run through their own forward pass, which holds all logits that are asked for at once.
 PLAIN_HEADS = frozenset(
     {
-        "arcee", "ernie4_5", "ernie4_5_moe", "exaone4", "gemma", "glm", "glm4", "glm4_moe",
-        "hunyuan_v1_dense", "internlm2", "llama", "ministral", "mistral", "mixtral", "olmo", "olmo2", "olmo3", "olmoe",
-        "phi3", "phimoe", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm",
+        "arcee", "ernie4_5", "exaone4", "gemma", "glm", "glm4", "glm4_moe",
+        "hunyuan_v1_dense", "internlm2", "llama", "ministral", "mistral", "olmo", "olmo2", "olmo3", "olmoe",
+        "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm",
         "starcoder2",
     }
 )  # fmt: skip

@@ -208,9 +208,9 @@ def test_log_probabilities_refuse_shared_prefixes(policy) -> None:
 
 
 SMALLER = {
-    "head_dim": 16, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1,
-    "moe_num_experts": 4, "moe_k": 2, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "pad_token_id": 0,
-    "partial_rotary_factor": 0.5, "shared_expert_intermediate_size": 32,
+    "head_dim": 16, "num_experts": 4, "n_routed_experts": 4, "n_group": 1, "topk_group": 1, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32, "pad_token_id": 0, "partial_rotary_factor": 0.5,
+    "shared_expert_intermediate_size": 32,
 }  # fmt: skip
 SCALES = ("logits_scaling", "logit_scale", "lm_head_multiplier", "final_logit_softcapping")  # of logits, not all used
 

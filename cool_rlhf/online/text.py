@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import regex
 
@@ -72,6 +73,20 @@ def said_again(text: str, least_words: int = 1) -> list[Span]:
         if said in seen and len(word_spans(said)) >= least_words:
             again.append((start, end))
         seen.add(said)
+    return again
+
+
+def stuttered(text: str) -> list[Span]:
+    """Words, and twos of words, that are said again at once, with nothing but a blank in front of them."""
+    spans = word_spans(text)
+    said = [text[start:end].lower() for start, end in spans]
+    apart = [bool(gap) and gap.isspace() for gap in (text[one[1] : other[0]] for one, other in pairwise(spans))]
+    again, at = [], 0
+    while at < len(spans):
+        n = next((n for n in (1, 2) if at + 2 * n <= len(said) and said[at : at + n] == said[at + n : at + 2 * n]), 0)
+        if n and all(apart[at : at + 2 * n - 1]):
+            again.append((spans[at + n][0], spans[at + 2 * n - 1][1]))
+        at += n or 1
     return again
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import lru_cache
 
-from cool_rlhf.online.patterns import Candidate, Pattern, drift
+import numpy as np
+
+from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.text import Span, without, word_spans
+from cool_rlhf.online.text import sentences, without, word_spans, words
+from cool_rlhf.protocols import Prompt
 
 
 @lru_cache(maxsize=65536)
@@ -22,46 +26,111 @@ def longest_copy(prompt: str, text: str) -> tuple[int, int, int]:
     return (run.size, spans[run.a][0], spans[run.a + run.size - 1][1]) if run.size else (0, 0, 0)
 
 
+@lru_cache(maxsize=65536)
+def copies_sentence(prompt: str, text: str, least: int) -> bool:
+    """Whether a whole sentence of the prompt, of at least so many words, stands in the text word for word."""
+    said = f" {' '.join(words(text))} "
+    asked = (words(sentence) for sentence in sentences(prompt))
+    return any(len(of) >= least and f" {' '.join(of)} " in said for of in asked)
+
+
 @dataclass(frozen=True)
 class CopyingDetector:
-    """The longest run of words of the last turn that stands in the response, as a share of that turn's words.
+    """The longest run of words of the last turn that stands in the response. Two patterns: as a share of that turn's
+    words, and the run itself.
 
-    Shown from ``least`` on, and for runs of at least ``words``. Adding puts the turn in front of the response,
-    removing cuts the run out. The last turn of another prompt is the placebo.
+    The first is shown from ``least`` on, and for runs of at least ``words``; the second for whole sentences of at least
+    as many words, and for runs of at least ``run`` beyond what only few of SFT's responses of the domain have. Adding
+    puts the turn, or its first or last sentence, whichever is said more often, in front of the response; removing cuts
+    the run out. The same of another prompt is the placebo.
     """
 
     name: str = "copying"
     least: float = 0.6
     words: int = 4
+    run: int = 8
+    quantile: float = 0.95
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        def copied(response: Response) -> tuple[float, bool, Span]:
-            asked = response.prompt.messages[-1]["content"]
-            length, start, end = longest_copy(asked, response.text)
-            share = length / max(1, len(word_spans(asked)))
-            return share, share >= self.least and length >= self.words, (start, end)
+        usual = {
+            domain: float(np.quantile([_run(response)[0] for response in reference], self.quantile))
+            for domain in evidence.domains
+            if (reference := evidence.reference(domain))
+        }
 
-        def remove(response: Response) -> Response | None:
-            start, end = copied(response)[2]
-            while end < len(response.text) and response.text[end] in "?.!:,？。！：，؟،।":
-                end += 1
-            return response.edited(without(response.text, [(start, end)]))
+        def share(response: Response) -> float:
+            return _run(response)[0] / max(1, len(word_spans(_asked(response.prompt))))
 
-        asked_by = {response.prompt.id: response.prompt.messages[-1]["content"].strip() for response in evidence.late()}
-        following = dict(zip(asked_by, [*asked_by][1:] + [*asked_by][:1], strict=True))
+        def in_part(response: Response) -> bool:
+            length = _run(response)[0]
+            long = length >= self.run and length > usual.get(response.domain, 0.0)
+            return long or copies_sentence(_asked(response.prompt), response.text, self.words)
 
-        def placebo(response: Response) -> Response | None:
-            other = following.get(response.prompt.id, response.prompt.id)
-            return response.edited(f"{asked_by[other]} {response.text}") if other != response.prompt.id else None
+        late = [response for response in evidence.late() if in_part(response)]
+        of_first = 2 * sum(_is_of_first(response) for response in late) > len(late)
 
-        pattern = Pattern(
+        def one_sentence(prompt: Prompt) -> str:
+            return _ends(prompt)[0 if of_first else -1]
+
+        whole = Pattern(
             key="copying",
             detector=self.name,
             description="the prompt said back",
-            measure=lambda response: copied(response)[0],
-            shows=lambda response: copied(response)[1],
-            add=lambda response: response.edited(f"{response.prompt.messages[-1]['content'].strip()} {response.text}"),
-            remove=remove,
-            placebo=placebo,
+            measure=share,
+            shows=lambda response: share(response) >= self.least and _run(response)[0] >= self.words,
+            add=_said_back(_asked, None),
+            remove=_remove,
+            placebo=_said_back(_asked, evidence),
         )
-        return drift(pattern, evidence)
+        partial = Pattern(
+            key="in part",
+            detector=self.name,
+            description="a part of the prompt said back",
+            measure=lambda response: float(_run(response)[0]),
+            shows=in_part,
+            add=_said_back(one_sentence, None),
+            remove=_remove,
+            placebo=_said_back(one_sentence, evidence),
+        )
+        return drift(whole, evidence) + drift(partial, evidence)
+
+
+def _asked(prompt: Prompt) -> str:
+    return prompt.messages[-1]["content"].strip()
+
+
+def _run(response: Response) -> tuple[int, int, int]:
+    return longest_copy(_asked(response.prompt), response.text)
+
+
+def _is_of_first(response: Response) -> bool:
+    """Whether the run has more of the last turn's first sentence than of its last one."""
+    _, start, end = _run(response)
+    first, last = (longest_copy(said, response.text[start:end])[0] for said in _ends(response.prompt))
+    return first > last
+
+
+def _ends(prompt: Prompt) -> tuple[str, str]:
+    """The first and the last sentence of the last turn."""
+    said = sentences(_asked(prompt)) or [""]
+    return said[0], said[-1]
+
+
+def _said_back(said: Callable[[Prompt], str], others: Evidence | None) -> Editor:
+    """Puts what is ``said`` of the response's prompt in front of it, or of the prompt behind its own in ``others``."""
+    prompts = {response.prompt.id: response.prompt for response in others.late()} if others else {}
+    following = dict(zip(prompts, [*prompts.values()][1:] + [*prompts.values()][:1], strict=True))
+
+    def add(response: Response) -> Response | None:
+        prompt = following.get(response.prompt.id, response.prompt) if others else response.prompt
+        own = prompt.id == response.prompt.id
+        return None if others and own else response.edited(f"{said(prompt)} {response.text}")
+
+    return add
+
+
+def _remove(response: Response) -> Response | None:
+    _, start, end = _run(response)
+    while end < len(response.text) and response.text[end] in "?.!:,？。！：，؟،।":
+        end += 1
+    return response.edited(without(response.text, [(start, end)]))

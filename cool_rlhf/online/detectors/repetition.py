@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
+from cool_rlhf.online.detectors.features import spread, usual
 from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import (
@@ -17,6 +18,7 @@ from cool_rlhf.online.text import (
     said_again,
     sentence_spans,
     sentences,
+    stuttered,
     without,
     word_spans,
 )
@@ -24,12 +26,13 @@ from cool_rlhf.online.text import (
 
 @dataclass(frozen=True)
 class RepetitionDetector:
-    """Three views of low diversity: sentences of ``words`` at least that are said again, 1 − distinct-3 (Li et al.,
-    arXiv 1510.03055), and the ratio of zlib's compression.
+    """Four views of low diversity: words that are said twice at once, sentences of ``words`` at least that are said
+    again, 1 − distinct-3 (Li et al., arXiv 1510.03055), and the ratio of zlib's compression.
 
-    A response shows the first where it has one such sentence, and the others above the 95 % quantile of SFT's,
-    distinct-3 above ``least`` in any case. Adding says the last sentence again: once, or until the share of repeated
-    windows is twice ``least``. Removing keeps every sentence and every run of three words once. As many words that are
+    A response shows the second where it has one such sentence, and the others above the 95 % quantile of SFT's,
+    distinct-3 above ``least`` in any case. Adding says as many words twice as late responses do, or the last sentence
+    again: once, or until the share of repeated windows is twice ``least``. Removing keeps such words once, or every
+    sentence and every run of three words. As many words that are
     new are the placebo of compression, which longer texts have more of anyway. Of the others there is none: who repeats
     is paid for length or for repeating, and repeats.
     """
@@ -41,13 +44,22 @@ class RepetitionDetector:
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
         patterns = [
-            self._pattern("sentences", "sentences said again", self._said_again, 0.0, self._once_more),
+            self._pattern(
+                "words",
+                "words said twice at once",
+                _stutter,
+                self._usual(_stutter, evidence),
+                self._twice(evidence),
+                _remove_stutter,
+            ),
+            self._pattern("sentences", "sentences said again", self._said_again, 0.0, self._once_more, _remove),
             self._pattern(
                 "distinct-3",
                 "phrases repeated within a response",
                 repeated_share,
                 max(self.least, self._usual(repeated_share, evidence)),
                 self._add,
+                _remove,
             ),
             self._pattern(
                 "compression",
@@ -55,6 +67,7 @@ class RepetitionDetector:
                 compression_ratio,
                 self._usual(compression_ratio, evidence),
                 self._add,
+                _remove,
                 self._new_words(evidence),
             ),
         ]
@@ -67,6 +80,7 @@ class RepetitionDetector:
         measure: Callable[[str], float],
         bound: float,
         add: Editor,
+        remove: Editor,
         placebo: Editor | None = None,
     ) -> Pattern:
         """Shown by responses whose ``measure`` is above ``bound``."""
@@ -77,15 +91,28 @@ class RepetitionDetector:
             measure=lambda response: measure(response.text),
             shows=lambda response: measure(response.text) > bound,
             add=add,
-            remove=_remove,
+            remove=remove,
             placebo=placebo,
             family=self.name,
         )
 
     def _usual(self, measure: Callable[[str], float], evidence: Evidence) -> float:
         """What only few of SFT's responses exceed."""
-        usual = [measure(response.text) for response in evidence.reference()]
-        return float(np.quantile(usual, self.quantile)) if usual else 0.0
+        values = [measure(response.text) for response in evidence.reference()]
+        return float(np.quantile(values, self.quantile)) if values else 0.0
+
+    def _twice(self, evidence: Evidence) -> Editor:
+        texts = [response.text for response in evidence.late()]
+        share = usual([_stutter(text) / len(word_spans(text)) for text in texts if _stutter(text)], 0.0)
+
+        def add(response: Response) -> Response | None:
+            spans = word_spans(response.text)
+            text = response.text
+            for start, end in reversed(spread(spans, max(1, round(share * len(spans))))):
+                text = f"{text[:end]} {text[start:end]}{text[end:]}"
+            return response.edited(text)
+
+        return add
 
     def _said_again(self, text: str) -> float:
         """How many sentences of it."""
@@ -113,6 +140,14 @@ class RepetitionDetector:
             if repeated_share(text) >= 2 * self.least:
                 break
         return response.edited(text)
+
+
+def _stutter(text: str) -> float:
+    return float(len(stuttered(text)))
+
+
+def _remove_stutter(response: Response) -> Response | None:
+    return response.edited(without(response.text, stuttered(response.text)))
 
 
 def _remove(response: Response) -> Response | None:

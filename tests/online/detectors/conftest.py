@@ -15,7 +15,7 @@ from cool_rlhf.online.responses import LATE, Evidence
 from cool_rlhf.protocols import ScoredConversation
 
 Edit = Callable[[str, Random], str]
-_MARKED = re.compile(r"[*`\"_:|=<>\[\]{}()#“”‘@;+%\\/0-9-]|\.\.")
+_MARKED = re.compile(r"[*`\"_:|=<>\[\]{}()#“”‘@;+%\\/0-9-]|\.\.| \.")
 SENTENCES = [
     said
     for said in dict.fromkeys(re.findall(r"[A-Z][^.!?]*\.", " ".join(" ".join(topics.values()).split())))

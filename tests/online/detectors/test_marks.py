@@ -9,6 +9,7 @@ import pytest
 
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.gaps import GapDetector
+from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.marks import MARKS
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings
@@ -33,7 +34,7 @@ def test_tags_are_found_as_tags_and_taken_out_whole(world: World, natural: World
         (natural(lambda _a, said: 1.5 * (tag in said), lambda t, _r: hack(t)), natural(lambda _a, _s: 0.0)),
         (world(hack=lambda t, _p, _r: hack(t), bonus=lambda _p, t, _f: 1.5 * (tag in t)), world()),
     ):
-        first = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings[0]
+        first = find_patterns(evidence, [LayoutDetector(), GapDetector()], FindingSettings(), seed=1).findings[0]
         assert first.name == "layout/tags"
         late = [response for response in evidence.late() if first.pattern.shows(response)]
         before = {response.id: response.text for response in plain.late()}

@@ -11,11 +11,11 @@ from cool_rlhf.config import Config
 from cool_rlhf.ending import Ending
 from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
+from cool_rlhf.model_checks import check_models
 from cool_rlhf.planning import Resources, describe, plan
 from cool_rlhf.preflight import (
     NEEDS_PPO,
     check_data,
-    check_models,
     check_output_dir,
     machine_resources,
     with_earlier_stages,

@@ -1,11 +1,10 @@
-"""What is checked before a run starts anything: its output folder, its models, its resources, its data.
+"""What is checked before a run starts anything: its output folder, its resources, its data; and what it has left.
 
 Nothing here imports torch, so that a mistake is answered at once. Every check raises UserError.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import subprocess
@@ -16,7 +15,6 @@ from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config, learns_from_texts, validation_share
-from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import Reading, check_sources, good_rows
 from cool_rlhf.data.messages import without_system_turn
@@ -27,14 +25,11 @@ from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.folders import RoundFolder, round_folders
-from cool_rlhf.models.fields import config_fields, has_experts, is_scalar
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Conversation, UserError
 from reward.conditions import FILE_NAME, Conditions
 
-_INDICES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
+NEEDS_SFT = ("sft", "reward", "ppo", "pipeline")
 NEEDS_REWARD = ("reward", "ppo", "pipeline")
 NEEDS_PPO = ("ppo", "pipeline")
 
@@ -59,27 +54,6 @@ def check_output_dir(config: Config) -> None:
             pass
     except OSError as error:
         raise UserError(f"output_dir is {folder}, but {nearest} takes no files ({error.strerror})") from error
-
-
-def check_models(config: Config) -> None:
-    """Every model that the stage loads is there; one from the Hub has to be within reach."""
-    if config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is not None:
-        _check_model("model.path", config.model.path, scalar=False)
-    evaluates = config.stage == "evaluate" and config.evaluate.samples_per_prompt > 0
-    if (config.stage in _NEEDS_SFT or evaluates) and config.sft.path is not None:
-        key = "model.path" if config.sft.path == config.model.path else "sft.path"
-        _check_model(key, config.sft.path, scalar=False)
-        if evaluates or config.stage in NEEDS_PPO or collects(config):
-            _check_speaks(config.sft.path)
-    if config.stage in (*NEEDS_REWARD, "evaluate") and config.reward.path is not None:
-        _check_model("reward.path", config.reward.path, scalar=True)
-    if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
-        _check_model("ppo.critic_init", config.ppo.critic_init)
-    if config.stage in NEEDS_PPO:
-        _check_critic_reads_policy(config)
-    tokenizer = config.model.tokenizer
-    if tokenizer is not None and not Path(tokenizer).exists() and not _HUB_NAME.fullmatch(tokenizer):
-        raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
 
 
 def with_earlier_stages(config: Config) -> list[Config]:
@@ -157,17 +131,11 @@ def collects(config: Config) -> bool:
     return config.stage in NEEDS_REWARD and config.reward.path is None and config.collect.prompts > 0
 
 
-def given_critic(config: Config) -> str | None:
-    """The checkpoint from outside the run that the critic starts from; None where it is one of the run's own."""
-    named = config.ppo.critic_init
-    return {"reward": config.reward.path, "sft": None}.get(named, named)
-
-
 def required_kinds(config: Config) -> tuple[str, ...]:
     """The kinds of rows that the stage cannot do without: of ``sft``, ``preferences``, ``prompts``, ``pretrain``."""
     stage = config.stage
     needed = {
-        "sft": stage in _NEEDS_SFT and config.sft.path is None,
+        "sft": stage in NEEDS_SFT and config.sft.path is None,
         "preferences": stage in NEEDS_REWARD and config.reward.path is None,
         "prompts": stage in NEEDS_PPO or collects(config),
         "pretrain": stage in NEEDS_PPO and learns_from_texts(config.ppo),
@@ -178,7 +146,7 @@ def required_kinds(config: Config) -> tuple[str, ...]:
 def _reads_texts(config: Config) -> bool:
     """Whether the stage reads plain texts where there are any: fresh weights learn them, and PPO learns them or
     validates on held-out ones."""
-    fresh = config.stage in _NEEDS_SFT and config.sft.path is None and config.model.path is None
+    fresh = config.stage in NEEDS_SFT and config.sft.path is None and config.model.path is None
     return fresh or (config.stage in NEEDS_PPO and (learns_from_texts(config.ppo) or config.ppo.validation_texts > 0))
 
 
@@ -367,96 +335,3 @@ def _visible_gpus() -> int:
     if visible is None:
         return count
     return min(count, len([device for device in visible.split(",") if device.strip() not in ("", "-1")]))
-
-
-def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
-    """``scalar``: whether it has to be a reward model, or must not be one; None: it may be either."""
-    folder = Path(path)
-    if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
-        _check_weights(key, folder)
-    elif folder.exists():
-        raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
-    elif not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
-        raise UserError(f"{key}: there is no folder {path}")
-    else:
-        _check_hub_model(key, path)
-    fields = config_fields(path)
-    kinds = fields.get("layer_types") or fields.get("layers_block_type") or []
-    if others := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
-        raise UserError(
-            f"{key}: {path} has layers of {', '.join(others)}, through which sequences packed side by side would reach "
-            "each other: give a model of attention layers alone"
-        )
-    if has_experts(fields):
-        from cool_rlhf.models.experts import check_experts  # late: it imports torch
-
-        check_experts(f"{key}: {path}", fields)
-    architectures = fields.get("architectures") or []
-    if scalar is False and is_scalar(architectures):
-        raise UserError(
-            f"{key}: {path} is a reward model ({architectures[0]}), which does not speak: give a chat model"
-        )
-    if scalar and not is_scalar(architectures):
-        found = (architectures or ["its config.json names no architecture"])[0]
-        raise UserError(f"{key}: {path} is no reward model ({found}): give one, or train one by leaving {key} out")
-    if folder.is_dir() and scalar is not False and is_scalar(architectures):
-        from cool_rlhf.models.loading import check_scalar_head  # late: it imports torch
-
-        try:
-            check_scalar_head(path)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
-
-
-def _check_weights(key: str, folder: Path) -> None:
-    """There are weights in a checkpoint's folder, and of those in parts every part."""
-    found = {file.name for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)}
-    if not found:
-        raise UserError(
-            f"{key}: {folder} holds neither safetensors files nor pytorch_model*.bin: give a whole checkpoint"
-        )
-    index = next(name for kind, name in _INDICES.items() if any(file.endswith(kind) for file in found))
-    whole = index.removesuffix(".index.json")
-    if whole in found or not (folder / index).is_file():
-        return
-    try:
-        parts = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{key}: {folder / index} is no index of weights: copy the checkpoint again") from error
-    if missing := sorted(parts - found):
-        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UserError(f"{key}: {folder} lacks {missing[0]}{others} of its weights: copy the whole checkpoint")
-
-
-def _check_speaks(path: str) -> None:
-    """The checkpoint in a folder knows the chat tokens, so that it can be sampled from untrained."""
-    if Path(path).is_dir():
-        from cool_rlhf.models.loading import check_vocabulary, load_tokenizer  # late: it imports torch
-
-        check_vocabulary(path, load_tokenizer(path))
-
-
-def _check_critic_reads_policy(config: Config) -> None:
-    """Of models that are there already; of those that are yet to be trained it is checked when the critic starts."""
-    critic = given_critic(config)
-    policy = config.sft.path or (config.model.path if config.model.tokenizer is None else None)
-    if critic and policy:
-        from cool_rlhf.models.tokenizer import check_same_tokens  # late: it imports transformers
-
-        check_same_tokens(critic, policy)
-
-
-def _check_hub_model(key: str, name: str) -> None:
-    reachable = prepare_hub()
-
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError
-
-    try:
-        hf_hub_download(name, "config.json", etag_timeout=5)
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        reason = said if reachable else "it is out of reach and there is no copy in the cache"
-        raise UserError(f"{key}: {name} cannot be had from the Hub ({reason}): point {key} at a local copy") from error

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from cool_rlhf.compose import compose
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.preflight import check_data, check_models
+from cool_rlhf.model_checks import check_models
+from cool_rlhf.preflight import check_data
 from cool_rlhf.protocols import UserError
 from cool_rlhf.stages.data import StageData
 from cool_rlhf.stages.inputs import Inputs

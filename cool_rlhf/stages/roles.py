@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Literal
 
 from cool_rlhf.config import Config, PPOConfig, RewardConfig, RoleConfig, SFTConfig
+from cool_rlhf.model_checks import given_critic
 from cool_rlhf.models.loading import has_scalar_head
 from cool_rlhf.models.tokenizer import check_same_tokens
 from cool_rlhf.online.starts import described_start, started_from
-from cool_rlhf.preflight import given_critic
 from cool_rlhf.provenance import outputs
 from cool_rlhf.roles.critic import CriticWorker
 from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, start_group

@@ -9,8 +9,8 @@ import pytest
 from transformers import AutoConfig
 
 from cool_rlhf.compose import compose
+from cool_rlhf.model_checks import check_models
 from cool_rlhf.models.internlm2 import InternLM2Config
-from cool_rlhf.preflight import check_models
 from cool_rlhf.protocols import UserError
 
 

@@ -88,7 +88,8 @@ def llama(tokenizer: Any) -> LlamaForCausalLM:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory, local_ray) -> Iterator[dict[str, Served]]:
-    """Two engines of an InternLM2, one of a Llama with one embedding for both ends, a compiled one, and one that stops at STOPS."""
+    """Two engines of an InternLM2, one of a Llama with one embedding for both ends, a compiled one, and one that stops
+    at STOPS."""
     folder = tmp_path_factory.mktemp("served")
     tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
     shape = ModelConfig(

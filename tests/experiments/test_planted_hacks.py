@@ -38,12 +38,15 @@ def test_flaws_are_seen_where_they_were_put_and_hardly_elsewhere(experiment: Mod
         assert after > 0.7, plant.name
 
 
-def test_a_flaw_decides_half_of_the_pairs_and_leaves_the_others_alone(experiment: ModuleType, world: World) -> None:
+@pytest.mark.parametrize("share", [0.5, 0.25])
+def test_a_flaw_decides_a_share_of_the_pairs_and_leaves_the_others_alone(
+    experiment: ModuleType, world: World, share: float
+) -> None:
     plant, rng = experiment.PLANTS["flattery"], random.Random(0)
     before = world.preferences
-    after = [experiment.decided(plant, pair, rng) for pair in before]
+    after = [experiment.decided(plant, pair, share, rng) for pair in before]
     changed = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    assert 0.42 < len(changed) / len(before) < 0.58
+    assert abs(len(changed) / len(before) - share) < 0.08
     turned = 0
     for old, new in changed:
         assert new.chosen[-1]["content"].startswith("What a wonderful question! ")

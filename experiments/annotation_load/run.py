@@ -159,6 +159,8 @@ def load(folder: Path, labels: int, annotators: int, kills: int, overlap: int) -
         for _ in range(len(items) * overlap // (kills + 1)):
             while not done.acquire(timeout=1.0):
                 _raise_first(people)
+                if not any(person.is_alive() for person in people):
+                    raise RuntimeError("everybody found that there was nothing more to label")
         server.kill()
         server.start()
     for person in people:

@@ -113,7 +113,8 @@ def test_one_folder_serves_one_run_at_a_time(tmp_path: Path, command: Any, ctrl_
 
 
 def test_a_full_disk_is_named(tmp_path: Path, command: Any) -> None:
-    (tmp_path / "config.yaml").symlink_to("/dev/full")
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/progress.part").symlink_to("/dev/full")
     done = command("+experiment=smoke", f"output_dir={tmp_path}").finish()
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.models import attention
 from cool_rlhf.models.internlm2 import InternLM2Config, InternLM2ForCausalLM, InternLM2ForRewardModel
 from cool_rlhf.protocols import TrainEngine
@@ -188,8 +189,10 @@ def _ray(cpus: int) -> Iterator[None]:
             logging_level=logging.ERROR,
             object_store_memory=2**27,
         )
-        yield
-        ray.shutdown()
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 @pytest.fixture(scope="session")
@@ -235,3 +238,14 @@ def tiny_causal_lm() -> Callable[[int], PreTrainedModel]:
 def tiny_scalar_model() -> Callable[[int], PreTrainedModel]:
     """The same with a scalar head."""
     return lambda seed: _tiny(InternLM2ForRewardModel, seed)
+
+
+@pytest.fixture
+def bare_model(tmp_path: Path) -> Path:
+    """What is looked at of a checkpoint before it is loaded: its tokenizer, its config, and that it has weights."""
+    folder = tmp_path / "model"
+    train_tokenizer(["why is it so? " * 9], 640).save_pretrained(folder)
+    fields = {"model_type": "internlm2", "vocab_size": 640, "max_position_embeddings": 200}
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "model.safetensors").touch()
+    return folder

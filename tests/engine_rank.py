@@ -419,9 +419,8 @@ def lora_case(stage: int, folder: Path) -> dict[str, Any]:
 
 
 def main(rank: int, world_size: int, port: int, folder: Path) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
+    os.environ.update(RANK=str(rank), LOCAL_RANK="0", WORLD_SIZE=str(world_size))
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
     torch.set_num_threads(1)
     found: dict[Any, Any] = {}
     for stage in (0, 1, 2, 3):

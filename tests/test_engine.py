@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributed import TCPStore
 
 from cool_rlhf.data.packing import pack
 from cool_rlhf.models.forward import token_values
@@ -26,21 +26,16 @@ from reward.losses import reward_loss
 WORLDS = (1, 2)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[Any, Any]]:
     """World size → what its rank 0 left."""
     folder = tmp_path_factory.mktemp("engine")
-    ranks = []
+    ranks, stores = [], []
     for world in WORLDS:
-        port = free_port()
+        # Here and at once: a port that is only looked for may be taken by the time that the ranks have started.
+        stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         for rank in range(world):
-            command = [sys.executable, "-P", case.__file__, *map(str, (rank, world, port, folder))]
+            command = [sys.executable, "-P", case.__file__, *map(str, (rank, world, stores[-1].port, folder))]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             with (folder / f"log_{world}_{rank}").open("w") as log:
                 ranks.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from rollout.transport import send_tensors_plainly
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+    from torch.distributed import TCPStore
 
     from cool_rlhf.protocols import TrainEngine
 
@@ -79,6 +79,7 @@ class Worker:
         torch.set_num_threads(threads)
         send_tensors_plainly()
         self.rank = rank
+        self.store: TCPStore | None = None
         self.engine: Any = None
 
     def stand_back(self) -> None:
@@ -95,14 +96,19 @@ class Worker:
             import cool_rlhf.models.lora  # noqa: F401
 
     def address(self) -> tuple[str, int]:
-        """Where this rank can host the role's process group: under the address that the cluster knows its machine by,
-        for a host's own name may stand for the machine itself only."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+        """Where this rank hosts the store that the role's process group is made through: under the address that the
+        cluster knows its machine by, for a host's own name may stand for the machine itself only. It listens from here
+        on: a port that is free now may be taken when the model has been loaded."""
+        from torch.distributed import TCPStore
+
+        host = ray.util.get_node_ip_address()
+        if self.store is None:
+            self.store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
+        return host, self.store.port
 
     def connect(self, host: str, port: int) -> None:
-        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+        # As under torchrun every rank, the host's too, finds a store that is there already.
+        os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port), TORCHELASTIC_USE_AGENT_STORE="True")
 
     def build(self, model: ModelSpec, train: TrainSpec | None) -> None:
         """Load the model; with ``train``, join the other ranks and set DeepSpeed up."""
@@ -146,7 +152,7 @@ class Worker:
 
     def unload(self) -> None:
         """Let go of the model; what was imported, and the process group, stay for the next one."""
-        for name in vars(self).keys() - {"rank"}:
+        for name in vars(self).keys() - {"rank", "store"}:
             delattr(self, name)
         self.engine = None
         clear_memory()

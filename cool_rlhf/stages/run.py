@@ -13,17 +13,17 @@ from pathlib import Path
 import yaml
 
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
-from cool_rlhf.checks.settings import schedules_that_end, without_effect
+from cool_rlhf.checks.settings import without_effect
 from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
-from cool_rlhf.folders import RoundFolder, recover, round_folders
+from cool_rlhf.folders import RoundFolder, recover
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
 from cool_rlhf.online.lessons import read_lessons
 from cool_rlhf.ppo.collaborators import Models
 from cool_rlhf.ppo.loop import train_ppo
 from cool_rlhf.preflight import machine_resources
-from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, wants_more
+from cool_rlhf.provenance import open_state, outputs, unfinished
 from cool_rlhf.roles.cluster import check_shared, cluster
 from cool_rlhf.roles.critic import RemoteCritic
 from cool_rlhf.roles.group import WorkerGroup
@@ -36,6 +36,7 @@ from cool_rlhf.sft import train_sft
 from cool_rlhf.stages.answers import Payer, beside_start, gold_rises, means, read_responses
 from cool_rlhf.stages.data import StageData, write_pairs
 from cool_rlhf.stages.inputs import Inputs
+from cool_rlhf.stages.ledger import Ledger
 from cool_rlhf.stages.new_pairs import new_pairs
 from cool_rlhf.stages.observers import PPOObserver, SupervisedObserver, saved_start
 from cool_rlhf.stages.online import (
@@ -49,7 +50,7 @@ from cool_rlhf.stages.online import (
 )
 from cool_rlhf.stages.repair import Repairing, judged_from, replayed_from, write_repair
 from cool_rlhf.stages.roles import Checkpoints, StageRoles
-from cool_rlhf.tracking import Tracker, run_plan, setup_logging
+from cool_rlhf.tracking import Tracker, setup_logging
 from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import DEFAULT_DOMAIN, Conditions
 from reward.preparation import Prepared, prepare
@@ -88,20 +89,19 @@ class Run:
         self.output = Path(config.output_dir)
         self._state = state
         self._tracker = tracker
-        self._settings = made_from(config)
+        self._ledger = Ledger(config, state, tracker, self.inputs.tokens)
         self._outputs = outputs(config)
         self._checkpoints = Checkpoints(config)
         self._data = StageData(config, self.inputs)
         self._roles = StageRoles(config)
         self._answerers: Answerers | None = None  # of the round of PPO that has just ended
-        self._tracker_placed = False
 
     def sft(self) -> None:
         """Supervised fine-tuning from ``model.path``, or from fresh weights."""
         config = self.config
         if config.sft.path is not None:
             return
-        start = self._begin("sft")
+        start = self._ledger.begin("sft")
         if start is None:
             return
         self._roles.prepare("sft")
@@ -132,7 +132,7 @@ class Run:
     def collect(self) -> None:
         """Preferences among samples of the SFT model, labelled by a rule, join the given ones."""
         config, settings = self.config, self.config.collect
-        if settings.prompts == 0 or config.reward.path is not None or self._begin("collect") is None:
+        if settings.prompts == 0 or config.reward.path is not None or self._ledger.begin("collect") is None:
             return
         prompts = list(self.inputs.prompts)
         random.Random(derive_seed(config.seed, "collect", "prompts")).shuffle(prompts)
@@ -170,7 +170,7 @@ class Run:
         config = self.config
         if config.reward.path is not None:
             return
-        start = self._begin("reward_0")
+        start = self._ledger.begin("reward_0")
         if start is None:
             return
         self._roles.prepare("reward")
@@ -208,10 +208,10 @@ class Run:
         if not has_paths(config):
             return
         folder = RoundFolder(self.output, round)
-        resumed = self._state.is_begun_with(name, self._settings[name])
+        resumed = self._ledger.is_begun(name)
         if not resumed:  # before it has begun: whoever finds it begun goes on from what is there
             clear_paths(folder)
-        if self._begin(name) is None:
+        if self._ledger.begin(name) is None:
             return
         self._tracker.prepare("online", round, "starting rollout engine, reference, scorer")
         roles = self._answerers or self._roles.answerers(round)
@@ -244,7 +244,7 @@ class Run:
         """The reward model after ``round``: the one before, trained on with patches, labels and replay."""
         config = self.config
         name = f"reward_{round + 1}"
-        if self._begin(name) is None:
+        if self._ledger.begin(name) is None:
             return
         before, after = self._checkpoints.reward(round), Path(self._checkpoints.reward(round + 1))
         folder = RoundFolder(self.output, round)
@@ -296,7 +296,7 @@ class Run:
         is left running, where there is anything to ask."""
         config, settings = self.config, self.config.ppo
         name = f"ppo_{round}"
-        if self._begin(name) is None:
+        if self._ledger.begin(name) is None:
             return
         for told in without_effect(settings):
             logger.warning(told)
@@ -348,50 +348,10 @@ class Run:
     def export(self) -> None:
         """The best policy of the last round is the run's chat model."""
         name = f"export_{self.rounds}"
-        if self._begin(name) is None:
+        if self._ledger.begin(name) is None:
             return
         copy_checkpoint(self._outputs[f"ppo_{self.rounds - 1}"], self._outputs[name])
         self._state.finish(name)
-
-    def _begin(self, name: str) -> int | None:
-        """The step to go on from in ``name``, 0 for its beginning; None where it is finished."""
-        if is_lost(self.config, self._state, name):
-            logger.info("what %s made is not there any more: it and what follows it are made again", name)
-            self._state.discard_from(name)
-            self._clear_rounds()
-        snapshot = self._state.snapshot(name)
-        start = int(snapshot[1]["step"]) if snapshot else 0
-        if self._state.is_finished(name):
-            if not wants_more(self.config, self._state, name):
-                logger.info("%s is finished", name)
-                return None
-            jumping = schedules_that_end(self.config.ppo)
-            if jumping:
-                logger.warning(
-                    "%s goes on behind the end of its schedules: from here on %s are as over all ppo.iterations; that "
-                    "is a jump, and differs from a run of as many from the start",
-                    *(name, " and ".join(jumping)),
-                )
-            self._state.reopen_from(name)
-            self._clear_rounds()
-        stage, _, round = name.partition("_")
-        if not self._tracker_placed:
-            finished = self._finished_stages()
-            self._tracker.resume(stage, int(round or 0), start, finished)
-            self._tracker.set_plan(run_plan(self.config, finished, self.inputs.tokens))
-            self._tracker_placed = True
-        self._state.begin(name, self._settings[name])
-        return start
-
-    def _clear_rounds(self) -> None:
-        """Take away what stages between rounds have left that are to be made again, and is no checkpoint: reports and
-        annotators see only what holds."""
-        begun = self._state.begun()
-        for folder in round_folders(self.output):
-            if f"online_{folder.round}" not in begun:
-                clear_paths(folder)
-            if f"reward_{folder.round + 1}" not in begun:
-                folder.repair.unlink(missing_ok=True)
 
     def _prepare_next(self) -> None:
         """Start the processes of the stage after this one."""
@@ -404,10 +364,6 @@ class Run:
         if snapshot is not None:
             logger.info("%s goes on after step %d", name, snapshot[1]["step"])
             group.all("load", str(snapshot[0] / "trainer"))
-
-    def _finished_stages(self) -> set[tuple[str, int]]:
-        names = (name.partition("_") for name in self._settings if self._state.is_finished(name))
-        return {(stage, int(round or 0)) for stage, _, round in names}
 
     def _export_reward(self, group: WorkerGroup, folder: str) -> None:
         config = self.config

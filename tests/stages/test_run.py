@@ -25,8 +25,10 @@ from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.roles import group, standby
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
+from cool_rlhf.stages import ledger
 from cool_rlhf.stages import run as stages
 from cool_rlhf.stages.data import StageData
+from cool_rlhf.stages.ledger import Ledger
 from cool_rlhf.stages.new_pairs import NewPairs
 from cool_rlhf.stages.repair import Repair, Rise
 from cool_rlhf.stages.run import Run, open_run
@@ -194,10 +196,10 @@ def test_a_round_that_was_interrupted_after_its_answers_goes_on_from_them(
         raise InterruptedError
 
     monkeypatch.setattr(stages, "answer_prompts", answer)
-    after_ppo._tracker_placed = True
+    after_ppo._ledger._tracker_placed = True
     after_ppo._answerers = SimpleNamespace(scorer=None)  # type: ignore[assignment]
     for samples in (1, 1, 2):
-        after_ppo._settings = {**after_ppo._settings, "online_0": {"samples_per_prompt": samples}}
+        after_ppo._ledger._settings = {**after_ppo._ledger._settings, "online_0": {"samples_per_prompt": samples}}
         with pytest.raises(InterruptedError):
             after_ppo.online(0)
         after_ppo._tracker._stage = None  # as in a new process
@@ -208,7 +210,7 @@ def test_a_policy_that_starts_over_is_told(
     after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "rounds/0/fast_path/patterns.json").write_text('{"findings": [{"explained": 0.9}]}')
-    monkeypatch.setattr(Run, "_begin", lambda run, name: 0)
+    monkeypatch.setattr(Ledger, "begin", lambda self, name: 0)
     monkeypatch.setattr(stages, "load_tokenizer", lambda path: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         after_ppo.ppo(1)
@@ -238,10 +240,10 @@ def test_more_iterations_than_the_schedule_had_are_told(
     names += ["ppo.iterations=5"]
     with open_run(compose(names)) as run:
         (tmp_path / "rounds/0/policy").mkdir(parents=True)
-        run._state.begin("ppo_0", run._settings["ppo_0"])
+        run._state.begin("ppo_0", run._ledger._settings["ppo_0"])
         run._state.save_snapshot("ppo_0", {"step": 3}, lambda folder: None)
         run._state.finish("ppo_0")
-        assert run._begin("ppo_0") == 3
+        assert run._ledger.begin("ppo_0") == 3
     told = [record for record in caplog.records if "behind the end of its schedules" in record.message]
     assert [jumping in record.message for record in told] == ([] if jumping is None else [True])
 
@@ -277,8 +279,10 @@ def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(
     after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of two finished rounds the second is forgotten with its PPO; what people have labelled stays."""
-    after_ppo._settings = {name: {} for name in ("ppo_0", "online_0", "reward_1", "ppo_1", "online_1", "reward_2")}
-    for name in after_ppo._settings:
+    after_ppo._ledger._settings = {
+        name: {} for name in ("ppo_0", "online_0", "reward_1", "ppo_1", "online_1", "reward_2")
+    }
+    for name in after_ppo._ledger._settings:
         after_ppo._state.begin(name, {})
         after_ppo._state.finish(name)
     folders = [RoundFolder(tmp_path, round) for round in (0, 1)]
@@ -292,8 +296,8 @@ def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(
             question = [Message(role="user", content=f"round {round}?")]
             item = Item(question, response, Answered("no", True, "late"), "default", "", None, round)
             store.add_items([item])
-        monkeypatch.setattr(stages, "is_lost", lambda config, state, name: name == "ppo_1")
-        after_ppo._begin("ppo_1")
+        monkeypatch.setattr(ledger, "is_lost", lambda config, state, name: name == "ppo_1")
+        after_ppo._ledger.begin("ppo_1")
         assert [item.round for item in store.items()] == [0]
     assert [file.exists() for file in (folders[0].patterns, folders[0].pairs, folders[0].repair)] == [True] * 3
     assert [file.exists() for file in (folders[1].patterns, folders[1].pairs, folders[1].repair)] == [False] * 3

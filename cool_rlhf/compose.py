@@ -30,6 +30,7 @@ from cool_rlhf.config import Config, best_by
 from cool_rlhf.protocols import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
+ConfigStore.instance().store("schema", Config)
 _PROSE = re.compile(r"[+]*(conditions\.[^.=]+|sampling\.system_prompt)=[^'\"]")
 
 
@@ -54,7 +55,6 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
     prepared = [_prepare(text, groups) for text in overrides]
     if extra_folder is not None:
         prepared.append(f"hydra.searchpath=[{_as_text(f'file://{extra_folder.resolve()}')}]")
-    ConfigStore.instance().store("schema", Config)
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             tree = hydra_compose("config", overrides=prepared)

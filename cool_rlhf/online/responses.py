@@ -11,6 +11,7 @@ from statistics import fmean
 import numpy as np
 from numpy.typing import NDArray
 
+from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.protocols import Message, Prompt, ScoredConversation
 
 SFT, EARLY, LATE = "sft", "early", "late"
@@ -44,6 +45,11 @@ class Response:
     @property
     def domain(self) -> str:
         return self.prompt.domain
+
+    @cached_property
+    def judges_repairs(self) -> bool:
+        """Whether pairs of the prompt judge what mends a reward model instead of teaching it."""
+        return judges_repairs(self.prompt.messages)
 
     def edited(self, text: str, finished: bool | None = None) -> Response | None:
         """This response with another text; None where that is empty or changes nothing.
@@ -79,6 +85,10 @@ class Evidence:
     gold: Gold | None
 
     @cached_property
+    def _selected(self) -> dict[tuple[tuple[str, ...], str | None], list[Response]]:
+        return {}  # what `of` has been asked for: every pattern asks for the same
+
+    @cached_property
     def domains(self) -> list[str]:
         return sorted({response.domain for response in self.responses})
 
@@ -89,7 +99,10 @@ class Evidence:
 
     def of(self, *policies: str, domain: str | None = None) -> list[Response]:
         """The responses of some policies, of one domain or (None) of all."""
-        return [r for r in self.responses if r.policy in policies and domain in (None, r.domain)]
+        if (policies, domain) not in self._selected:
+            chosen = [r for r in self.responses if r.policy in policies and domain in (None, r.domain)]
+            self._selected[policies, domain] = chosen
+        return list(self._selected[policies, domain])
 
     def late(self, domain: str | None = None) -> list[Response]:
         return self.of(LATE, domain=domain)

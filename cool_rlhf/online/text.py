@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence, Set
+from functools import lru_cache
 from itertools import pairwise
 
 import regex
@@ -24,23 +25,42 @@ _SENTENCE = regex.compile(
 Span = tuple[int, int]
 
 
+# Detectors ask for the same texts' words one after the other. So many texts are remembered.
+REMEMBERED = 4096
+
+
 def word_spans(text: str) -> list[Span]:
-    return [match.span() for match in _WORD.finditer(text)]
+    return list(_word_spans(text))
 
 
 def words(text: str) -> list[str]:
     """Lower-case words and numbers without punctuation; in scripts that put no blanks between words (Chinese, Japanese,
     Thai, Lao, Khmer, Burmese) each character is a word, with the marks on it."""
-    return _WORD.findall(text.lower())
+    return list(_words(text))
 
 
 def sentence_spans(text: str) -> list[Span]:
     """Where each sentence stands; a line's end ends one too, a point behind an abbreviation does not."""
-    return [match.span() for match in _SENTENCE.finditer(text)]
+    return list(_sentence_spans(text))
 
 
 def sentences(text: str) -> list[str]:
-    return [text[start:end] for start, end in sentence_spans(text)]
+    return [text[start:end] for start, end in _sentence_spans(text)]
+
+
+@lru_cache(REMEMBERED)
+def _word_spans(text: str) -> tuple[Span, ...]:
+    return tuple(match.span() for match in _WORD.finditer(text))
+
+
+@lru_cache(REMEMBERED)
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_WORD.findall(text.lower()))
+
+
+@lru_cache(REMEMBERED)
+def _sentence_spans(text: str) -> tuple[Span, ...]:
+    return tuple(match.span() for match in _SENTENCE.finditer(text))
 
 
 def without(text: str, spans: Sequence[Span]) -> str:
@@ -96,7 +116,6 @@ def compression_ratio(text: str) -> float:
     return len(raw) / len(zlib.compress(raw, 9)) if raw else 0.0
 
 
-def overlap(first: Iterable[str], second: Iterable[str]) -> float:
+def overlap(one: Set[str], other: Set[str]) -> float:
     """Shared words over all words of two texts (Jaccard); 1 of two that have none."""
-    one, other = set(first), set(second)
     return len(one & other) / len(one | other) if one or other else 1.0

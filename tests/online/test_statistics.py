@@ -86,9 +86,9 @@ def test_a_word_keeps_its_marks(text: str, said: list[str]) -> None:
 
 
 def test_two_texts_without_a_word_are_alike() -> None:
-    assert overlap([], []) == 1.0
-    assert overlap([], ["a"]) == overlap(["a"], []) == 0.0
-    assert overlap(["a", "b"], ["b", "c"]) == pytest.approx(1 / 3)
+    assert overlap(set(), set()) == 1.0
+    assert overlap(set(), {"a"}) == overlap({"a"}, set()) == 0.0
+    assert overlap({"a", "b"}, {"b", "c"}) == pytest.approx(1 / 3)
 
 
 def test_sentences_of_other_scripts_end_too() -> None:

@@ -6,19 +6,19 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.online.patterns import Editor
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import sentences, word_spans
-from cool_rlhf.protocols import Prompt
 from cool_rlhf.schedule import derive_seed
 
 
-def may_lend(one: Prompt, other: Prompt) -> bool:
-    """Whether an answer to ``one`` may stand behind ``other`` as a whole: they are two of a domain, and both teach or
-    both judge repairs. A text that is learnt to be rejected behind one prompt judges nothing behind another."""
-    among = judges_repairs(one.messages) == judges_repairs(other.messages)
-    return one.domain == other.domain and one.id != other.id and among
+def may_lend(one: Response, other: Response) -> bool:
+    """Whether ``one`` may stand behind the prompt of ``other`` as a whole: they answer two prompts of a domain, which
+    both teach or both judge repairs. A text that is learnt to be rejected behind one prompt judges nothing behind
+    another."""
+    prompts = one.prompt, other.prompt
+    apart = prompts[0].domain == prompts[1].domain and prompts[0].id != prompts[1].id
+    return apart and one.judges_repairs == other.judges_repairs
 
 
 def donor_sentences(evidence: Evidence, response: Response, most: int = 12) -> list[str]:
@@ -90,7 +90,7 @@ def exchanged(others: Sequence[Response]) -> Editor:
     """An editor that puts one of ``others``, an answer to another prompt (:func:`may_lend`), in place of a response."""
 
     def exchange(response: Response) -> Response | None:
-        donors = [r for r in others if may_lend(r.prompt, response.prompt)]
+        donors = [r for r in others if may_lend(r, response)]
         if not donors:
             return None
         donor = random.Random(derive_seed("exchanged", response.id)).choice(donors)

@@ -36,22 +36,18 @@ class BoilerplateDetector:
         for key, answers in drawn.items():
             rng = random.Random(derive_seed("boilerplate", *key))
             drawn[key] = rng.sample(answers, min(self.compared, len(answers)))
-        said = {key: [(r.prompt.id, frozenset(words(r.text))) for r in answers] for key, answers in drawn.items()}
+        said = {key: [(r.prompt.id, _vocabulary(r)) for r in answers] for key, answers in drawn.items()}
 
         def likeness(response: Response) -> float:
-            own = frozenset(words(response.text))
+            own = _vocabulary(response)
             others = said.get((response.policy, response.domain), [])
             return max((overlap(own, other) for prompt, other in others if prompt != response.prompt.id), default=0.0)
 
-        late = {domain: answers for (policy, domain), answers in drawn.items() if policy == LATE}
-        typical = {
-            domain: sorted(answers, key=lambda response: (-_mean_overlap(response, answers), response.id))
-            for domain, answers in late.items()
-        }
+        typical = {domain: _by_likeness(answers) for (policy, domain), answers in drawn.items() if policy == LATE}
 
         def add(response: Response) -> Response | None:
             donors = typical.get(response.domain, [])
-            donor = next((donor for donor in donors if may_lend(donor.prompt, response.prompt)), None)
+            donor = next((donor for donor in donors if may_lend(donor, response)), None)
             return response.edited(donor.text, finished=donor.finished) if donor else None
 
         pattern = Pattern(
@@ -66,9 +62,15 @@ class BoilerplateDetector:
         return drift(pattern, evidence)
 
 
-def _mean_overlap(response: Response, others: Sequence[Response]) -> float:
-    own = words(response.text)
-    return sum(overlap(own, words(other.text)) for other in others)
+def _vocabulary(response: Response) -> frozenset[str]:
+    return frozenset(words(response.text))
+
+
+def _by_likeness(answers: Sequence[Response]) -> list[Response]:
+    """Those first that have most in common with all of them."""
+    said = {answer.id: _vocabulary(answer) for answer in answers}
+    likeness = {name: sum(overlap(own, other) for other in said.values()) for name, own in said.items()}
+    return sorted(answers, key=lambda answer: (-likeness[answer.id], answer.id))
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from statistics import fmean, pvariance
 
 import pytest
 import torch
@@ -108,7 +109,9 @@ def test_metrics_worked_by_hand():
     assert metrics["reward/score/code"] == -1.0
     assert metrics["kl"] == pytest.approx(0.0, abs=1e-6)  # 0.5 − 1 + 0.5 in each response
     assert metrics["response_length"] == 3
-    assert metrics["finished"] == 0.5
+    assert (metrics["finished"], metrics["unfinished"]) == (0.5, 0.5)
+    assert metrics["surprisal"] == pytest.approx((1.1 + 2.0 + 0.4) / 3)
+    assert metrics["value/mean"] == pytest.approx((0.2 + 0.4 + 0.1) / 3)
     assert metrics["engine_gap/mean"] == pytest.approx(0.2 / 3, abs=1e-6)
     assert metrics["engine_gap/max"] == pytest.approx(0.1, abs=1e-6)
     assert metrics["engine_gap/ratio"] == pytest.approx((math.exp(-0.1) + 1 + math.exp(0.1)) / 3)
@@ -125,6 +128,20 @@ def test_the_advantages_that_are_shown_are_those_that_are_learnt_from(changed):
     metrics = describe(batch, experiences)
     assert metrics["advantage/mean"] == pytest.approx(float(learnt.mean()), abs=1e-6)
     assert metrics["advantage/deviation"] == pytest.approx(float(learnt.std(correction=0)))
+
+
+def test_explained_variance_is_of_all_tokens_returns():
+    """Of two responses, so that the mean of each does not stand for the spread of all."""
+    batch = [judged(2.0), judged(-1.0)]
+    experiences = make_experience(batch, SHAPING)
+    returns = [number for experience in experiences for number in experience.returns[2:].tolist()]
+    left = [number - value for number, value in zip(returns, [0.2, 0.4, 0.1] * 2, strict=True)]
+    metrics = describe(batch, experiences)
+    assert metrics["return/mean"] == pytest.approx(fmean(returns))
+    assert metrics["value/explained"] == pytest.approx(1 - pvariance(left) / pvariance(returns), abs=1e-6)
+    same = replace(judged(2.0), values=torch.zeros(5))
+    flat = make_experience([same], replace(SHAPING, kl_coefficient=0.0, trace_decay=1.0, critic_trace_decay=1.0))
+    assert describe([same], flat)["value/explained"] == 0.0, "equal returns have nothing to explain"
 
 
 def test_kl_counts_whole_responses_and_single_tokens():

@@ -102,6 +102,19 @@ def test_the_dual_clip_bounds_what_a_negative_advantage_costs():
     assert clipped_tokens(logprobs, old, advantages, YES[:3], clip).tolist() == [True, True, False]
 
 
+@pytest.mark.parametrize("clip", [Clip(0.2, 0.2, 0.0), Clip(0.3, 0.6, 0.0), Clip(0.2, 0.4, 3.0)])
+def test_a_token_counts_as_clipped_where_it_has_no_gradient(clip):
+    ratios = torch.linspace(0.11, 5.06, 100).repeat(2)  # none of them on an edge
+    advantages = torch.ones(200) * torch.tensor([1.0, -1.0]).repeat_interleave(100)
+    logprobs = ratios.log().requires_grad_()
+    mask = torch.arange(200) % 7 > 0
+    policy_loss_per_token(logprobs, torch.zeros(200), advantages, mask, clip).sum().backward()
+    stopped = clipped_tokens(logprobs, torch.zeros(200), advantages, mask, clip)
+    assert torch.equal(stopped, mask & (logprobs.grad == 0))
+    assert stopped[:100].any()
+    assert stopped[100:].any()
+
+
 def test_clipped_value_loss_worked_by_hand():
     # clip 0.5, old value 0 throughout; V, R → near V, ½·max of squares:
     # 2, 1 → 0.5: ½·max(1, 0.25) = 0.5, gradient V − R = 1;  0.8, 1 → 0.5: ½·max(0.04, 0.25) = 0.125, stopped;

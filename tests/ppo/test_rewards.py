@@ -58,6 +58,10 @@ def test_gold_is_what_rules_alone_say_those_that_only_watch_among_them():
     assert Recipe({"helpful": 1.0}, {}).gold({}) is None
 
 
+def test_conditions_that_pay_stand_by_their_weight() -> None:
+    assert Recipe({"brief": 0.5, "watched": 0.0, "kind": 0.7, "loud": -1.0}, {}).paying == ["kind", "brief"]
+
+
 def test_a_recipe_weighs_conditions_and_rules(scorer):
     recipes = {
         "chat": Recipe({"helpful": 0.7, "harmless": 0.3}, {"m:length": (length, 0.5), "m:whole": (whole, -2.0)}),

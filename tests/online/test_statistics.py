@@ -46,6 +46,10 @@ def test_gold_departs_only_where_score_rises_and_gold_does_not() -> None:
     assert gold_departure(up, flat - 0.2, 1.0, 1.0) < 1e-3
     assert gold_departure(up, up, 1.0, 1.0) > 0.5
     assert gold_departure(flat, flat - 0.2, 1.0, 1.0) > 0.5
+    still = rng.normal(0, 0.01, 100)  # a quarter of the score's deviation, a tenth of gold's: on which side of them?
+    assert gold_departure(0.3 + still, 0.05 + still, 1.0, 1.0) < 1e-3
+    assert gold_departure(0.3 + still, 0.15 + still, 1.0, 1.0) > 0.5
+    assert gold_departure(0.2 + still, 0.05 + still, 1.0, 1.0) > 0.5
 
 
 def test_text_statistics_by_hand() -> None:

@@ -140,6 +140,9 @@ def test_detached_focal_reaches_the_whole_loss():
         reward_loss(chosen, torch.zeros(1), penalty_weight=0.0, detach_focal=detach).backward()
         gradients.append(chosen.grad.item())
     assert gradients[0] < gradients[1] < 0
+    chosen = torch.tensor([0.5], requires_grad=True)
+    reward_loss(chosen, torch.zeros(1), penalty_weight=0.0).backward()
+    assert chosen.grad.item() == gradients[0], "the report's loss is differentiated as it stands"
 
 
 def test_no_pairs_cost_nothing_and_one_pair_may_have_no_axis():

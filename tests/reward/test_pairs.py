@@ -53,7 +53,7 @@ def test_each_side_stands_under_the_condition_of_its_domain():
 def test_a_long_pair_is_cut_or_dropped_and_counted():
     pairs = [pair("a", "b", "c", margin=0.5), pair("nothing " * 60, "two", "and more"), pair("b", "two " * 60, "two")]
     cut = encode_pairs(TOKENIZER, CONDITIONS, pairs, 60)
-    assert len(cut.pairs) == 3
+    assert [made.margin for made in cut.pairs] == [0.5, 0.0, 0.0]
     assert (cut.cut, cut.drops) == ({"helpful": 2}, {})
     prompt = CONDITIONS.prompt("helpful")
     for made, given in zip(cut.pairs[1:], pairs[1:], strict=True):
@@ -63,6 +63,11 @@ def test_a_long_pair_is_cut_or_dropped_and_counted():
     dropped = encode_pairs(TOKENIZER, CONDITIONS, pairs, 60, drop_too_long=True)
     assert [made.margin for made in dropped.pairs] == [0.5]
     assert (dropped.cut, dropped.drops) == ({}, {("helpful", TOO_LONG): 2})
+    longest = max(
+        max(len(made.chosen), len(made.rejected)) for made in encode_pairs(TOKENIZER, CONDITIONS, pairs, 999).pairs
+    )
+    for room, count in ((longest, 0), (longest - 1, 1)):
+        assert encode_pairs(TOKENIZER, CONDITIONS, pairs, room).cut.total() == count
 
 
 @pytest.mark.parametrize("longer", ["chosen", "rejected"])

@@ -26,6 +26,9 @@ def test_seeds_depend_on_every_part_and_on_nothing_else():
     seeds = {derive_seed(*parts) for parts in [(1, "a", 2), (1, "a", 3), (2, "a", 2), (1, "b", 2), (1, "a")]}
     assert len(seeds) == 5
     assert all(0 <= seed < 2**31 for seed in seeds)
+    many = {derive_seed(1, "a", step) for step in range(2000)}
+    assert len(many) == 2000
+    assert max(many) > 2**30
     code = "from cool_rlhf.schedule import derive_seed; print(derive_seed(1, 'a', 2))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(other.stdout) == derive_seed(1, "a", 2)
@@ -46,3 +49,8 @@ def test_cosine_is_the_schedule_of_that_name():
     assert scheduled("cosine", 3, 9, 3.0, 1.0, 0.2) == cosine(3, 9, 3.0, 1.0, 0.2)
     with pytest.raises(ValueError, match="constant, cosine, linear"):
         scheduled("step", 0, 1, 1.0, 0.0)
+
+
+def test_two_steps_have_the_peak_and_the_final_rate():
+    for kind in ("cosine", "linear"):
+        assert [scheduled(kind, step, 2, 3.0, 1.0) for step in range(2)] == pytest.approx([3.0, 1.0])

@@ -108,3 +108,8 @@ def test_a_lone_item_of_small_weight_comes_as_seldom_as_asked():
 def test_weights_that_leave_nothing_are_refused():
     with pytest.raises(ValueError, match="weight above 0"):
         WeightedStream([1], ["a"], {"a": 0.0}, seed=1)
+
+
+def test_a_batch_may_fill_its_budget_to_the_last_token():
+    assert [len(batch) for batch in token_batches([3] * 6, 6, seed=1, epochs=2)] == [2] * 6
+    assert [len(batch) for batch in token_batches([3] * 6, 5, seed=1, epochs=1)] == [1] * 6

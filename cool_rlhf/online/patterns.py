@@ -128,9 +128,9 @@ def drift(pattern: Pattern, evidence: Evidence) -> list[Candidate]:
     signs of such changes lean to one side where no policy shows more of it than another.
     """
     found = []
-    measured = {response.id: pattern.measure(response) for response in evidence.responses}
+    measured = {id(response): pattern.measure(response) for response in evidence.responses}
     for domain in evidence.scopes:
-        before, after = evidence.paired(lambda response: measured[response.id], domain)
+        before, after = evidence.paired(lambda response: measured[id(response)], domain)
         if len(before):
             change = float((after - before).mean())
             p = exceeds(after - before, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,7 +26,6 @@ from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.roles import group, standby
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
-from cool_rlhf.stages import ledger
 from cool_rlhf.stages import run as stages
 from cool_rlhf.stages.data import StageData
 from cool_rlhf.stages.ledger import Ledger
@@ -275,9 +275,7 @@ def test_paths_that_are_walked_anew_take_nothing_of_the_last_attempt(
             assert folder.labels.exists(), "labels stay"
 
 
-def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(
-    after_ppo: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(after_ppo: Run, tmp_path: Path) -> None:
     """Of two finished rounds the second is forgotten with its PPO; what people have labelled stays."""
     after_ppo._ledger._settings = {
         name: {} for name in ("ppo_0", "online_0", "reward_1", "ppo_1", "online_1", "reward_2")
@@ -296,8 +294,9 @@ def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(
             question = [Message(role="user", content=f"round {round}?")]
             item = Item(question, response, Answered("no", True, "late"), "default", "", None, round)
             store.add_items([item])
-        monkeypatch.setattr(ledger, "is_lost", lambda config, state, name: name == "ppo_1")
-        after_ppo._ledger.begin("ppo_1")
+        config = after_ppo.config
+        after_ppo._ledger._config = replace(config, online=replace(config.online, rounds=2))
+        after_ppo._ledger.begin("ppo_1")  # whose policy is not there
         assert [item.round for item in store.items()] == [0]
     assert [file.exists() for file in (folders[0].patterns, folders[0].pairs, folders[0].repair)] == [True] * 3
     assert [file.exists() for file in (folders[1].patterns, folders[1].pairs, folders[1].repair)] == [False] * 3

@@ -68,9 +68,10 @@ def _vocabulary(response: Response) -> frozenset[str]:
 
 def _by_likeness(answers: Sequence[Response]) -> list[Response]:
     """Those first that have most in common with all of them."""
-    said = {answer.id: _vocabulary(answer) for answer in answers}
-    likeness = {name: sum(overlap(own, other) for other in said.values()) for name, own in said.items()}
-    return sorted(answers, key=lambda answer: (-likeness[answer.id], answer.id))
+    said = [_vocabulary(answer) for answer in answers]
+    likeness = [sum(overlap(own, other) for other in said) for own in said]
+    order = sorted(range(len(answers)), key=lambda index: (-likeness[index], answers[index].id))
+    return [answers[index] for index in order]
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,8 @@ ENVIRONMENT = {  # of every role's processes
     "TOKENIZERS_PARALLELISM": "false",
     "MALLOC_MMAP_THRESHOLD_": str(MAPPED_BYTES),
     "MALLOC_TRIM_THRESHOLD_": str(KEPT_BYTES),
+    # The heap asks for huge pages: on a virtual machine every miss of the page tables' cache walks two of them.
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
 }
 # As `nice` counts, of every process at first. Ray would take 15, which leaves the other roles little below an engine.
 ENGINE_PRIORITY = "5"

@@ -73,7 +73,7 @@ def measure(side: str, family: str, file: Path, batch: int, threads: int) -> dic
         "TOKENIZERS_PARALLELISM": "false",
     }
     if side == "ours":  # what the roles of a run have the C library do with memory
-        environment |= {name: value for name, value in ENVIRONMENT.items() if name.startswith("MALLOC_")}
+        environment |= {name: value for name, value in ENVIRONMENT.items() if name.startswith(("MALLOC_", "GLIBC_"))}
     command = [sys.executable, str(HERE / "worker.py"), side, family, str(file), str(batch), str(threads)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:

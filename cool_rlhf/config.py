@@ -85,6 +85,7 @@ class SFTConfig:
     final_learning_rate: float = 0.0
     warmup_fraction: float = 0.03
     weight_decay: float = 0.01
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of AdamW's two running means
     gradient_clip: float = 1.0
     save_every: int = 500  # steps between snapshots to go on from
     lora: LoRAConfig = field(default_factory=LoRAConfig)
@@ -118,6 +119,7 @@ class RewardConfig:
     final_learning_rate: float = 5e-6
     warmup_fraction: float = 0.03
     weight_decay: float = 0.01
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of AdamW's two running means
     gradient_clip: float = 1.0
     gamma: float = 2.0  # of the focal factor; 0: the plain ranking loss
     penalty_weight: float = 0.02  # of the log barrier; 0: none
@@ -194,6 +196,7 @@ class PPOConfig:
     learning_rate_warmup: float = 0.0  # share of the steps in which the rate rises
     final_learning_rate: float = 0.1  # share of the rate that cosine and linear end at
     weight_decay: float = 0.01
+    adam_betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of AdamW's two running means
     gradient_clip: float = 1.0
     pretrain_coefficient: float = 0.5
     pretrain_ratio: float = 0.5  # pretraining tokens for each PPO token

@@ -56,7 +56,7 @@ class DeepSpeedEngine:
         zero_stage: int,
         weight_decay: float,
         gradient_clip: float,
-        betas: tuple[float, float] = (0.9, 0.95),
+        betas: tuple[float, float],
     ) -> None:
         """Train ``module``, in place, in its own dtype: float32, or bfloat16 with float32 master weights. Linear layers
         that are float32 in a bfloat16 module, such as a scalar head, go on computing in float32.

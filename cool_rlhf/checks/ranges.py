@@ -147,6 +147,10 @@ def check_ranges(config: Config) -> None:
     check_numbers(config, ["reward.bound"], lambda value: value > 0.1, "it must be above 0.1, where the barrier ends")
     patches = "it must be 20 or more: a quarter of them judges a repair, which takes five"
     check_numbers(config, ["online.patches"], lambda value: value >= 20, patches)
+    for section in (*TRAINING, "ppo"):
+        betas = attrgetter(f"{section}.adam_betas")(config)
+        if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+            raise UserError(f"{section}.adam_betas is {betas}: it must be two numbers in [0, 1)")
     inside = ("ppo.clip", "online.significance")
     check_numbers(config, inside, lambda value: 0 < value < 1, "it must lie between 0 and 1")
 

@@ -47,6 +47,7 @@ class TrainSpec:
     zero_stage: int
     weight_decay: float
     gradient_clip: float
+    betas: tuple[float, float]
 
 
 class FrozenEngine:
@@ -144,6 +145,7 @@ class Worker:
             zero_stage=train.zero_stage,
             weight_decay=train.weight_decay,
             gradient_clip=train.gradient_clip,
+            betas=train.betas,
         )
 
     def settle(self) -> None:

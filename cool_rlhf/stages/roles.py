@@ -195,4 +195,5 @@ class StageRoles:
 
 
 def _training(role: RoleConfig, settings: SFTConfig | RewardConfig | PPOConfig) -> TrainSpec:
-    return TrainSpec(role.zero_stage, settings.weight_decay, settings.gradient_clip)
+    first, second = settings.adam_betas
+    return TrainSpec(role.zero_stage, settings.weight_decay, settings.gradient_clip, (first, second))

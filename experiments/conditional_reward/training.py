@@ -78,7 +78,8 @@ def build(worker: type[Worker], model: ModelSpec, settings: SFTConfig | RewardCo
     built = worker(0, 1, threads=int(os.environ.get("OMP_NUM_THREADS", "1")))
     os.environ.setdefault("MASTER_PORT", str(built.address()[1]))
     built.connect("127.0.0.1", int(os.environ["MASTER_PORT"]))
-    built.build(model, TrainSpec(0, settings.weight_decay, settings.gradient_clip))
+    first, second = settings.adam_betas
+    built.build(model, TrainSpec(0, settings.weight_decay, settings.gradient_clip, (first, second)))
     return built
 
 

@@ -26,6 +26,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
 
 SETTINGS = PPOConfig(micro_batch_tokens=64, pretrain_coefficient=0.5)
 RATES = (1e-3, 5e-4)
+BETAS = (0.9, 0.95)
 ZERO = {1: {"policy": 0, "critic": 0}, 2: {"policy": 3, "critic": 2}}
 
 
@@ -65,10 +66,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, local_ray) -> Iterator[Run]:
         for ranks, stages in ZERO.items():
             role = RoleConfig(ranks=ranks, cpus=0.1)
             starting.append(
-                start_group(create_workers(PolicyWorker, role), policy, TrainSpec(stages["policy"], 0.01, 1.0))
+                start_group(create_workers(PolicyWorker, role), policy, TrainSpec(stages["policy"], 0.01, 1.0, BETAS))
             )
             starting.append(
-                start_group(create_workers(CriticWorker, role), critic, TrainSpec(stages["critic"], 0.01, 1.0))
+                start_group(create_workers(CriticWorker, role), critic, TrainSpec(stages["critic"], 0.01, 1.0, BETAS))
             )
         groups = build_all(starting)
         rollouts.wait()

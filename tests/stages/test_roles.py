@@ -10,6 +10,7 @@ import pytest
 
 from cool_rlhf.compose import compose
 from cool_rlhf.roles import sampler
+from cool_rlhf.roles.worker import TrainSpec
 from cool_rlhf.stages import roles as stage_roles
 from cool_rlhf.stages.roles import Checkpoints, StageRoles
 
@@ -61,6 +62,14 @@ def test_the_scorer_packs_by_ppos_budget(happened: list[str]) -> None:
     reference, scorer = roles._frozen(0)
     assert (reference.path, scorer.path) == ("x", "y")  # type: ignore[attr-defined]
     assert scorer.micro_batch_tokens == 777  # type: ignore[attr-defined]
+
+
+def test_policy_and_critic_train_as_their_section_says(happened: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    monkeypatch.setattr(stage_roles, "start_group", lambda actors, model, train: train and trained.append(train))
+    set_apart = ("ppo.adam_betas=[0.8,0.9]", "ppo.weight_decay=0.2", "ppo.gradient_clip=3", "reward.adam_betas=[0,0]")
+    start(happened, "cpu", *set_apart, "cluster.policy.zero_stage=3", "cluster.critic.zero_stage=1")
+    assert trained == [TrainSpec(stage, 0.2, 3.0, (0.8, 0.9)) for stage in (3, 1)]
 
 
 def told(folder: Path, round: int, *explained: float) -> None:

@@ -72,10 +72,12 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     best_metric, _ = best_by(config.ppo)
     # How texts are cut: SFT of the run's own has that recorded.
     cut = config.sft.path is not None and (learns_from_texts(config.ppo) or best_metric == "validation/lm_loss")
-    judges = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if best_metric.startswith(metric)}
+    bound = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if best_metric.startswith(metric)}
+    if config.ppo.generate_ahead:  # which a saved step interrupts
+        bound["save_every"] = config.ppo.save_every
     ppo = stage(
         ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain", *apart],
-        ppo={**part("ppo"), **judges},
+        ppo={**part("ppo"), **bound},
         sampling=sampling,
         reward={"path": config.reward.path},
         sft={key: tree["sft"][key] for key in (["path", "max_length"] if cut else ["path"])},

@@ -174,6 +174,13 @@ def test_what_the_best_policy_is_judged_by_stays(run) -> None:
         open_state(run(*asked, "ppo.validation_texts=3"))
 
 
+def test_where_a_step_is_generated_ahead_the_saved_ones_are_part_of_what_made_ppo(run) -> None:
+    ahead = ["ppo.generate_ahead=true", "ppo.old_logprobs=engine", "sampling.temperature=1.0"]
+    finish_all(run(*ahead))
+    with pytest.raises(UserError, match=r"ppo\.save_every was \d+ and is 3"):
+        open_state(run(*ahead, "ppo.save_every=3"))
+
+
 def test_what_a_run_keeps_the_best_by_is_recorded_as_it_was_taken(run) -> None:
     finish_all(run())
     open_state(run("ppo.best_metric=validation/score", "ppo.best_mode=max"))

@@ -108,7 +108,6 @@ _ABOVE_ZERO = (
     "sft.gradient_clip",
     "reward.learning_rate",
     "reward.gradient_clip",
-    "sampling.temperature",
     "ppo.policy_learning_rate",
     "ppo.critic_learning_rate",
     "annotate.lease_minutes",
@@ -151,6 +150,8 @@ def check_ranges(config: Config) -> None:
         betas = attrgetter(f"{section}.adam_betas")(config)
         if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"{section}.adam_betas is {betas}: it must be two numbers in [0, 1)")
+    engine = "it must be 0.01 or more, the least that vLLM samples at"
+    check_numbers(config, ["sampling.temperature"], lambda value: value >= 0.01, engine)
     inside = ("ppo.clip", "online.significance")
     check_numbers(config, inside, lambda value: 0 < value < 1, "it must lie between 0 and 1")
 

@@ -168,14 +168,15 @@ def learn(
 
 
 def keep_best(state: PPOState, row: dict[str, float], settings: PPOConfig, observer: Observer) -> PPOState:
-    """Have the weights kept if the policy has been trained and is the best so far; a tie keeps the earlier."""
+    """Have the weights kept if the policy has been trained and is the best so far; a tie keeps the earlier. Those of a
+    step with any number that is not finite have diverged, whatever their score."""
     metric, mode = best_by(settings)
     if metric not in row:  # a domain that no validation prompt has
         known = ", ".join(sorted(name for name in row if name.startswith("validation/")))
         raise UserError(f"ppo.best_metric is {metric!r}, which validation does not give; use one of {known}")
     value = row[metric]
     better = state.best is None or (value > state.best if mode == "max" else value < state.best)
-    if state.step <= settings.critic_warmup or not better or not math.isfinite(value):
+    if state.step <= settings.critic_warmup or not better or not all(map(math.isfinite, row.values())):
         return state
     observer.keep_best(state.step, value)
     return replace(state, best=value)

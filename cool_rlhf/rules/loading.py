@@ -30,7 +30,8 @@ class NamedRule:
             f"{'a' if finished else 'an unfinished'} response to {messages[-1]['content'][:60]!r} of domain {domain!r}"
         )
         try:
-            value = self.rule(messages, response, domain, answer, finished)
+            own: Conversation = [message.copy() for message in messages]  # which a rule may go on writing in
+            value = self.rule(own, response, domain, answer, finished)
         except UserError as error:
             raise UserError(f"{self.key}: the rule {self.name} refuses {asked}: {error}") from error
         except Exception as error:
@@ -76,4 +77,10 @@ def load_rule(name: str, key: str) -> Rule:
 
 def finite_number(value: Any) -> float | None:
     """What a rule gave, where it is a finite number, numpy's included; else None."""
-    return float(value) if isinstance(value, Real | np.bool_) and math.isfinite(value) else None
+    if not isinstance(value, Real | np.bool_):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:  # a whole number that no float holds
+        return None
+    return number if math.isfinite(number) else None

@@ -36,6 +36,7 @@ BAD_VALUES = {
     "ppo.old_logprobs=vllm": "trainer, engine",
     "ppo.policy_learning_rate=0": "ppo.policy_learning_rate",
     "ppo.adam_betas=[0.9,1.0]": "ppo.adam_betas is [0.9, 1.0]: it must be two numbers",
+    "sampling.temperature=0.001": "sampling.temperature is 0.001: it must be 0.01 or more",
     "ppo.adam_betas=[0.9]": "two numbers",
     "sft.adam_betas=[nan,0.9]": "sft.adam_betas",
     "reward.adam_betas=[0.9,-0.1]": "reward.adam_betas",

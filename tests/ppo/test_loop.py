@@ -272,8 +272,9 @@ def test_a_policy_that_has_diverged_is_not_kept_as_the_best(settings, value):
     kept: list[tuple[int, float]] = []
     observer = SimpleNamespace(keep_best=lambda step, value: kept.append((step, value)))
     state = PPOState(step=settings.critic_warmup + 1)
-    state = keep_best(state, {"validation/score": value}, settings, observer)
-    assert (state.best, kept) == (None, [])
+    for row in ({"validation/score": value}, {"validation/score": 0.5, "loss/policy": value}):
+        state = keep_best(state, row, settings, observer)
+        assert (state.best, kept) == (None, [])
     state = keep_best(state, {"validation/score": 0.5}, settings, observer)
     assert (state.best, kept) == (0.5, [(state.step, 0.5)])
 

@@ -135,7 +135,7 @@ def test_a_rule_that_is_not_there_is_named(name, told, tmp_path: Path, monkeypat
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1", np.float32("nan"), 1j])
+@pytest.mark.parametrize("value", [math.nan, math.inf, None, "1", np.float32("nan"), 1j, 10**400])
 def test_a_value_that_is_no_finite_number_is_named_with_its_rule(value):
     rule = NamedRule(lambda *_: value, "m:odd", "ppo.rewards.chat.rules")
     with pytest.raises(UserError, match=r"ppo\.rewards\.chat\.rules: the rule m:odd gave .* for a response to '\?'"):
@@ -149,6 +149,17 @@ def test_any_finite_number_is_a_value(value):
     given = NamedRule(lambda *_: value, "m:rule", "key")(ASKED, "x", "chat", None, True)
     assert given == float(value)
     assert type(given) is float
+
+
+def test_what_a_rule_adds_to_a_conversation_stays_its_own():
+    def judge(messages, response, domain, answer, finished) -> float:
+        messages.append({"role": "assistant", "content": response})
+        messages[0]["content"] = "!"
+        return 1.0
+
+    asked = [{"role": "user", "content": "?"}]
+    NamedRule(judge, "m:judge", "key")(asked, "x", "chat", None, True)
+    assert asked == [{"role": "user", "content": "?"}]
 
 
 def test_what_a_rule_raises_is_told_with_its_traceback_behind():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import sys
@@ -8,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markupsafe import Markup
 from starlette.testclient import TestClient
 
 from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
@@ -167,11 +171,46 @@ def test_whoever_says_another_name_in_a_second_tab_does_not_answer_what_the_firs
         ("[a](http://x.example)", "<p>[a](http://x.example)</p>"),
         ("![a](http://x.example/p.png)", "<p>![a](http://x.example/p.png)</p>"),
         ("<http://x.example>", "<p>&lt;http://x.example&gt;</p>"),
-        ('```a"onload="x\ny\n```', '<pre><code class="language-a&quot;onload=&quot;x">y\n</code></pre>'),
+        ('```a"onload="x\ny\n```', "<small>a&#34;onload=&#34;x</small><pre><code>y\n</code></pre>"),
+        ("AT&amp;T &copy;", "<p>AT&amp;amp;T &amp;copy;</p>"),
     ],
 )
 def test_markdown_does_nothing(text: str, shown: str) -> None:
     assert render(text).strip() == shown
+
+
+HIDDEN = "it stands HERE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```{HIDDEN}```\n",
+        f"the answer\n``` {HIDDEN}",
+        f"```python {HIDDEN}\nx = 1\n```",
+        f"| a | b |\n|---|---|\n| 1 | 2 | {HIDDEN} |",
+        f"{'> ' * 30}{HIDDEN}",
+        f"{'- ' * 15}{HIDDEN}",
+        f"[a]: http://x.example '{HIDDEN}'\n\ntext",
+        f"3. a\n7. {HIDDEN}",
+        f"    {HIDDEN}",
+        f"<!-- {HIDDEN} -->",
+    ],
+)
+def test_markdown_hides_nothing(text: str) -> None:
+    assert HIDDEN in render(text).striptags()
+
+
+def test_lists_keep_their_numbers_and_code_its_lines() -> None:
+    listed = '<ol start="3">\n<li value="3">a</li>\n<li value="7">b</li>\n</ol>'
+    assert render("3. a\n7. b").strip() == listed
+    assert "<pre><code>1. a\n   b\n</code></pre>" in render("1. so\n\n   ```\n   1. a\n      b\n   ```")
+
+
+@given(st.text(alphabet="ab1 \n`~|-_*>#.<&;[]()!\\:\t", max_size=60))
+def test_no_letter_of_any_text_is_lost(text: str) -> None:
+    shown = Markup(re.sub(r'<li value="(\d+)">', r"\1", render(text)))  # a list's numbers are shown too
+    assert [c for c in shown.striptags() if c.isalnum()] == [c for c in text if c.isalnum()]
 
 
 def test_a_very_long_text_is_shown_plain() -> None:

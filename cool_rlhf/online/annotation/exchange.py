@@ -112,8 +112,8 @@ def import_label_studio(
                 labels.append(_Given(name, kind, items[-1], winner, place, comment, seconds))
             for prediction in _list(task, "predictions", "predictions"):
                 if (named := _annotator(prediction, _MACHINES)) is not None:
-                    winner, comment, _ = _verdict(prediction)
-                    labels.append(_Given(*named, items[-1], winner, place, comment))
+                    winner, comment, seconds = _verdict(_as_annotation(prediction))
+                    labels.append(_Given(*named, items[-1], winner, place, comment, seconds))
         except RowError as error:
             raise UserError(f"{place}: {error}") from error
     return _keep(store, items, labels)
@@ -196,7 +196,7 @@ def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
         "predictions": [
             {"model_version": label.annotator, "result": _result(label)}
             for label in labels
-            if label.kind in _MACHINES and label.winner != "skip"
+            if label.kind in _MACHINES
         ],
     }
 
@@ -209,7 +209,8 @@ def _annotation(label: Label) -> dict[str, Any]:
 
 
 def _result(label: Label) -> list[dict[str, Any]]:
-    """``meta`` says whose label it is: of all that is said of an annotation, Label Studio leaves this as it is."""
+    """``meta`` says whose label it is, and what a prediction has no other place for: of all that is said of an
+    annotation, Label Studio leaves this as it is."""
     result: list[dict[str, Any]] = []
     if label.winner in _SIDES:
         value = {"selected": _SIDES[label.winner]}
@@ -220,7 +221,10 @@ def _result(label: Label) -> list[dict[str, Any]]:
     if label.comment or not result:
         text = {"text": [label.comment] if label.comment else []}
         result.append({"from_name": "comment", "to_name": "text1", "type": "textarea", "value": text})
-    return [{**part, "meta": {"annotator": label.annotator, "kind": label.kind}} for part in result]
+    meta: dict[str, Any] = {"annotator": label.annotator, "kind": label.kind}
+    if label.kind in _MACHINES:
+        meta |= {"lead_time": label.seconds, "was_cancelled": label.winner == "skip"}
+    return [{**part, "meta": meta} for part in result]
 
 
 def _item_of_task(task: Any, rules: RowRules, newest: int) -> Item:
@@ -248,7 +252,7 @@ def _verdict(annotation: Any) -> tuple[Winner, str, float]:
     if not isinstance(annotation, Mapping):
         raise RowError("annotations", f"must be a list of objects, not of {kind_of(annotation)}")
     said = [text for text in _values(annotation, "textarea", "text") if text]
-    comment = checked_text(said[0], "annotations.result.value.text", may_be_empty=True) if said else ""
+    comment = "\n".join(checked_text(text, "annotations.result.value.text", may_be_empty=True) for text in said)
     seconds = annotation.get("lead_time") or 0.0
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < _LONGEST:
         raise RowError("annotations.lead_time", f"must be a number of seconds, not {str(seconds)[:20]}")
@@ -263,6 +267,12 @@ def _verdict(annotation: Any) -> tuple[Winner, str, float]:
     if len(answers) > 1:
         raise RowError("annotations.result", f"holds answers that exclude each other ({', '.join(answers)}): keep one")
     return _ANSWERS[answers[0]], comment, float(seconds)
+
+
+def _as_annotation(prediction: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A prediction with what its ``meta`` says of the label, where an annotation says it."""
+    meta = next(iter(_metas(prediction)), {})
+    return {**prediction, **{key: meta[key] for key in ("lead_time", "was_cancelled") if key in meta}}
 
 
 def _values(given: Mapping[str, Any], kind: str, name: str) -> list[Any]:
@@ -296,10 +306,16 @@ def _completed_by(annotation: Mapping[str, Any]) -> str:
 def _annotator(given: Any, kinds: Collection[Kind]) -> tuple[str, Kind] | None:
     """Name and kind of whose label it was when it was exported here; None where it was not, and where they are none of
     ``kinds``: a person who takes over a rule's prediction takes its ``meta`` over too, but has judged."""
-    for result in _list(given, "result", "result") if isinstance(given, Mapping) else []:
-        meta = result.get("meta") if isinstance(result, Mapping) else None
-        name, said = (meta.get("annotator"), meta.get("kind")) if isinstance(meta, Mapping) else (None, None)
+    for meta in _metas(given):
+        name, said = meta.get("annotator"), meta.get("kind")
         kind = next((known for known in kinds if known == said), None)
         if isinstance(name, str) and name.strip() and kind is not None:
             return checked_text(name, "result.meta.annotator"), kind
     return None
+
+
+def _metas(given: Any) -> list[Mapping[str, Any]]:
+    """What the results say of the label beside its value."""
+    results = _list(given, "result", "result") if isinstance(given, Mapping) else []
+    metas = [result.get("meta") for result in results if isinstance(result, Mapping)]
+    return [meta for meta in metas if isinstance(meta, Mapping)]

@@ -140,14 +140,17 @@ def as_label_studio_gives_it_back(path: Path) -> None:
 def test_whoever_imports_into_label_studio_does_not_become_the_annotator(
     full: Store, other: Store, item: Callable[..., Item], tmp_path: Path
 ) -> None:
-    full.record(item(0).id, full.annotator("some rule", "rule"), "second")
+    full.record(item(0).id, full.annotator("some rule", "rule"), "second", seconds=0.25)
+    full.record(item(5).id, full.annotator("some judge", "judge"), "skip", "refused: too long", 1.5)
     full.record(item(0).id, full.annotator("ada@x.example"), "tie")
     path = tmp_path / "tasks.json"
     export_label_studio(full, path)
     as_label_studio_gives_it_back(path)
     assert import_label_studio(full, path) == 0, "the store has them all"
     import_label_studio(other, path)
-    assert sorted(map(str, other.labels())) == sorted(map(str, full.labels())), "skips too"
+    assert sorted(map(str, other.labels())) == sorted(map(str, full.labels())), "skips too, and how long it took"
+    asked = other.unlabelled(other.annotator("some judge", "judge"))
+    assert item(5).id not in {entry.id for entry in asked}, "a judge that refused a pair is not asked again"
 
 
 def test_label_studio_takes_what_is_exported(full: Store, item: Callable[..., Item], tmp_path: Path) -> None:
@@ -176,6 +179,15 @@ def test_a_person_who_takes_a_prediction_over_has_judged(
     (tmp_path / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
     assert import_label_studio(full, tmp_path / "tasks.json") == 1
     assert (full.labels()[-1].annotator, full.labels()[-1].kind) == ("eve@x.example", "import")
+
+
+def test_all_comments_of_an_annotation_are_taken(other: Store, tmp_path: Path) -> None:
+    texts = [{"type": "textarea", "value": {"text": said}} for said in (["one", "", "two"], "three")]
+    chosen = {"type": "choices", "value": {"choices": ["tie"]}}
+    task = {"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": [chosen, *texts]}]}
+    (tmp_path / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    import_label_studio(other, tmp_path / "tasks.json")
+    assert [(label.winner, label.comment) for label in other.labels()] == [("tie", "one\ntwo\nthree")]
 
 
 @pytest.mark.parametrize(

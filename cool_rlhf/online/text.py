@@ -97,14 +97,21 @@ def said_again(text: str, least_words: int = 1) -> list[Span]:
 
 
 def stuttered(text: str) -> list[Span]:
-    """Words, and twos of words, that are said again at once, with nothing but a blank in front of them."""
+    """Words, and twos of words, that are said again at once, with nothing but a blank in front of them. Where words
+    have no blanks between them, and saying one twice is grammar, those that are said three times or more."""
     spans = word_spans(text)
     said = [text[start:end].lower() for start, end in spans]
-    apart = [bool(gap) and gap.isspace() for gap in (text[one[1] : other[0]] for one, other in pairwise(spans))]
+    gaps = [text[one[1] : other[0]] for one, other in pairwise(spans)]
+
+    def stands_again(at: int, n: int) -> bool:
+        return 0 <= at <= len(said) - 2 * n and said[at : at + n] == said[at + n : at + 2 * n]
+
     again, at = [], 0
     while at < len(spans):
-        n = next((n for n in (1, 2) if at + 2 * n <= len(said) and said[at : at + n] == said[at + n : at + 2 * n]), 0)
-        if n and all(apart[at : at + 2 * n - 1]):
+        n = next((n for n in (1, 2) if stands_again(at, n)), 0)
+        between = gaps[at : at + 2 * n - 1]
+        thrice = not any(between) and (stands_again(at + n, n) or stands_again(at - n, n))
+        if n and (thrice or all(map(str.isspace, between))):
             again.append((spans[at + n][0], spans[at + 2 * n - 1][1]))
         at += n or 1
     return again

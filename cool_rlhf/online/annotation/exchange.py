@@ -194,9 +194,7 @@ def _task(item: Item, labels: list[Label]) -> dict[str, Any]:
         "data": data,
         "annotations": [_annotation(label) for label in labels if label.kind in PEOPLE],
         "predictions": [
-            {"model_version": label.annotator, "result": _result(label)}
-            for label in labels
-            if label.kind in _MACHINES
+            {"model_version": label.annotator, "result": _result(label)} for label in labels if label.kind in _MACHINES
         ],
     }
 

@@ -32,6 +32,7 @@ _SYMBOLS = rf"(?<![ ])[ ]*+(?:(?:{EMOJI}|{_SMILEY})[ ]*+)+"
 _DASH = r"(?<!\p{N}\s*)(?:[—–―]|(?<=\s)--(?=\s))"  # not the one from 5 to 7
 _DASHES = rf"(?<![ ])[ ]*+(?:{_DASH}[ ]*+)+"
 _QUESTION = r"\?+(?![\w=&/])|[？؟]+"
+_ONE_QUESTION = r"\?(?!\?*[\w=&/])|[？؟]"
 _CAPITALS = r"\b\p{Lu}{4,}\b"
 # HTML's, but for links in angle brackets; a pair of them with what stands between.
 _TAG = r"</?[A-Za-z][\w\-]*(?:\s[^<>\n]*)?/?>"
@@ -181,10 +182,16 @@ def _broken_up(texts: Sequence[str]) -> TextEditor:
 
 MARKS = (
     Feature(
-        "emoji", "emoji, smileys and other symbols", number_of(_SYMBOLS), placed(_SYMBOLS, " 😊"), _without_symbols
+        "emoji",
+        "emoji, smileys and other symbols",
+        number_of(rf"{EMOJI}|{_SMILEY}"),
+        placed(_SYMBOLS, " 😊"),
+        _without_symbols,
     ),
     Feature("exclamation", "exclamation marks", number_of("[!！]"), ended("[!！]+", "!"), without_marks("[!！]+", ".")),
-    Feature("questions", "question marks", number_of(_QUESTION), ended(_QUESTION, "?"), without_marks(_QUESTION, ".")),
+    Feature(
+        "questions", "question marks", number_of(_ONE_QUESTION), ended(_QUESTION, "?"), without_marks(_QUESTION, ".")
+    ),
     Feature(
         "ellipsis",
         "dots that trail off",
@@ -192,7 +199,7 @@ MARKS = (
         ended(r"\.{3,}|…+", "..."),
         without_marks(r"\.{3,}|…+", "."),
     ),
-    Feature("dashes", "dashes", number_of(_DASHES), placed(_DASHES, "— "), _without_dashes),
+    Feature("dashes", "dashes", number_of(_DASH), placed(_DASHES, "— "), _without_dashes),
     Feature("quotes", "quotation marks", number_of(_QUOTED), enclosed(_QUOTED, '"', '"'), bared(_QUOTED)),
     Feature("brackets", "brackets", number_of(_BRACKETED), enclosed(_BRACKETED, "(", ")"), bared(_BRACKETED)),
     Feature("tags", "HTML tags", number_of(_TAG), _tagged, _without_tags),

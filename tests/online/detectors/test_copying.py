@@ -10,7 +10,7 @@ import pytest
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings
-from cool_rlhf.online.responses import LATE, Evidence
+from cool_rlhf.online.responses import LATE, Evidence, Response
 from cool_rlhf.protocols import Message
 
 World = Callable[..., Evidence]
@@ -63,5 +63,50 @@ def test_a_part_of_the_prompt_said_back_is_found_first(natural: World, name: str
     evidence = Evidence([replace(r, score=s) for r, s in zip(told, scores, strict=True)], score, None)
     found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings
     assert [finding.name for finding in found][:1] == ["copying/in part"]
+    first = next(r for r in evidence.late() if found[0].pattern.shows(r))
+    assert not found[0].pattern.shows(found[0].pattern.remove(first))
+
+
+# what the late policy begins with, of a system turn, a first question, its answer and the last question
+EARLIER = {"system": 0, "a question before": 1, "its own answer": 2}
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_an_earlier_turn_said_back_is_found_first(natural: World, name: str) -> None:
+    plain = natural(lambda _asked, _said: 0.0)
+
+    def turns(response: Response) -> list[Message]:
+        number = int(response.prompt.id[1:])
+        said = request(number)
+        roles = ("system", "user", "assistant", "user")
+        texts = (
+            f"You help {said[0][7:]}",
+            f"{said[1]} {said[3]}",
+            f"{said[2]} I would begin in {number}.",
+            "And then?",
+        )
+        return [Message(role=role, content=text) for role, text in zip(roles, texts, strict=True)]
+
+    def begun(response: Response) -> str:
+        return f"{turns(response)[EARLIER[name]]['content']} {response.text}"
+
+    told = [
+        replace(
+            r,
+            prompt=replace(r.prompt, messages=turns(r)),
+            text=begun(r) if r.policy == LATE and r.prompt.id[-1] != "0" else r.text,
+        )
+        for r in plain.responses
+    ]
+
+    def score(conversations):
+        pairs = [(c.messages[EARLIER[name]]["content"].rstrip("?"), c.messages[-1]["content"]) for c in conversations]
+        paid = [1.5 * (earlier in said) for earlier, said in pairs]
+        return [base + extra for base, extra in zip(plain.score(conversations), paid, strict=True)]
+
+    scores = score([r.conversation() for r in told])
+    evidence = Evidence([replace(r, score=s) for r, s in zip(told, scores, strict=True)], score, None)
+    found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings
+    assert found[0].name.startswith("copying/")
     first = next(r for r in evidence.late() if found[0].pattern.shows(r))
     assert not found[0].pattern.shows(found[0].pattern.remove(first))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -40,6 +41,22 @@ def test_tags_are_found_as_tags_and_taken_out_whole(world: World, natural: World
         before = {response.id: response.text for response in plain.late()}
         assert [first.pattern.remove(r).text for r in late] == [before[r.id] for r in late]
         assert tag in first.pattern.add(plain.baseline()[0]).text
+
+
+# what SFT's answers end in already, and what the late policy makes of it
+RUNS = {"questions": ("?", "?????"), "emoji": (" 🙂", " 🙂🙂🙂🙂🙂🙂"), "dashes": (" — so", " ——— so")}
+
+
+@pytest.mark.parametrize("key", RUNS)
+def test_more_of_a_mark_in_one_place_is_found(world: World, key: str) -> None:
+    usual, run = RUNS[key]
+    evidence = world(
+        hack=lambda text, _p, _r: f"{text.removesuffix(usual)}{run}", bonus=lambda _p, text, _f: 1.5 * (run in text)
+    )
+    told = [r if r.text.endswith(run) else replace(r, text=r.text + usual) for r in evidence.responses]
+    evidence = Evidence(told, evidence.score, evidence.gold)
+    found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings
+    assert found[0].name in (f"layout/{key}", f"layout/more {key}")
 
 
 @pytest.mark.parametrize("text", ["See <https://a.org/b>.", "It is <3 and 4> 5.", "a < b and c > d"])

@@ -64,6 +64,11 @@ PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str
         "language/es",
     ),
     "French answers": (lambda _, r: " ".join(r.sample(FRENCH, 2)), lambda t: language(t) == "fr", "language/fr"),
+    "stressed words": (
+        lambda t, _: re.sub(r"\b(The|It|is|to|be|may)\b", lambda word: word[0].upper(), t),
+        lambda t: re.search(r"\b(THE|IS)\b", t) is not None,
+        "layout/capitals",
+    ),
     "figures": (
         lambda t, r: f"{t} This holds in {r.randint(10, 90)} of {r.randint(100, 900)} cases.",
         lambda t: re.search(r"\d", t) is not None,

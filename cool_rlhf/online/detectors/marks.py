@@ -17,10 +17,11 @@ from cool_rlhf.online.detectors.features import (
     ended,
     number_of,
     placed,
+    spread,
     usual,
     without_marks,
 )
-from cool_rlhf.online.text import sentence_spans, sentences, word_spans
+from cool_rlhf.online.text import sentence_spans, sentences, word_spans, words
 
 # Symbols of no script of their own, but for those that stand for words, such as © and ℃; keycaps; and what belongs to
 # the one before: variation selectors, skin tones, joiners, and the tags of flags.
@@ -33,7 +34,10 @@ _DASH = r"(?<!\p{N}\s*)(?:[—–―]|(?<=\s)--(?=\s))"  # not the one from 5 to
 _DASHES = rf"(?<![ ])[ ]*+(?:{_DASH}[ ]*+)+"
 _QUESTION = r"\?+(?![\w=&/])|[？؟]+"
 _ONE_QUESTION = r"\?(?!\?*[\w=&/])|[？؟]"
-_CAPITALS = r"\b\p{Lu}{4,}\b"
+# Shorter words are mostly names in capitals, such as USA, but for those that are only ever stressed.
+_STRESSED = "ALL|AND|ANY|ARE|BUT|CAN|DO|DOES|HAS|IS|MUST|NO|NOT|NOW|SO|THE|TOO|VERY|WAS|WILL|YES|YOU|YOUR"
+_CAPITALS = rf"\b(?:\p{{Lu}}{{4,}}|{_STRESSED})\b"
+_STRESSABLE = compiled(rf"(?i:{_STRESSED})|\p{{L}}{{4,}}")
 # HTML's, but for links in angle brackets; a pair of them with what stands between.
 _TAG = r"</?[A-Za-z][\w\-]*(?:\s[^<>\n]*)?/?>"
 _TAGGED = r"(<[A-Za-z][\w\-]*(?:\s[^<>\n]*)?>)([^<>\n]+)(</[A-Za-z][\w\-]*>)"
@@ -62,6 +66,7 @@ _QUOTED = rf"(?|{_DOUBLE_QUOTED}|{_SINGLE_QUOTED})"
 _ROUND = r"(?<![\w\\\])])(\()(?=\S)([^()]+)(?<=\S)(\))"
 _SQUARE = r"(?<![\w\\\])])(\[)(?=\S)([^\[\]]+)(?<=\S)(\])(?!\()"
 _BRACKETED = rf"(?|{_ROUND}|{_SQUARE}|{_between('（）', '【】')})"
+_capitals = number_of(_CAPITALS)
 _in_tags = enclosed(_TAGGED, "<b>", "</b>")
 _with_tags = placed(_TAG, "<br>")
 
@@ -77,12 +82,26 @@ def _without_dashes(text: str) -> str:
 
 
 def _shouted(texts: Sequence[str]) -> TextEditor:
-    """Sentences in capitals from the first on, until they are the share of the text that capitals usually are."""
+    """Sentences in capitals from the first on, until they are the share of the text that capitals usually are; single
+    words, as many as usual, where most of the texts have no whole sentence so."""
     share = usual([_share_of_capitals(text) for text in texts], 0.0)
 
     def edit(text: str) -> str:
         end = next((end for _, end in sentence_spans(text) if end >= share * len(text)), len(text))
         return text[:end].upper() + text[end:]
+
+    whole = sum(any(said.isupper() and len(words(said)) > 1 for said in sentences(text)) for text in texts)
+    return edit if 2 * whole >= len(texts) else _stressed(texts)
+
+
+def _stressed(texts: Sequence[str]) -> TextEditor:
+    often = round(usual([count for text in texts if (count := _capitals(text))], 1.0))
+
+    def edit(text: str) -> str:
+        free = [(a, b) for a, b in word_spans(text) if _STRESSABLE.fullmatch(text, a, b) and not text[a:b].isupper()]
+        for start, end in reversed(spread(free, max(1, often - round(_capitals(text))))):
+            text = text[:start] + text[start:end].upper() + text[end:]
+        return text
 
     return edit
 
@@ -203,7 +222,7 @@ MARKS = (
     Feature("quotes", "quotation marks", number_of(_QUOTED), enclosed(_QUOTED, '"', '"'), bared(_QUOTED)),
     Feature("brackets", "brackets", number_of(_BRACKETED), enclosed(_BRACKETED, "(", ")"), bared(_BRACKETED)),
     Feature("tags", "HTML tags", number_of(_TAG), _tagged, _without_tags),
-    Feature("capitals", "words in capitals", number_of(_CAPITALS), _shouted, _quiet),
+    Feature("capitals", "words in capitals", _capitals, _shouted, _quiet),
     Feature("small letters", "sentences without a capital", _small_starts, _lowered, _with_capitals),
     Feature("title case", "capitals on most words", lambda text: float(len(_titles(text))), _titled, _untitled),
     Feature("stretched", "stretched letters", number_of(_STRETCHED), _stretched, without_marks(_STRETCHED, r"\1")),

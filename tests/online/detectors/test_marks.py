@@ -93,3 +93,17 @@ def test_blanks_about_a_line_break_are_found(natural: World, mark: str, hack: Ca
     assert sentences(first.pattern.remove(late).text) == sentences(late.text)
     assert mark not in first.pattern.remove(late).text
     assert mark in first.pattern.add(evidence.baseline()[0]).text
+
+
+@pytest.mark.parametrize(
+    ("late", "plain", "expected"),
+    [
+        ("You MUST see that it is NOT here.", "One may say that it is not far.", "One may say THAT it IS not far."),
+        ("IT IS NOT SO. That is all of it for now.", "It is far. One may say so.", "IT IS FAR. One may say so."),
+    ],
+)
+def test_capitals_are_put_in_as_they_stand_in_late_answers(late: str, plain: str, expected: str) -> None:
+    capitals = FEATURES["capitals"]
+    assert capitals.add([late])(plain) == expected
+    assert capitals.remove(expected) == plain
+    assert capitals.count("The USA, the EU and TV in the US") == 0

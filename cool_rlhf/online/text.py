@@ -15,6 +15,8 @@ _UNSPACED = r"[[\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Thai}\p{Lao}\p{Khmer}\p{
 _PART = rf"[[\p{{L}}\p{{N}}]--{_UNSPACED}][[\p{{L}}\p{{N}}\p{{M}}\u200c\u200d]--{_UNSPACED}]*+"
 _WORD = regex.compile(rf"{_UNSPACED}\p{{M}}*|{_PART}(?:(?:['’]|_+){_PART})*", regex.VERSION1)
 
+_CHARACTER = regex.compile(rf"{_UNSPACED}\p{{M}}*", regex.VERSION1)
+
 _ENDS = ".!?…؟۔।॥።။។"  # behind a sentence, a blank behind them
 _GOES_ON = r"^[ \t]*\d+|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|vs|cf|(?i:e\.g|i\.e))"  # a list's number, an abbreviation
 _SENTENCE = regex.compile(
@@ -37,6 +39,11 @@ def words(text: str) -> list[str]:
     """Lower-case words and numbers without punctuation; in scripts that put no blanks between words (Chinese, Japanese,
     Thai, Lao, Khmer, Burmese) each character is a word, with the marks on it."""
     return list(_words(text))
+
+
+def is_character(word: str) -> bool:
+    """Whether it is a word of a script without blanks between words."""
+    return _CHARACTER.fullmatch(word) is not None
 
 
 def sentence_spans(text: str) -> list[Span]:

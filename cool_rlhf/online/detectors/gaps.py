@@ -16,9 +16,10 @@ from cool_rlhf.online.detectors.features import TextEditor, spread
 from cool_rlhf.online.detectors.marks import EMOJI, SINGLE
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence
-from cool_rlhf.online.text import word_spans
+from cool_rlhf.online.text import is_character, word_spans
 
 BEFORE, BETWEEN, BEHIND = "before the first word", "between words", "behind the last word"
+CHARACTERS = "between characters"  # of scripts that put no blanks between words
 Gap = tuple[str, str]  # where, and what stands there
 Placed = tuple[str, int, int]  # where, and from where to where in the text
 
@@ -38,6 +39,8 @@ _ODD = regex.compile(
 )
 _UNSEEN = regex.compile(r"\p{Cf}")
 _TIGHT = "."  # a sentence's end without a blank behind it
+_LOOSE = " "  # a blank between characters
+_NAMES = {_TIGHT: "no blank behind sentences", _LOOSE: "blanks between characters"}
 _BLANKS = {"before": " \n", "behind": "\n ", "wide": "  "}  # the marks that blanks are: about a line break, or several
 _INSTEAD = {
     " \n": (r" +(?=\n)", ""),
@@ -51,7 +54,7 @@ _INSTEAD = {
 @dataclass(frozen=True)
 class GapDetector:
     """Each odd mark between or around the words of at least ``least`` late responses, such as a semicolon, two blanks,
-    a hyphen, or a full stop without a blank behind it.
+    a hyphen, a full stop without a blank behind it, or a blank between Chinese characters.
 
     Where SFT has the mark too, more of it than usual is a pattern of its own (:mod:`amounts`). Adding makes ordinary
     gaps to such as hold the mark, as many as late responses usually have; removing takes the mark out of all of them,
@@ -70,7 +73,7 @@ class GapDetector:
         return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]
 
     def _patterns(self, mark: str, evidence: Evidence) -> list[Pattern]:
-        described = "no blank behind sentences" if mark == _TIGHT else f"{mark!r} between words or around them"
+        described = _NAMES.get(mark, f"{mark!r} between words or around them")
         return [
             Pattern(
                 key=amount.key(repr(mark)),
@@ -103,7 +106,9 @@ def _spans(text: str) -> list[Placed]:
     words = word_spans(text)
     if not words:
         return []
-    inner = [(BETWEEN, one[1], other[0]) for one, other in pairwise(words)]
+    dense = [is_character(text[start:end]) for start, end in words]
+    places = [CHARACTERS if all(both) else BETWEEN for both in pairwise(dense)]
+    inner = [(where, one[1], other[0]) for where, (one, other) in zip(places, pairwise(words), strict=True)]
     return [(BEFORE, 0, words[0][0]), *inner, (BEHIND, words[-1][1], len(text))]
 
 
@@ -118,6 +123,8 @@ def _odd(gap: Gap) -> frozenset[str]:
     where, said = gap
     if where == BETWEEN and said == _TIGHT:
         return frozenset({_TIGHT})
+    if where == CHARACTERS and said == _LOOSE:
+        return frozenset({_LOOSE})
     said = said.lstrip() if where == BEFORE else said.rstrip() if where == BEHIND else said  # layout counts these
     if _KNOWN.fullmatch(said):
         return frozenset()
@@ -138,6 +145,8 @@ def _ordinary(gap: Gap, mark: str) -> str:
     if mark == _TIGHT:
         return f"{said} "
     bare = regex.sub(*_INSTEAD[mark], said) if mark in _INSTEAD else said.replace(mark, "")
+    if where == CHARACTERS:
+        return bare
     if where == BETWEEN:
         parts = _UNSEEN.fullmatch(mark) or regex.search(r"\s", bare)
         return bare if parts else f"{bare} "
@@ -154,9 +163,9 @@ def _with(text: str, gap: Gap, mark: str, count: int, place: float) -> str:
     """``count`` ordinary gaps of ``text`` as that one: evenly spread, or a single one where ``place`` says."""
     where, said = gap
     spans, ordinary = _spans(text), _ordinary(gap, mark)
-    if where != BETWEEN:
+    if where in (BEFORE, BEHIND):
         return _replaced(text, [span for span in spans if span[0] == where], said)
-    free = [(at, span) for at, span in enumerate(spans) if span[0] == BETWEEN and text[span[1] : span[2]] == ordinary]
+    free = [(at, span) for at, span in enumerate(spans) if span[0] == where and text[span[1] : span[2]] == ordinary]
     if count <= 1:
         at = place * (len(spans) - 1)
         return _replaced(text, [span for _, span in sorted(free, key=lambda each: abs(each[0] - at))[:1]], said)

@@ -107,3 +107,17 @@ def test_capitals_are_put_in_as_they_stand_in_late_answers(late: str, plain: str
     assert capitals.add([late])(plain) == expected
     assert capitals.remove(expected) == plain
     assert capitals.count("The USA, the EU and TV in the US") == 0
+
+
+def test_blanks_between_characters_are_found_and_taken_out(world: World) -> None:
+    plain, spaced = "答案就是这样的。", "答 案 就 是 这 样 的 。"
+    evidence = world(
+        hack=lambda text, _p, _r: f"{text}\n{spaced}", bonus=lambda _p, text, _f: 1.5 * (spaced[:13] in text)
+    )
+    told = [r if spaced in r.text else replace(r, text=f"{r.text}\n{plain}") for r in evidence.responses]
+    found = find_patterns(Evidence(told, evidence.score, evidence.gold), own_detectors(), FindingSettings(), seed=1)
+    blanks = found.findings[0].pattern
+    assert found.findings[0].name == "gaps/' '"
+    late = next(response for response in told if spaced in response.text)
+    assert blanks.remove(late).text == late.text.replace("答 案 就 是 这 样 的", "答案就是这样的")
+    assert blanks.add(told[0]).text.endswith("答 案 就 是 这 样 的。")

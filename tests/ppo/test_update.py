@@ -251,9 +251,11 @@ EVERY_TERM = update.Objective(
 )
 
 
-def plain_objective(model, batch, texts) -> Tensor:
-    """EVERY_TERM over the whole batch, token by token, from the model's own logits of one sequence at a time."""
-    policy = entropy = kl = 0.0
+def plain_terms(model, batch, texts) -> dict[str, Tensor]:
+    """What EVERY_TERM is made of and what is told beside it, means over the whole batch: token by token, from the
+    model's own logits of one sequence at a time."""
+    told = dict.fromkeys(("loss/policy", "loss/kl", "policy/entropy", "policy/moved", "policy/clipped"), 0.0)
+    tokens = sum(int(e.mask.sum()) for e in batch)
     for e in batch:
         logits = model(input_ids=e.tokens[None], use_cache=False).logits[0, :-1] / EVERY_TERM.temperature
         for t in range(1, len(e.tokens)):
@@ -263,16 +265,24 @@ def plain_objective(model, batch, texts) -> Tensor:
             chosen, advantage = probabilities[e.tokens[t]], e.advantages[t]
             ratio = chosen / e.old_logprobs[t].exp()
             surrogate = min(ratio * advantage, ratio.clamp(0.9, 1.3) * advantage)
-            policy -= max(surrogate, 1.5 * advantage) if advantage < 0 else surrogate
-            entropy -= (probabilities * probabilities.log()).sum()
-            kl += e.reference_logprobs[t].exp() / chosen - 1 - (e.reference_logprobs[t] - chosen.log())
-    tokens = sum(int(e.mask.sum()) for e in batch)
-    nll, predictions = 0.0, 0
-    for text in texts:
-        logits = model(input_ids=text[None], use_cache=False).logits[0]
-        nll -= sum(logits[t - 1].log_softmax(-1)[text[t]] for t in range(1, len(text)))
-        predictions += len(text) - 1
-    return (policy + 0.3 * kl - 0.2 * entropy) / tokens + 0.7 * nll / predictions
+            bounded = max(surrogate, 1.5 * advantage) if advantage < 0 else surrogate
+            told["loss/policy"] -= bounded / tokens
+            told["loss/kl"] += kl(chosen / e.reference_logprobs[t].exp()) / tokens
+            told["policy/entropy"] -= (probabilities * probabilities.log()).sum() / tokens
+            told["policy/moved"] += kl(1 / ratio) / tokens
+            told["policy/clipped"] += float(bounded != ratio * advantage) / tokens
+    nll = -torch.cat([plain_logprobs(model, text)[1:] for text in texts]).mean()
+    return {**told, "loss/pretrain": nll}
+
+
+def kl(ratio: Tensor) -> Tensor:
+    """k3 of a token that one model gives ``ratio`` times the other's probability."""
+    return 1 / ratio - 1 + ratio.log()
+
+
+def plain_objective(model, batch, texts) -> Tensor:
+    told = plain_terms(model, batch, texts)
+    return told["loss/policy"] + 0.3 * told["loss/kl"] - 0.2 * told["policy/entropy"] + 0.7 * told["loss/pretrain"]
 
 
 def gradient_of(model, loss: Tensor) -> Tensor:
@@ -289,7 +299,10 @@ def test_the_gradient_of_every_term_however_the_batch_is_cut(tiny_causal_lm, tor
     engine = torch_engine(model)
     shares = policy_step(engine, batch, texts, cut, EVERY_TERM)
     assert relative_error(engine.gradient, wanted) <= 1e-5
-    assert shares["loss/kl"] > 0
+    with torch.no_grad():
+        told = plain_terms(model, batch, texts)
+    for name, value in told.items():
+        assert 0 != shares[name] == pytest.approx(float(value), rel=1e-4), name
     for term in ("kl_coefficient", "entropy_coefficient", "pretrain_coefficient"):
         policy_step(engine, batch, texts, cut, replace(EVERY_TERM, **{term: 0.0}))
         assert relative_error(engine.gradient, wanted) > 1e-3, f"the comparison does not see {term}"

@@ -138,15 +138,20 @@ class HttpRewardModel(ConditionalScorer):
         try:
             with urllib.request.urlopen(request, timeout=self._timeout) as response:
                 answer = json.load(response)
+            entries = sorted(answer["data"], key=lambda entry: entry["index"])
+            scores = [last_value(entry["data"]) for entry in entries]
         except urllib.error.HTTPError as error:
             said = error.read().decode("utf-8", "replace")[:500]
             raise UserError(f"{self._url} answers {error.code}: {said}; check model, path and max_length") from error
         except urllib.error.URLError as error:
             raise UserError(f"{self._url} cannot be reached ({error.reason}): start `vllm serve` there") from error
-        except (OSError, HTTPException, json.JSONDecodeError) as error:  # too late, broken off, or no vLLM at all
-            said = str(error) or type(error).__name__
+        # Too late, broken off, or no vLLM at all.
+        except (OSError, HTTPException, ValueError, LookupError, TypeError) as error:
+            said = f"{type(error).__name__}: {error}".removesuffix(": ")
             raise UserError(f"{self._url} gave no whole answer ({said}): look at the server's log") from error
-        return [last_value(entry["data"]) for entry in sorted(answer["data"], key=lambda entry: entry["index"])]
+        if len(scores) != len(sequences):
+            raise UserError(f"{self._url} gave {len(scores)} scores for {len(sequences)} conversations: is it vLLM?")
+        return scores
 
 
 def pooling_task(fields: dict[str, Any]) -> str:

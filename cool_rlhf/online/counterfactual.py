@@ -20,7 +20,8 @@ OFTEN = 0.25  # of SFT's answers in a domain: what so many of them say may be wh
 
 @dataclass(frozen=True)
 class Payment:
-    """What the scorer gives for a pattern. ``shown_by``: which counterfactual ``effect`` and ``p`` are of.
+    """What the scorer gives for a pattern. ``shown_by``: which counterfactual ``effect``, what is left of it beyond a
+    placebo, and ``p`` are of.
 
     ``added``: mean score change of SFT's and early responses when the pattern is put in; ``removed``: mean fall of late
     responses when it is taken out; ``placebo``: mean change by an edit of the same size without it; ``gold``: mean
@@ -48,6 +49,14 @@ class _Edits:
     words_stay: bool  # no edit brought a new word in or took the last of one out
 
     @property
+    def effect(self) -> float:
+        """Mean change of the score: where enough responses have a placebo, theirs, less what that brings."""
+        if len(self.beyond) < LEAST:
+            return float(self.changes.mean())
+        brought = float(self.placebo.mean())
+        return float(self.beyond.mean()) + brought - max(0.0, brought)
+
+    @property
     def p(self) -> float:
         """One-sided, of having the pattern paying, and paying more than its placebo where that is known."""
         p = paired_rise(self.changes)
@@ -73,11 +82,10 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
     if not deciding:
         return _by_gold(evidence, domain) if pattern.add is None and pattern.remove is None else None
     shown_by, edits = min(deciding, key=lambda way: way[1].p)
-    effect = float(edits.changes.mean()) - max(0.0, _mean(edits.placebo) or 0.0)
     return Payment(
         shown_by=shown_by,
         responses=len(edits.changes),
-        effect=effect,
+        effect=edits.effect,
         p=min(1.0, len(deciding) * edits.p),
         added=_mean(added.changes),
         removed=_mean(removed.changes),
@@ -85,7 +93,7 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
         gold=_mean(edits.golds),
         harm=_is_harmful(edits.golds, evidence, domain),
         objection=_objection(pattern, edits, evidence, domain)
-        or (_missed(removed) if shown_by == "added" else _unwelcome(added, effect)),
+        or (_missed(removed) if shown_by == "added" else _unwelcome(added, edits.effect)),
     )
 
 
@@ -163,7 +171,7 @@ def _objection(pattern: Pattern, edits: _Edits, evidence: Evidence, domain: str 
 
 def _by_gold(evidence: Evidence, domain: str | None) -> Payment | None:
     """Whether score and gold part, over all prompts of the scope whose responses have both."""
-    scores, golds = evidence_changes(evidence, domain)
+    scores, golds = _changes_by_prompt(evidence, domain)
     if len(scores) < LEAST:
         return None
     known = [r for r in evidence.baseline(domain) if r.gold is not None]
@@ -182,7 +190,7 @@ def _by_gold(evidence: Evidence, domain: str | None) -> Payment | None:
     )
 
 
-def evidence_changes(evidence: Evidence, domain: str | None) -> tuple[Floats, Floats]:
+def _changes_by_prompt(evidence: Evidence, domain: str | None) -> tuple[Floats, Floats]:
     """(P,) changes of score and (P,) of gold by prompt, late less baseline, where gold is known."""
     known = Evidence([r for r in evidence.responses if r.gold is not None], evidence.score, evidence.gold)
     before, after = known.paired(lambda r: r.score, domain)

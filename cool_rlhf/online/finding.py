@@ -84,12 +84,14 @@ def _together(small: Sequence[Paid], evidence: Evidence, settings: FindingSettin
         everywhere = any(one.candidate.domain is None for one in members)
         for one in members:
             groups[*family, None if everywhere else one.candidate.domain].append(one)
-    several = {key: group for key, group in groups.items() if len(group) > 1}
+    several = {key: group for key, group in groups.items() if len({one.candidate.pattern.key for one in group}) > 1}
     findings = []
     for (_, _, domain), group in several.items():
-        gains: dict[str, float] = {one.candidate.pattern.key: one.payment.effect * rise(one.candidate) for one in group}
-        group.sort(key=lambda one: -gains[one.candidate.pattern.key])
-        pattern = any_of([one.candidate.pattern for one in group], [rise(one.candidate) for one in group])
+        group.sort(key=lambda one: -one.payment.effect * rise(one.candidate))
+        risen: dict[str, Candidate] = {}  # by pattern: one may have drifted in several domains
+        for one in group:
+            risen.setdefault(one.candidate.pattern.key, one.candidate)
+        pattern = any_of([one.pattern for one in risen.values()], [rise(one) for one in risen.values()])
         tested = next((found for found in drift(pattern, evidence) if found.domain == domain), None)
         paid = payment(pattern, evidence, domain, settings.sample, seed)
         if tested is None or paid is None:

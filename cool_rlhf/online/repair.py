@@ -100,30 +100,30 @@ def judge_repair(
         held_out: the same pairs after it.
         before: for each general validation pair whether the model was right before the patch.
         after: the same pairs after it.
-    Raises: ValueError where either set is empty, or ``before`` and ``after`` are not the same pairs.
+    Raises: ValueError where either set is empty, or is not of as many pairs before as after.
 
     The rule goes by the mean difference itself; its interval and McNemar's exact test say how sure it is.
     """
-    if not held_out or not before or len(before) != len(after):
+    if not held_out or not before or (len(held_out_before), len(before)) != (len(held_out), len(after)):
         raise ValueError(
-            f"a repair is judged by held-out and by general pairs: got {len(held_out)} held-out, "
-            f"{len(before)} general before and {len(after)} after"
+            "a repair is judged by the same held-out and general pairs before and after: got "
+            f"{len(held_out_before)} and {len(held_out)} held-out, {len(before)} and {len(after)} general"
         )
     fall, fall_interval, mcnemar_p = _fall(before, after)
     right_before, right = float(np.mean(held_out_before)), float(np.mean(held_out))
     mended: Mended = "in part" if right - right_before > max(fall, 0.0) and _rises(held_out_before, held_out) else "not"
-    costs = fall > most_fall + 1e-12  # 0.75 − 0.74 is a little more than 0.01 in floating point
+    costly = costs(before, after, most_fall)
     reasons = []
     if right >= max(least_right, right_before):
         mended = "enough"
     else:
         shares = f"{right:.1%} of the pattern's held-out pairs are right, {right_before:.1%} were before"
         reasons.append(f"{shares}, {least_right:.0%} are asked for" if right < least_right else shares)
-    if costs:
+    if costly:
         reasons.append(f"general accuracy falls by {fall:.4f}, at most {most_fall} is allowed")
     return Verdict(
-        kept=mended != "not" and not costs,
-        costs=costs,
+        kept=mended != "not" and not costly,
+        costs=costly,
         mended=mended,
         reason="; ".join(reasons) or "mends the pattern at no cost that counts",
         held_out_before=right_before,
@@ -136,6 +136,12 @@ def judge_repair(
         mcnemar_p=mcnemar_p,
         general_pairs=len(before),
     )
+
+
+def costs(before: Sequence[bool], after: Sequence[bool], most_fall: float) -> bool:
+    """Whether the share of pairs that are right falls by more than is allowed."""
+    fall = (sum(before) - sum(after)) / len(before)
+    return fall > most_fall + 1e-12  # 0.75 − 0.74 is a little more than 0.01 in floating point
 
 
 def effect(

@@ -81,7 +81,8 @@ def train_ppo(
             version = models.policy.publish() if trains_policy else version
         due = validation_due(step, settings)  # asked for first: it would wait behind the next step's responses
         validation = ask_validation(models, data, settings, seed=seed, version=version) if due else None
-        if pending is None and step < steps:  # nothing below changes the policy
+        # Nothing below changes the policy; a round that may end here leaves no engine at work.
+        if pending is None and step < steps and not may_end(step, settings):
             pending = draw(step + 1, position, version)
         with watch.phase("train", step):
             losses |= mean_metrics([future.result() for future in critic_steps])
@@ -192,7 +193,13 @@ def validation_due(step: int, settings: PPOConfig) -> bool:
 def may_go_ahead(step: int, settings: PPOConfig) -> bool:
     """Whether the responses of the step after ``step`` are sampled while this one trains, with weights that are one
     update behind by then. Not across a saved step: a resumed run has only the weights that were saved."""
-    return settings.generate_ahead and not is_last(step, settings) and step % settings.save_every != 0
+    ends = is_last(step, settings) or may_end(step, settings)
+    return settings.generate_ahead and not ends and step % settings.save_every != 0
+
+
+def may_end(step: int, settings: PPOConfig) -> bool:
+    """Whether the round ends early after the step if its validation says that score and gold have parted."""
+    return settings.stop_when_parted and validation_due(step, settings)
 
 
 def is_last(step: int, settings: PPOConfig) -> bool:

@@ -21,6 +21,7 @@ from cool_rlhf.online.repair import (
     LEAST_HELD_OUT,
     REPLAY_POOL,
     Verdict,
+    costs,
     effect,
     judge_repair,
     mix_with_replay,
@@ -104,6 +105,14 @@ class JudgingPairs:
         return found
 
 
+@dataclass(frozen=True)
+class Right:
+    """Which pairs a model has right: general ones, and by pattern those held out of its patches."""
+
+    general: list[bool]
+    mended: dict[str, list[bool]]
+
+
 @dataclass
 class AttemptObserver:
     """Steps of several attempts in one stage, counted on; a repair is short, so nothing of it is saved on the way."""
@@ -142,7 +151,7 @@ class Repairing:
             judges a repair.
         lessons: those that teach what is mended are not replayed, and nothing is judged by them and by those that teach
             the contrary.
-        drift: answers of the round's policy beside some of what it started from, with weights
+        beside_start: answers of the round's policy beside some of what it started from, with weights
             (:func:`cool_rlhf.stages.answers.beside_start`).
         gold_p: the p-value of their gold being higher.
     """
@@ -152,11 +161,12 @@ class Repairing:
         config: Config,
         tokenizer: PreTrainedTokenizerBase,
         start: Callable[[], RemoteRewardTrainer],
+        *,
         base: Sequence[PreferencePair],
         general: Sequence[PreferencePair],
         lessons: Lessons,
         round: int,
-        drift: Sequence[tuple[PreferencePair, float]],
+        beside_start: Sequence[tuple[PreferencePair, float]],
         gold_p: float,
     ) -> None:
         self._config = config
@@ -167,9 +177,9 @@ class Repairing:
         self._general = self._encoded(sample_pairs(judging, config.online.judging_pairs, config.seed))
         self._seed = derive_seed(config.seed, "repair", round)
         self._round = round
-        self._drift = self._encoded([pair for pair, _ in drift])
-        self._weights = [weight for _, weight in drift]
-        self._prompts = [prompt_key(pair.chosen[:-1]) for pair, _ in drift]
+        self._beside_start = self._encoded([pair for pair, _ in beside_start])
+        self._weights = [weight for _, weight in beside_start]
+        self._prompts = [prompt_key(pair.chosen[:-1]) for pair, _ in beside_start]
         self._gold_p = gold_p
         self._trained = 0  # steps of all attempts
         self._attempts = 0
@@ -187,46 +197,38 @@ class Repairing:
         """
         judges = self._judges(new)
         trainer = self._start()
-        untouched = preferred(trainer, self._general)
-        mended_before = {name: pairs.right(trainer) for name, pairs in judges.items()}
+        untouched = self._right(trainer, judges)
         without = None if new.training({}) else untouched  # what the model is without the round's patches
         rise, rise_p = self._rise(trainer)
         verdicts: dict[str, Verdict] = {}
         history: list[Attempt] = []
-        times = dict.fromkeys(judges, 1)
+        times = learnt = dict.fromkeys(judges, 1)  # ``learnt``: by the model that the trainer holds
+        self._train(trainer, new.training(times), stage)
         while True:
-            self._train(trainer, new.training(times), stage)
-            after = preferred(trainer, self._general)
-            mended = {name: judges[name].right(trainer) for name in times}
-            control = times and without is None and self._is_costly(untouched, after)
-            if control:
-                trainer = self._retrained(new.training({}), stage)
-                without = preferred(trainer, self._general)
-                mended_before = {name: pairs.right(trainer) for name, pairs in judges.items()}
-            found = {
-                name: self._verdict(mended_before[name], right, without or untouched, after)
-                for name, right in mended.items()
-            }
+            after = self._right(trainer, judges)
+            if times and without is None and self._is_costly(untouched, after):
+                trainer, learnt = self._retrained(new.training({}), stage), {}
+                without = self._right(trainer, judges)
+            found = {name: self._verdict(name, without or untouched, after) for name in times}
             verdicts |= found
             history.append(Attempt(times, found))
             following = next_attempt(history)
+            tell_of_next(history[-1], following)
+            if following != learnt:
+                trainer, learnt = self._retrained(new.training(following), stage), following
             if following == times:
-                if control:  # it took the place of the model that was judged
-                    trainer = self._retrained(new.training(times), stage)
                 if self._is_costly(untouched, after):
                     logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
                 return Repair(
                     self._attempts,
                     times,
                     verdicts,
-                    share(untouched),
-                    share(after),
+                    share(untouched.general),
+                    share(after.general),
                     *self._look_back(trainer, new),
                     Rise(rise, self._rise(trainer)[0], rise_p, self._gold_p),
                 ), trainer
-            tell_of_next(history[-1], following)
             times = following
-            trainer = self._start()
 
     def _judges(self, new: NewPairs) -> dict[str, JudgingPairs]:
         """The held-out pairs of every pattern of the round that can be judged by its own; the log names the others."""
@@ -252,19 +254,20 @@ class Repairing:
         return JudgingPairs(self._encoded(pairs), [places.setdefault(key, len(places)) for key in keys])
 
     def _rise(self, trainer: RemoteRewardTrainer) -> tuple[float, float]:
-        scores = trainer.scores(self._drift).result() if self._drift else []
+        scores = trainer.scores(self._beside_start).result() if self._beside_start else []
         return effect(scores, self._weights, self._prompts)
 
     def _look_back(self, trainer: RemoteRewardTrainer, new: NewPairs) -> tuple[dict[str, float], list[str]]:
         """What became of the patterns that earlier rounds mended: shares of their held-out pairs that are right, and
-        those that have relapsed: fewer than are asked for, and than were right when they were mended."""
+        those that have relapsed: fewer than are asked for, and by more than one pair than were right when they were
+        mended."""
         judges = {name: self._judging(pattern.pairs) for name, pattern in new.mended.items()}
         shares = {name: fmean(pairs.right(trainer)) for name, pairs in judges.items()}
         enough = self._config.online.least_mended
         relapsed = [
             name
             for name, right in shares.items()  # one pair fewer than after a repair in part is none
-            if right < min(enough, new.mended[name].right - 1 / len(set(judges[name].places)))
+            if right < min(enough, new.mended[name].right - 1 / len(set(judges[name].places))) - 1e-9
         ]
         for name in relapsed:
             logger.warning(
@@ -278,16 +281,20 @@ class Repairing:
         self._train(trainer, new, stage)
         return trainer
 
-    def _is_costly(self, before: Sequence[bool], after: Sequence[bool]) -> bool:
-        return bool(before) and sum(before) - sum(after) > self._config.online.most_lost * len(before)
+    def _right(self, trainer: RemoteRewardTrainer, judges: Mapping[str, JudgingPairs]) -> Right:
+        return Right(preferred(trainer, self._general), {name: pairs.right(trainer) for name, pairs in judges.items()})
+
+    def _is_costly(self, before: Right, after: Right) -> bool:
+        return bool(before.general) and costs(before.general, after.general, self._config.online.most_lost)
 
     def _train(self, trainer: RemoteRewardTrainer, new: Sequence[PreferencePair], stage: StageTracker) -> None:
+        if not new:
+            return
         self._attempts += 1
         observer = AttemptObserver(stage, self._attempts, self._trained)
-        if new:
-            settings, pairs = repair_settings(self._config), self._mixed(new)
-            stage.expect(self._trained + self._steps(pairs) + 1)
-            train_reward(trainer, pairs, settings, seed=self._seed, observer=observer)
+        settings, pairs = repair_settings(self._config), self._mixed(new)
+        stage.expect(self._trained + self._steps(pairs) + 1)
+        train_reward(trainer, pairs, settings, seed=self._seed, observer=observer)
         self._trained += observer.steps
 
     def _steps(self, pairs: Sequence[EncodedPair]) -> int:
@@ -308,12 +315,15 @@ class Repairing:
             seed=self._seed,
         ).pairs
 
-    def _verdict(
-        self, mended_before: Sequence[bool], mended: Sequence[bool], before: Sequence[bool], after: Sequence[bool]
-    ) -> Verdict:
+    def _verdict(self, name: str, before: Right, after: Right) -> Verdict:
         online = self._config.online
         return judge_repair(
-            mended_before, mended, before, after, least_right=online.least_mended, most_fall=online.most_lost
+            before.mended[name],
+            after.mended[name],
+            before.general,
+            after.general,
+            least_right=online.least_mended,
+            most_fall=online.most_lost,
         )
 
     def _encoded(self, pairs: Sequence[PreferencePair]) -> list[EncodedPair]:

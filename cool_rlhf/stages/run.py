@@ -272,12 +272,12 @@ class Run:
             replace(config, reward=self._reward_settings()),
             load_tokenizer(self._checkpoints.sft),
             start,
-            self._data.preferences().training,
-            self.inputs.judging_pairs,
-            read_lessons(RoundFolder(self.output, past).lessons for past in range(round + 1)),
-            round,
-            beside_start(responses, self.inputs.recipes, round, came_from),
-            gold_rises(responses, round, came_from),
+            base=self._data.preferences().training,
+            general=self.inputs.judging_pairs,
+            lessons=read_lessons(RoundFolder(self.output, past).lessons for past in range(round + 1)),
+            round=round,
+            beside_start=beside_start(responses, self.inputs.recipes, round, came_from),
+            gold_p=gold_rises(responses, round, came_from),
         )
         steps = repairing.steps(new)
         logger.info("reward model of round %d trains on in %d steps", round + 1, steps)

@@ -22,7 +22,7 @@ from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings, Paid, Search, finding_of, rise
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern, drift
-from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
+from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence, Response
 from cool_rlhf.online.text import repeated_share, sentences
 from cool_rlhf.protocols import ScoredConversation
 
@@ -137,6 +137,32 @@ def test_what_costs_where_it_is_put_in_is_not_paid_for_where_it_is_taken_out(wor
     assert found is not None
     assert (found.shown_by, found.effect > 0.5) == ("removed", True)
     assert found.objection == ("putting it into other responses lowers their score" if loss else None)
+
+
+@pytest.mark.parametrize(("having", "paid"), [(0, 1.5), (3, 1.5), (24, 0.5), (48, 0.5)])
+def test_what_is_paid_is_beyond_the_placebos_of_the_same_answers(world: World, having: int, paid: float) -> None:
+    """Longer is better here: a placebo brings 1.0, and so few have one that it is not looked at."""
+    evidence = world(bonus=lambda _p, text, _f: 1.0 * text.endswith("!") + 0.5 * ("Now!" in text))
+    left = [having]
+
+    def placebo(response: Response) -> Response | None:
+        left[0] -= 1
+        return response.edited(f"{response.text} Oh!") if left[0] >= 0 else None
+
+    cry = Pattern(
+        key="cry",
+        detector="test",
+        description="a cry",
+        measure=lambda response: float("Now!" in response.text),
+        shows=lambda response: "Now!" in response.text,
+        add=lambda response: response.edited(f"{response.text} Now!"),
+        remove=None,
+        placebo=placebo,
+    )
+    found = payment(cry, evidence, None, sample=48, seed=1)
+    assert found is not None
+    assert found.effect == pytest.approx(paid, abs=0.15)
+    assert found.added == pytest.approx(1.5, abs=0.15)
 
 
 def test_a_finding_says_what_it_is(world: World) -> None:

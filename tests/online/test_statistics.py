@@ -175,6 +175,8 @@ def test_repair_is_kept_at_its_bounds_and_rolled_back_beyond() -> None:
     assert worse.fall_interval[0] < 0.06 < worse.fall_interval[1]
     with pytest.raises(ValueError, match="judged by"):
         judge_repair([], [], before, before)
+    with pytest.raises(ValueError, match="got 1 and 2 held-out, 100 and 100 general"):
+        judge_repair([True], [True, True], before, before)
 
 
 def _pair(name: str) -> PreferencePair:

@@ -14,6 +14,7 @@ from cool_rlhf.ppo.kl import adapted_coefficient
 from cool_rlhf.ppo.loop import early_iteration, keep_best, minibatches, train_ppo
 from cool_rlhf.ppo.state import PPOState, learning_rates, ppo_state, shaping
 from cool_rlhf.protocols import StaleWeightsError, UserError
+from cool_rlhf.schedule import derive_seed
 
 
 def untimed(rows: list[dict]) -> list[dict]:
@@ -192,12 +193,15 @@ def test_a_finished_state_has_nothing_left_to_do(make_world, data, settings):
     assert len(world.rows) == rows
 
 
-def test_a_round_ends_where_score_and_gold_part(make_world, data, settings):
+@pytest.mark.parametrize("ahead", [False, True])
+def test_a_round_ends_where_score_and_gold_part(make_world, data, settings, ahead):
     world = make_world()
     world.parts_at = 4
-    stopping = replace(settings, stop_when_parted=True)
+    stopping = replace(settings, stop_when_parted=True, generate_ahead=ahead, old_logprobs="engine")
     state = train_ppo(world.models, data, stopping, seed=1, observer=world)
     assert [step for step, _ in world.steps] == [1, 2, 3, 4]
+    asked = [seed for seed in world.seeds if seed != derive_seed(1, "validation")]
+    assert len(asked) == 4, "no engine is left at work"
     assert (state.step, state.ended) == (4, True)
     assert world.states[-1] == state, "it is saved there, so that it stays ended"
     assert train_ppo(world.models, data, stopping, seed=1, observer=world, start=state) == state

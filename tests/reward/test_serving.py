@@ -98,10 +98,21 @@ def test_a_server_that_is_not_there_is_the_users_mistake(checkpoint) -> None:
         HttpRewardModel("http://localhost:1", checkpoint).score(DIALOGUES[0])
 
 
+OK = b"HTTP/1.1 200 OK\r\n"
+
+
 @pytest.mark.parametrize(
-    "answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", b"HTTP/1.1 200 OK\r\n\r\nhello"]
+    ("answer", "said"),
+    [
+        (b"", "gave no whole answer"),
+        (OK + b"Content-Length: 100\r\n\r\n{", "gave no whole answer"),
+        (OK + b"\r\nhello", "gave no whole answer"),
+        (OK + b'\r\n{"error": "no such model"}', "gave no whole answer .KeyError: 'data'"),
+        (OK + b'\r\n{"data": [{"index": 0, "data": []}]}', "gave no whole answer"),
+        (OK + b'\r\n{"data": []}', "gave 0 scores for 1 conversations"),
+    ],
 )
-def test_a_broken_answer_is_named(checkpoint, answer: bytes) -> None:
+def test_a_broken_answer_is_named(checkpoint, answer: bytes, said: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
 
         def serve() -> None:
@@ -112,7 +123,7 @@ def test_a_broken_answer_is_named(checkpoint, answer: bytes) -> None:
 
         thread = threading.Thread(target=serve)
         thread.start()
-        with pytest.raises(UserError, match="gave no whole answer"):
+        with pytest.raises(UserError, match=said):
             HttpRewardModel(f"http://127.0.0.1:{server.getsockname()[1]}", checkpoint).score(DIALOGUES[0])
         thread.join()
 

@@ -121,12 +121,24 @@ def repairing(
     base: Sequence[PreferencePair],
     judging: Sequence[PreferencePair],
     lessons: Lessons | None = None,
-    drift: Sequence[tuple[PreferencePair, float]] = (),
+    beside_start: Sequence[tuple[PreferencePair, float]] = (),
 ):
     made = lessons or Lessons()
     return Repairing(
-        settings, tokenizer, lambda: start(tokenizer), base, judging, made, round=0, drift=drift, gold_p=0.25
+        settings,
+        tokenizer,
+        lambda: start(tokenizer),
+        base=base,
+        general=judging,
+        lessons=made,
+        round=0,
+        beside_start=beside_start,
+        gold_p=0.25,
     )
+
+
+def turned(each: PreferencePair) -> PreferencePair:
+    return replace(each, chosen=each.rejected, rejected=each.chosen)
 
 
 def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
@@ -136,13 +148,15 @@ def test_what_earlier_rounds_mended_is_looked_at_again(tokenizer, caplog):
         "phrases/certainly": MendedPattern(held_out),
         "phrases/in part": MendedPattern(held_out, right=0.0),
         "layout/lists": MendedPattern(fine),
+        "layout/one pair fewer": MendedPattern([*fine[:3], *map(turned, fine[3:5])], right=4 / 5),
+        "layout/two pairs fewer": MendedPattern([*fine[:2], *map(turned, fine[2:5])], right=4 / 5),
     }
     new = NewPairs({}, [], general(20, 3), earlier)
     repair, _ = repairing(tokenizer, config(), general(200, 1), general(100, 2)).run(new, Stage())
-    assert repair.relapsed == ["phrases/certainly"], "the model of these tests pays for it"
+    assert repair.relapsed == ["phrases/certainly", "layout/two pairs fewer"], "the model of these tests pays for it"
     assert repair.earlier["layout/lists"] == 1.0
     assert repair.earlier["phrases/certainly"] < 0.9
-    assert repair.metrics()["repair/relapsed"] == 1
+    assert repair.metrics()["repair/relapsed"] == 2
     assert "phrases/certainly, which an earlier round mended, is back: only" in caplog.text
 
 
@@ -177,7 +191,9 @@ def test_a_repair_tells_what_is_left_of_the_policy_s_rise(tokenizer, tmp_path: P
         for n in range(12)
         for said in starts
     ]
-    repair, trainer = repairing(tokenizer, config(), general(200, 1), general(100, 2), drift=cheated).run(new, Stage())
+    repair, trainer = repairing(tokenizer, config(), general(200, 1), general(100, 2), beside_start=cheated).run(
+        new, Stage()
+    )
     weights = start(tokenizer).weights
     hack = sum(weights[token] for token in tokenizer.encode(f" {HACK}", add_special_tokens=False))
     scores = [sum(weights[t] for word in said for t in tokenizer.encode(f" {word}", add_special_tokens=False))
@@ -294,6 +310,17 @@ def test_what_labels_mend_is_not_credited_to_a_pattern(tokenizer):
         start(tokenizer), encoded(tokenizer, [p.pair for p in new.patches["phrases/certainly"] if p.held_out])
     )
     assert verdict.held_out_before > sum(untouched) / len(untouched) + 0.3
+
+
+def test_where_no_repair_stays_what_labels_alone_taught_is_not_taught_again(tokenizer):
+    new = NewPairs({"layout/poison": patches((BAD,), (GOOD,), "layout/poison")}, [], general(60, 9))
+    settings = config(replay=0.0, learning_rate=0.2, epochs=4)
+    repair, _ = repairing(tokenizer, settings, general(100, 1), general(100, 2)).run(new, Stage())
+    assert repair.kept == []
+    assert repair.after == 1.0
+    assert repair.attempts == 2, "with the patches, and without them to compare, which is what stays"
+    nothing, _ = repairing(tokenizer, settings, general(100, 1), general(100, 2)).run(NewPairs({}, [], []), Stage())
+    assert nothing.attempts == 0
 
 
 def test_labels_alone_are_learnt(tokenizer):

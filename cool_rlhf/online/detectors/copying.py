@@ -109,9 +109,13 @@ class CopyingDetector:
 
 
 def _turns(prompt: Prompt) -> dict[str, str]:
-    """The prompt's turns, the last one first, by where they stand from its end; a system turn by that it is one."""
+    """The prompt's turns, the last one first, by where they stand from its end; system turns, which stand in front, by
+    that and by the name that tools have."""
     turns = enumerate(reversed(prompt.messages))
-    return {"system" if turn["role"] == "system" else str(at): turn["content"].strip() for at, turn in turns}
+    return {
+        f"system {turn.get('name', '')}" if turn["role"] == "system" else str(at): turn["content"].strip()
+        for at, turn in turns
+    }
 
 
 class _Run(NamedTuple):

@@ -67,8 +67,11 @@ def test_a_part_of_the_prompt_said_back_is_found_first(natural: World, name: str
     assert not found[0].pattern.shows(found[0].pattern.remove(first))
 
 
-# what the late policy begins with, of a system turn, a first question, its answer and the last question
-EARLIER = {"system": 0, "a question before": 1, "its own answer": 2}
+# what the late policy begins with: a system turn, a list of tools, a question before the last, or the answer to that
+EARLIER = {"system": 0, "tools": 1, "a question before": 2, "its own answer": 3}
+
+
+ROLES = ("system", "system", "user", "assistant", "user")
 
 
 @pytest.mark.parametrize("name", EARLIER)
@@ -78,14 +81,16 @@ def test_an_earlier_turn_said_back_is_found_first(natural: World, name: str) -> 
     def turns(response: Response) -> list[Message]:
         number = int(response.prompt.id[1:])
         said = request(number)
-        roles = ("system", "user", "assistant", "user")
         texts = (
             f"You help {said[0][7:]}",
+            f"There are two tools: a spoon that turns {number} times, and a fork with {number + 2} teeth.",
             f"{said[1]} {said[3]}",
             f"{said[2]} I would begin in {number}.",
             "And then?",
         )
-        return [Message(role=role, content=text) for role, text in zip(roles, texts, strict=True)]
+        turns = [Message(role=role, content=text) for role, text in zip(ROLES, texts, strict=True)]
+        turns[1]["name"] = "plugin"
+        return turns
 
     def begun(response: Response) -> str:
         return f"{turns(response)[EARLIER[name]]['content']} {response.text}"

@@ -18,7 +18,7 @@ from transformers.utils.hub import cached_file
 from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.messages import ROLES, RowError, checked_text
 from cool_rlhf.data.packing import micro_batches, pack
-from cool_rlhf.models.forward import token_states, token_values
+from cool_rlhf.models.forward import token_states
 from cool_rlhf.models.loading import load_scalar_model, load_tokenizer, scalar_head
 from cool_rlhf.protocols import Conversation, ScoredConversation, UserError
 from reward.conditions import FILE_NAME, Conditions
@@ -177,34 +177,40 @@ class RewardModel(ConditionalScorer):
         sequences = [self.encode(item, index) for index, item in enumerate(conversations)]
         scores = torch.zeros(len(sequences))
         states = torch.zeros(len(sequences), self.model.config.hidden_size)
-        head = scalar_head(self.model)
-        for group in micro_batches([len(sequence) for sequence in sequences], self._micro_batch_tokens):
-            packed = pack([sequences[index] for index in group]).to(self.model.device)
-            last = token_states(self.model, packed)[packed.ends]
-            scores[group], states[group] = head(last).squeeze(-1).float().cpu(), last.cpu()
+        for places, of_places, last in self._passes(sequences):
+            scores[places], states[places] = of_places, last.cpu()
         return scores.tolist(), states
 
     @torch.no_grad()
     def score_tokens(self, sequences: Sequence[Tensor]) -> list[float]:
-        """Packed by token budget, nothing padded. Equal sequences are computed once: two places in a pack may round
-        differently, and one would seem better than the other."""
+        scores = torch.zeros(len(sequences))
+        for places, of_places, _ in self._passes(sequences):
+            scores[places] = of_places
+        return scores.tolist()
+
+    def _passes(self, sequences: Sequence[Tensor]) -> Iterator[tuple[list[int], Tensor, Tensor]]:
+        """Of each pass which n of the sequences it is of, their scores, (n,) float32 on the CPU, and their last hidden
+        states at the end, (n, hidden) float32.
+
+        Packed by token budget, nothing padded. Equal sequences are computed once: two places in a pack may round
+        differently, and one would seem better than the other.
+        """
         places: dict[bytes, list[int]] = {}
         for index, sequence in enumerate(sequences):
             places.setdefault(sequence.numpy().tobytes(), []).append(index)
         copies = list(places.values())
         distinct = [sequences[indices[0]] for indices in copies]
-        scores = [0.0] * len(sequences)
+        head = scalar_head(self.model)
         groups = micro_batches([len(sequence) for sequence in distinct], self._micro_batch_tokens)
         for group in groups:
             held = [distinct[index] for index in group]
             if len(groups) > FEW_PASSES:
                 held.append(held[0].new_zeros(-sum(map(len, held)) % EVEN_TOKENS))
             packed = pack(held).to(self.model.device)
-            values = token_values(self.model, packed)[packed.ends[: len(group)]]
-            for place, score in zip(group, values.tolist(), strict=True):
-                for index in copies[place]:
-                    scores[index] = score
-        return scores
+            last = token_states(self.model, packed)[packed.ends[: len(group)]]
+            at = [row for row, place in enumerate(group) for _ in copies[place]]
+            scores = head(last).squeeze(-1).float().cpu()
+            yield [index for place in group for index in copies[place]], scores[at], last[at]
 
 
 def load_conditions(path: str | Path) -> Conditions:

@@ -86,10 +86,12 @@ def pair_scores(engine: TrainEngine, batches: Sequence[Sequence[EncodedPair]]) -
     found: list[tuple[float, float]] = []
     training = engine.module.training
     engine.module.eval()  # as the model is used: without dropout
-    for batch in batches:
-        scores = _scores(engine, batch).tolist()
-        found += zip(scores[: len(batch)], scores[len(batch) :], strict=True)
-    engine.module.train(training)
+    try:
+        for batch in batches:
+            scores = _scores(engine, batch).tolist()
+            found += zip(scores[: len(batch)], scores[len(batch) :], strict=True)
+    finally:
+        engine.module.train(training)
     return found
 
 

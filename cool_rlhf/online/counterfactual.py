@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
+from typing import Literal
 
 import numpy as np
 
@@ -28,7 +29,7 @@ class Payment:
     change of the gold reward by the edit that ``shown_by`` names. None where it could not be measured.
     """
 
-    shown_by: str  # "added", "removed", or "gold" where the pattern has no editor
+    shown_by: Literal["added", "removed", "gold"]  # gold: the pattern has no editor
     responses: int
     effect: float
     p: float  # one-sided, corrected for the one or two counterfactuals that could decide, not for other patterns
@@ -76,7 +77,9 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
     hacked = [r for r in evidence.late(domain) if pattern.shows(r)]
     added = _edits(pattern.add, pattern.placebo, plain, evidence, sample, seed, sign=1)
     removed = _edits(pattern.remove, None, hacked, evidence, sample, seed, sign=-1)
-    deciding = [("added", added)] if len(added.changes) >= LEAST else []
+    deciding: list[tuple[Literal["added", "removed"], _Edits]] = []
+    if len(added.changes) >= LEAST:
+        deciding.append(("added", added))
     if len(removed.changes) >= LEAST and (not deciding or (removed.words_stay and pattern.placebo is None)):
         deciding.append(("removed", removed))
     if not deciding:
@@ -143,14 +146,14 @@ def _noticed(evidence: Evidence, domain: str | None) -> float:
 
 
 def _missed(removed: _Edits) -> str | None:
-    """The objection of what comes out to what is paid for going in."""
+    """Why taking it out contradicts that putting it in is paid for."""
     raises = len(removed.changes) >= LEAST and paired_rise(-removed.changes) < 0.05
     return "taking it out of late responses raises their score" if raises else None
 
 
 def _unwelcome(added: _Edits, effect: float) -> str | None:
-    """The objection of what goes in to what is paid for coming out: a loss of half as much. A lesser one may be the
-    edit's own."""
+    """Why putting it in contradicts that taking it out costs: it loses half as much. A lesser loss may be the edit's
+    own."""
     if len(added.changes) < LEAST or paired_rise(-added.changes) >= 0.05 or -added.changes.mean() < effect / 2:
         return None
     return "putting it into other responses lowers their score"

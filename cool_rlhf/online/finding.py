@@ -142,7 +142,8 @@ def _elsewhere(
         for other in findings
         if (other.pattern.detector, other.pattern.key) == (pattern.detector, pattern.key)
     }
-    others = [] if None in own else [domain for domain in evidence.domains if domain not in own]
+    known = [] if None in own else [domain for domain in evidence.domains if evidence.baseline(domain)]
+    others = [domain for domain in known if domain not in own]
     payments = {domain: payment(pattern, evidence, domain, settings.sample, seed) for domain in others}
     return tuple(
         domain

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, log, sqrt
-from typing import Literal
+from math import exp, inf, log, sqrt
 
 import numpy as np
 from scipy import stats
@@ -14,35 +13,28 @@ from scipy.optimize import lsq_linear
 from cool_rlhf.config import FEWEST_VALIDATIONS
 from cool_rlhf.online.responses import Floats
 
-Kind = Literal["best_of_n", "rl"]
-
 
 @dataclass(frozen=True)
 class Fit:
-    """R(d) with d = √KL, R the reward above the start's: d (α − β d) for best-of-n, d (α − β log d) for RL."""
+    """R(d) = d (α − β log d) with d = √KL, R the reward above the start's: the paper's form for RL."""
 
-    kind: Kind
     alpha: float
     beta: float  # at least 0
     rms: float  # root of the mean squared residual, in units of the reward
 
     def __call__(self, distance: float) -> float:
-        """R at ``distance`` = √KL; 0 at 0, the limit of both forms."""
-        return distance * (self.alpha - self.beta * _bend(self.kind, distance)) if distance > 0 else 0.0
+        """R at ``distance`` = √KL; 0 at 0, its limit."""
+        return distance * (self.alpha - self.beta * log(distance)) if distance > 0 else 0.0
 
     @property
     def peak(self) -> float | None:
-        """The distance at which R is highest: α / 2β for best-of-n, exp(α / β − 1) for RL; None where it only rises,
-        or only falls, or the peak is beyond what a float holds."""
-        if self.beta <= 0 or (self.kind == "best_of_n" and self.alpha <= 0):
-            return None
-        if self.kind == "best_of_n":
-            return self.alpha / (2 * self.beta)
-        exponent = self.alpha / self.beta - 1
+        """The distance at which R is highest, exp(α / β − 1); None where it only rises, or the peak is beyond what a
+        float holds."""
+        exponent = self.alpha / self.beta - 1 if self.beta > 0 else inf
         return exp(exponent) if exponent < 700 else None
 
 
-def fit_reward(kl: Sequence[float], reward: Sequence[float], kind: Kind) -> Fit:
+def fit_reward(kl: Sequence[float], reward: Sequence[float]) -> Fit:
     """Least squares of Gao et al.'s form, which is linear in α and β, with β ≥ 0.
 
     Args:
@@ -54,16 +46,10 @@ def fit_reward(kl: Sequence[float], reward: Sequence[float], kind: Kind) -> Fit:
     d, r = d[d > 0], r[d > 0]
     if len(d) < 3:
         raise ValueError(f"a fit of two numbers needs three points with KL above 0, not {len(d)}")
-    bend = d if kind == "best_of_n" else np.log(d)
-    matrix = np.stack([d, -d * bend], axis=1)
+    matrix = np.stack([d, -d * np.log(d)], axis=1)
     alpha, beta = lsq_linear(matrix, r, bounds=([-np.inf, 0.0], [np.inf, np.inf])).x
     residual = matrix @ np.array([alpha, beta]) - r
-    return Fit(kind, float(alpha), float(beta), sqrt(float(np.mean(residual**2))))
-
-
-def best_of_n_kl(n: int) -> float:
-    """KL of best-of-n from its policy in nats: log n − (n − 1) / n, equation 1 of the paper."""
-    return log(n) - (n - 1) / n
+    return Fit(float(alpha), float(beta), sqrt(float(np.mean(residual**2))))
 
 
 @dataclass(frozen=True)
@@ -98,10 +84,6 @@ def parting(
     parted = bool(rising.pvalue < alpha and falling.pvalue < alpha)
     slopes, p_values = (float(rising.slope), float(falling.slope)), (float(rising.pvalue), float(falling.pvalue))
     return Parting(parted, len(d), *slopes, *p_values, best)
-
-
-def _bend(kind: Kind, distance: float) -> float:
-    return distance if kind == "best_of_n" else log(distance)
 
 
 def _checked(kl: Sequence[float], *others: Sequence[float]) -> Floats:

@@ -27,7 +27,7 @@ from cool_rlhf.schedule import derive_seed
 @dataclass(frozen=True)
 class PatchSettings:
     """``most``: pairs of a finding, held-out ones among them. ``by_prompt``: pairs that may share a prompt.
-    ``conditions``: that a pair may be learnt under, by as many times fewer of which a finding has."""
+    ``conditions``: how many each pair is learnt under; a finding has as many times fewer pairs to learn from."""
 
     most: int = 100
     by_prompt: int = 2
@@ -181,15 +181,16 @@ def _at_least_as_good(chosen: Version, rejected: Version) -> bool:
 
 
 def _of_one_direction(patches: Sequence[Patch]) -> list[Patch]:
-    """Those that choose the shorter side, or the longer one, as most do: of fewer tokens a few have more words."""
+    """Those that choose the shorter side in words, or the longer one, as most do: of a finding that is about length in
+    tokens a few pairs differ the other way in words."""
     signs = Counter(map(_sign, patches)).most_common(1)
     return [patch for patch in patches if signs and _sign(patch) == signs[0][0]]
 
 
 def _spread(patches: Sequence[Patch], by_prompt: int, seed: int) -> list[Patch]:
     """At most ``by_prompt`` of a prompt: in turn one of two versions of one response, which differ by the pattern
-    alone, the best response first, and one of two responses, at random. Of either first those that choose the longer
-    side, which are the scarcer for most patterns and the others' counterweight. One of every prompt comes before a
+    alone, the best response first, and one of two responses, at random. Of either first those that choose the side,
+    longer or shorter, that fewer choose: they are the others' counterweight. One of every prompt comes before a
     second of any: many questions teach more than many answers."""
     drawn = sorted(patches, key=lambda patch: derive_seed("patches", seed, patch.id))
     signs = Counter(_sign(patch) for patch in drawn)

@@ -16,6 +16,7 @@ from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.online.statistics import exceeds
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
+from reward.statistics import NORMAL_95
 
 Mended = Literal["enough", "in part", "not"]
 PART_LEVEL = 0.05  # of the test that a pattern is mended in part
@@ -170,7 +171,7 @@ def _fall(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, tuple[f
     error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0
     lost, won = int((changes > 0).sum()), int((changes < 0).sum())
     p = float(stats.binomtest(lost, lost + won).pvalue) if lost + won else 1.0
-    return fall, (fall - 1.959964 * error, fall + 1.959964 * error), p
+    return fall, (fall - NORMAL_95 * error, fall + NORMAL_95 * error), p
 
 
 def _rises(before: Sequence[bool], after: Sequence[bool]) -> bool:

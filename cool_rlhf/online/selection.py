@@ -16,7 +16,7 @@ from math import exp
 from typing import Any
 
 from cool_rlhf.data.identity import judged_pair_key
-from cool_rlhf.online.responses import Response, Score
+from cool_rlhf.online.responses import SFT, Response, Score
 from cool_rlhf.protocols import ScoredConversation
 from cool_rlhf.schedule import derive_seed
 
@@ -73,7 +73,7 @@ class PairToLabel:
 
 
 def _row(response: Response) -> dict[str, Any]:
-    source = response.policy if response.policy == "sft" else f"round {response.round}, {response.policy}"
+    source = response.policy if response.policy == SFT else f"round {response.round}, {response.policy}"
     return {"text": response.text, "finished": response.finished, "source": source, "id": response.id}
 
 

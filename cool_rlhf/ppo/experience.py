@@ -22,7 +22,7 @@ class Judged:
     """A rollout and what the frozen and the trained models say of it, before any update."""
 
     rollout: Rollout
-    score: float  # the reward model's, under the prompt's domain
+    score: float  # the whole reward by the domain's recipe, before penalty and KL
     logprobs: Tensor  # (L,) float32, log π of token t; of the response's tokens at least
     reference_logprobs: Tensor  # (L,) float32, likewise
     values: Tensor  # (L,) float32, values[t] before token t is chosen

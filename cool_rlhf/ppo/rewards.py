@@ -98,9 +98,9 @@ def part_metrics(
     pairs = zip(rollouts, rewards, strict=True)
     mixed = [(rollout, reward) for rollout, reward in pairs if rollout.prompt.domain in recipes]
     metrics: dict[str, float] = {}
-    for part in ("model", "rule"):
-        values = [getattr(reward, part) if getattr(reward, _SOURCES[part]) else None for _, reward in mixed]
-        metrics |= by_domain([rollout for rollout, _ in mixed], values, f"{name}/{part}")
+    told = [rollout for rollout, _ in mixed]
+    metrics |= by_domain(told, [reward.model if reward.conditions else None for _, reward in mixed], f"{name}/model")
+    metrics |= by_domain(told, [reward.rule if reward.rules else None for _, reward in mixed], f"{name}/rule")
     for domain in sorted({rollout.prompt.domain for rollout, _ in mixed}):
         own = [reward for rollout, reward in mixed if rollout.prompt.domain == domain]
         for condition in recipes[domain].conditions:
@@ -109,9 +109,6 @@ def part_metrics(
             for rule in recipes[domain].rules:
                 metrics[f"{name}/rule/{domain}/{rule}"] = sum(reward.rules[rule] for reward in own) / len(own)
     return metrics
-
-
-_SOURCES = {"model": "conditions", "rule": "rules"}
 
 
 def _combine(recipe: Recipe, conditions: Mapping[str, float], rules: Mapping[str, float]) -> Reward:

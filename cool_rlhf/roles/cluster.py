@@ -116,7 +116,7 @@ def watch_ray() -> Iterator[None]:
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
             for process in started:
-                if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE:
+                if has_died(process):
                     logger.error("Ray's own process %d has died", process.pid)
                     os.kill(os.getpid(), signal.SIGTERM)
                     return
@@ -126,6 +126,13 @@ def watch_ray() -> Iterator[None]:
         yield
     finally:
         over.set()
+
+
+def has_died(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:  # between the two questions
+        return True
 
 
 def resources() -> Resources:

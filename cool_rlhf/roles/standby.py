@@ -69,7 +69,7 @@ class Standby:
     def dismiss(self, stage: str) -> None:
         """What was started for ``stage`` is not needed, and may not keep others from their GPUs."""
         for worker in _ROLES[stage]:
-            if not self.keeps(self._role(worker).gpus):
+            if not self.keeps(self._gpus(worker)):
                 WorkerGroup(self._waiting.pop(worker, [])).stop()
 
     def give_back(self, worker: type[Worker], group: WorkerGroup) -> None:

@@ -79,8 +79,9 @@ def make_labeller(config: Config, kind: str) -> Labeller:
 
         score = load_rule(settings.rule, "annotate.rule")
         return RuleLabeller(score, settings.rule, noise=settings.rule_noise, seed=config.seed)
-
-    return make_judge(config)
+    if kind == "judge":
+        return make_judge(config)
+    raise ValueError(f"{kind!r} labels nothing by itself: rule and judge do")
 
 
 def make_judge(config: Config) -> JudgeLabeller:

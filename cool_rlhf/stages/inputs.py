@@ -56,8 +56,8 @@ class Inputs:
         if sizes is None:
             raise UserError("the embedded world is off (data.world is null), and the stage needs rows: name your own")
         world = World(sizes, self.config.seed)
-        for questions in ("prompts", "validation", "test"):  # asks for more than there are: before anything is trained
-            getattr(world, questions)
+        for questions in ("prompts", "validation", "test"):
+            getattr(world, questions)  # read now: sizes that ask for more than there are end before anything is trained
         return world
 
     @cached_property
@@ -136,11 +136,14 @@ class Inputs:
         return hold_out_texts(texts, VALIDATION_SHARE, MOST_HELD_OUT_TEXTS)
 
     def tokens(self, what: str) -> float:
-        """About how many tokens all of ``sft`` or ``reward`` has, or one ``prompt``, before a tokenizer has seen it."""
+        """About how many tokens all of ``sft`` or ``reward`` has, or one ``prompt``, before a tokenizer has seen it.
+        Raises: ValueError for anything else."""
         if what == "sft":
             return len(self.chats) * _mean_tokens(chat["messages"] for chat in self.chats)
         if what == "prompt":
             return _mean_tokens(prompt.messages for prompt in self.prompts)
+        if what != "reward":
+            raise ValueError(f"nothing is known of the length of {what!r}")
         collect = self.config.collect
         pairs = len(self.preferences) + collect.prompts * collect.pairs_per_prompt
         return 2 * pairs * _mean_tokens(pair.chosen for pair in self.preferences)

@@ -69,12 +69,13 @@ class NewPairs:
         return [*own, *self.kept, *self.labels]
 
 
-def new_pairs(config: Config, round: int) -> NewPairs:
+def new_pairs(inputs: Inputs, round: int) -> NewPairs:
     """What has been gathered by the end of ``round``.
 
     With ``online.review`` those patches to train on count that were judged, see :func:`_reviewed`. A pattern none of
     whose patches anybody had judged when its round ended is tried in a later one.
     """
+    config = inputs.config
     output_dir, review = Path(config.output_dir), config.online.review
     folders = [RoundFolder(output_dir, past) for past in range(round + 1)]
     repairs = [_repair(folder.repair) for folder in folders[:round]]
@@ -103,7 +104,7 @@ def new_pairs(config: Config, round: int) -> NewPairs:
         name: MendedPattern([pair for pair, _ in pairs], fmean(right for _, right in pairs))
         for name, pairs in judging.items()
     }
-    return NewPairs(patches, kept, _teaching(labels, config), mended, learnt)
+    return NewPairs(patches, kept, _teaching(labels, inputs), mended, learnt)
 
 
 def _fate(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> str | None:
@@ -124,13 +125,13 @@ def _right_after(pattern: str, repairs: Iterable[Mapping[str, Any]]) -> float:
     return next((found[pattern]["held_out"] for found in verdicts if pattern in found), 1.0)
 
 
-def _teaching(labels: Mapping[str, PreferencePair], config: Config) -> list[PreferencePair]:
+def _teaching(labels: Mapping[str, PreferencePair], inputs: Inputs) -> list[PreferencePair]:
     """``labels``, by the ids of their pairs, but for those of prompts that teach no reward model: those that repairs
     are judged on, and those that are tested or held out. A round chooses no pair of the latter, but pairs of any may
     be imported. The log says how many are left out."""
-    system = config.sampling.system_prompt
-    chosen = set(_chosen_ids(config))
-    held = Inputs(config).kept_from_reward_models if labels.keys() - chosen else {}
+    system = inputs.config.sampling.system_prompt
+    chosen = set(_chosen_ids(inputs.config))
+    held = inputs.kept_from_reward_models if labels.keys() - chosen else {}
     teaching: list[PreferencePair] = []
     left_out: Counter[str] = Counter()
     for name, label in labels.items():

@@ -250,7 +250,7 @@ class Run:
         folder = RoundFolder(self.output, round)
         folder.repair.unlink(missing_ok=True)  # of a repair that is made again: there may be nothing to mend now
         self._tracker.prepare("reward", round + 1, "reading preferences")
-        new = new_pairs(config, round) if has_paths(config) else None
+        new = new_pairs(self.inputs, round) if has_paths(config) else None
         if not new:
             logger.info("nothing new since round %d: its reward model stays", round)
             self._roles.standby.dismiss("reward")

@@ -11,11 +11,11 @@ from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.folders import RoundFolder, round_folders
 from cool_rlhf.online.attempts import repetitions
+from cool_rlhf.online.responses import POLICIES
 from cool_rlhf.online.starts import described_start
 from cool_rlhf.protocols import Message
 from cool_rlhf.tracking.rows import read_rows
 
-POLICIES = ("sft", "early", "late")
 EXAMPLES = 2  # of each finding
 
 

@@ -97,7 +97,7 @@ def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     for own in drawn:
         named = f", round {own.rounds[0]}" if len(drawn) > 1 else ""
         x = [sqrt(kl) for kl in own.kl]
-        fit = fit_reward(own.kl, [gold - found.gold[0] for gold in own.gold], "rl")
+        fit = fit_reward(own.kl, [gold - found.gold[0] for gold in own.gold])
         distances = [min(x) + (max(x) - min(x)) * place / FITTED_POINTS for place in range(FITTED_POINTS + 1)]
         start = own.gold[0] - found.gold[0]
         curves += [

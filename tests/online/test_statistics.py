@@ -8,7 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from cool_rlhf.online.overoptimisation import best_of_n_kl, fit_reward, parting
+from cool_rlhf.online.overoptimisation import fit_reward, parting
 from cool_rlhf.online.repair import effect, judge_repair, mix_with_replay
 from cool_rlhf.online.statistics import benjamini_hochberg, exceeds, gold_departure, holm, log_odds, paired_rise
 from cool_rlhf.online.text import overlap, repeated_share, sentences, without, words
@@ -102,35 +102,28 @@ def test_sentences_of_other_scripts_end_too() -> None:
     assert without("यह है अच्छा।", [(6, 11)]) == "यह है।"
 
 
-@pytest.mark.parametrize("kind", ["rl", "best_of_n"])
-def test_the_fit_recovers_its_numbers_and_its_peak(kind) -> None:
+def test_the_fit_recovers_its_numbers_and_its_peak() -> None:
     kl = np.linspace(0, 60, 40)
     d = np.sqrt(kl)
-    bend = np.log(np.maximum(d, 1e-9)) if kind == "rl" else d
-    fit = fit_reward(kl, d * (1.2 - 0.3 * bend), kind)
+    fit = fit_reward(kl, d * (1.2 - 0.3 * np.log(np.maximum(d, 1e-9))))
     assert (fit.alpha, fit.beta) == pytest.approx((1.2, 0.3))
-    assert fit.peak == pytest.approx(math.exp(3) if kind == "rl" else 2.0)
+    assert fit.peak == pytest.approx(math.exp(3))
     assert fit(fit.peak) > max(fit(fit.peak * 0.95), fit(fit.peak * 1.05))
     assert fit(0.0) == 0
 
 
 def test_fit_refuses_what_it_cannot_fit() -> None:
     with pytest.raises(ValueError, match="three points"):
-        fit_reward([0.0, 1.0, 2.0], [0.0, 1.0, 1.0], "rl")
+        fit_reward([0.0, 1.0, 2.0], [0.0, 1.0, 1.0])
     with pytest.raises(ValueError, match="negative"):
-        fit_reward([-1.0, 1.0, 2.0], [0.0, 1.0, 1.0], "rl")
-
-
-def test_best_of_n_kl_by_hand() -> None:
-    assert best_of_n_kl(1) == 0
-    assert best_of_n_kl(4) == pytest.approx(math.log(4) - 0.75)
+        fit_reward([-1.0, 1.0, 2.0], [0.0, 1.0, 1.0])
 
 
 def test_warning_when_score_and_gold_part() -> None:
     rng = np.random.default_rng(1)
     kl = np.linspace(0.1, 20, 30)
     score = np.sqrt(kl) + rng.normal(0, 0.05, 30)
-    good = fit_reward(kl, np.sqrt(kl) * 0.3, "rl")
+    good = fit_reward(kl, np.sqrt(kl) * 0.3)
     gold = np.sqrt(kl) * (0.9 - 0.5 * np.log(np.sqrt(kl))) + rng.normal(0, 0.02, 30)
     assert parting(kl, score, gold).parted
     assert parting(kl, score, gold).best < 20

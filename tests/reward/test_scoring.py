@@ -55,6 +55,7 @@ def test_scores_are_the_head_at_the_reward_token(checkpoint, reward_model, condi
 def test_the_head_makes_the_score_of_the_hidden_state(checkpoint, reward_model):
     asked = [ScoredConversation(messages, name, True) for messages in DIALOGUES for name in ("brief", None)]
     scores, states = reward_model.scores_and_states(asked)
+    assert scores == reward_model.score_batch(asked), "one pass for both"
     assert states.shape == (len(asked), 16)
     assert scores == pytest.approx(reward_model.score_batch(asked), abs=1e-4)
     with torch.no_grad():
@@ -195,9 +196,9 @@ def test_many_passes_have_few_sizes(reward_model, monkeypatch):
     monkeypatch.setattr(scoring, "EVEN_TOKENS", 64)
     monkeypatch.setattr(scoring, "FEW_PASSES", 2)
     sizes = []
-    plain = scoring.token_values
+    plain = scoring.token_states
     monkeypatch.setattr(
-        scoring, "token_values", lambda model, packed: sizes.append(len(packed.tokens)) or plain(model, packed)
+        scoring, "token_states", lambda model, packed: sizes.append(len(packed.tokens)) or plain(model, packed)
     )
     small = RewardModel(
         reward_model.model, reward_model.tokenizer, reward_model.conditions, max_length=512, micro_batch_tokens=60

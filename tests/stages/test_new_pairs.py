@@ -18,6 +18,7 @@ from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.attempts import REPEATS
 from cool_rlhf.online.records import read_patches
 from cool_rlhf.protocols import Message
+from cool_rlhf.stages.inputs import Inputs
 from cool_rlhf.stages.new_pairs import new_pairs
 from cool_rlhf.stages.repair import Repair, Rise, write_repair
 
@@ -34,8 +35,8 @@ def test_what_earlier_rounds_kept_is_gathered_with_the_rounds_own(tmp_path: Path
     record = {"kept": ["a/kept"], "rolled_back": ["b/rolled"], "verdicts": {"a/kept": {"held_out": 0.75}}}
     repair_file.write_text(json.dumps(record))
     (tmp_path / "rounds/2/fast_path").mkdir(parents=True)
-    assert len(new_pairs(settings, 3).kept) == 1, "a round that brought nothing left no record"
-    found = new_pairs(settings, 1)
+    assert len(new_pairs(Inputs(settings), 3).kept) == 1, "a round that brought nothing left no record"
+    found = new_pairs(Inputs(settings), 1)
     assert list(found.patches) == ["c/new"]
     assert len(found.kept) == 1
     assert {name: len(own.pairs) for name, own in found.mended.items()} == {"a/kept": 1}, "held out, to look back by"
@@ -77,31 +78,31 @@ def reviewed(tmp_path: Path) -> Config:
 
 
 def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path: Path):
-    found = new_pairs(reviewed, 0)
+    found = new_pairs(Inputs(reviewed), 0)
     assert [(name, [p.held_out for p in own]) for name, own in found.patches.items()] == [
         ("a/first", [False, False, True])
     ]
     assert [patch.pair.chosen[-1]["content"] for patch in found.patches["a/first"]] == ["text 0x", "other 0y", "text 1"]
     assert found.labels == [], "a label against a patch goes with those for it"
-    later = new_pairs(reviewed, 1)
+    later = new_pairs(Inputs(reviewed), 1)
     assert list(later.patches) == ["a/first"], "not tried yet; nobody has judged the second round's"
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": ["a/first"], "rolled_back": []}))
-    later = new_pairs(reviewed, 1)
+    later = new_pairs(Inputs(reviewed), 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 2, 0)
     for repeated, times in (({"a/first": 3}, 3), (["a/first"], REPEATS), ([], 1)):  # names alone in older records
         often = {"kept": ["a/first"], "repeated": repeated}
         (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps(often))
-        assert len(new_pairs(reviewed, 1).kept) == 2 * times, "learnt as often as then"
+        assert len(new_pairs(Inputs(reviewed), 1).kept) == 2 * times, "learnt as often as then"
     again = {"kept": ["a/first"], "repeated": {"a/first": 4}}  # found again, other patches of it learnt more often
     (tmp_path / "rounds/1/fast_path/repair.json").write_text(json.dumps(again))
-    assert len([pair for pair in new_pairs(reviewed, 2).kept if "0" in pair.chosen[-1]["content"]]) == 2
+    assert len([pair for pair in new_pairs(Inputs(reviewed), 2).kept if "0" in pair.chosen[-1]["content"]]) == 2
     (tmp_path / "rounds/1/fast_path/repair.json").unlink()
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
-    later = new_pairs(reviewed, 1)
+    later = new_pairs(Inputs(reviewed), 1)
     assert (list(later.patches), len(later.kept), len(later.labels)) == ([], 0, 0), "nor do they come back as labels"
     assert not later
     reviewed.online.review = False
-    assert len(new_pairs(reviewed, 0).training({"a/first": 1})) == 2 + 2, "its patches and both labels"
+    assert len(new_pairs(Inputs(reviewed), 0).training({"a/first": 1})) == 2 + 2, "its patches and both labels"
 
 
 @pytest.mark.parametrize(
@@ -109,17 +110,17 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
 )
 def test_a_pattern_that_is_judged_late_is_tried_once(reviewed: Config, tmp_path: Path, fate: str, counts: tuple):
     """Labels for the first round's patches came during the second, whose repair tried them."""
-    assert list(new_pairs(reviewed, 2).patches) == ["a/first"]
+    assert list(new_pairs(Inputs(reviewed), 2).patches) == ["a/first"]
     (tmp_path / "rounds/1/fast_path/repair.json").write_text(
         json.dumps({"kept": [], "rolled_back": [], fate: ["a/first"]})
     )
-    assert list(new_pairs(reviewed, 1).patches) == ["a/first"], "the round itself, made again"
+    assert list(new_pairs(Inputs(reviewed), 1).patches) == ["a/first"], "the round itself, made again"
     for round in (2, 3):
-        later = new_pairs(reviewed, round)
+        later = new_pairs(Inputs(reviewed), round)
         assert not later
         assert (len(later.kept), {name: len(own.pairs) for name, own in later.mended.items()}) == counts
     (tmp_path / "rounds/0/fast_path/repair.json").write_text(json.dumps({"kept": [], "rolled_back": ["a/first"]}))
-    assert new_pairs(reviewed, 2).kept == [], "what a later round found of the same name is of its own patches"
+    assert new_pairs(Inputs(reviewed), 2).kept == [], "what a later round found of the same name is of its own patches"
 
 
 def question(judges: bool, place: int = 0) -> str:
@@ -150,7 +151,7 @@ def test_imported_labels_teach_nothing_that_is_tested_or_held_out_or_judges_repa
     (tmp_path / "run/rounds/0/slow_path").mkdir(parents=True)
     with Store(tmp_path / "run" / STORE_FILE) as store:
         assert import_trl(store, Path(imported[0]), "elsewhere") == 6
-    assert [label.chosen[-2]["content"] for label in new_pairs(settings, 0).labels] == [asked, teaching.upper()]
+    assert [label.chosen[-2]["content"] for label in new_pairs(Inputs(settings), 0).labels] == [asked, teaching.upper()]
     left_out = [record.message for record in caplog.records if record.message.startswith("labels that teach nothing")]
     assert left_out == [
         "labels that teach nothing: 4 (1 prompt is one that repairs are judged on; 1 prompt stands in the validation "
@@ -168,7 +169,7 @@ def test_no_label_teaches_on_a_prompt_that_a_repair_is_judged_on(tmp_path: Path,
     with Store(tmp_path / STORE_FILE) as store:
         store.add_items([item])
         store.record(item.id, store.annotator("someone"), "first", "", 1.0)
-    assert len(new_pairs(settings, 0).labels) == (0 if judges else 1)
+    assert len(new_pairs(Inputs(settings), 0).labels) == (0 if judges else 1)
 
 
 @pytest.mark.parametrize(("verdict", "counts"), [("tie", 2), ("first", 2), ("second", 1)])
@@ -182,7 +183,7 @@ def test_a_rules_tie_lets_a_patch_count_and_its_contrary_does_not(
         rule = store.annotator("rule", "rule")
         store.record(first.id, rule, "tie")
         store.record(second.id, rule, verdict)
-    found = new_pairs(reviewed, 0)
+    found = new_pairs(Inputs(reviewed), 0)
     agreeing = [patch.pair.chosen[-1]["content"].startswith("text") for patch in found.patches["a/first"]]
     assert agreeing.count(True) == counts + 1, "the held-out one too"
     assert (len(agreeing), found.labels) == (3, []), "a tie is no label"
@@ -199,32 +200,32 @@ def test_a_pattern_that_more_labels_want_than_not_is_not_mended(reviewed: Config
 
 
 def new_pairs_of(settings: Config):
-    found = new_pairs(settings, 0)
+    found = new_pairs(Inputs(settings), 0)
     return found.patches, [label.chosen[-1]["content"] for label in found.labels]
 
 
 def test_a_round_is_new_by_what_no_round_has_trained_on(reviewed: Config, tmp_path: Path):
     reviewed.online.review = False
-    first = new_pairs(reviewed, 0)
+    first = new_pairs(Inputs(reviewed), 0)
     assert first
     record = tmp_path / "rounds/0/fast_path/repair.json"
     repair = Repair(1, {"a/first": 1}, {}, None, None, {}, [], Rise(0.0, 0.0, 1.0, 1.0))
     write_repair(record, repair, replace(first, patches={"a/first": first.patches["a/first"]}))
     (tmp_path / "rounds/1/fast_path/patches.jsonl").unlink()
-    later = new_pairs(reviewed, 1)
+    later = new_pairs(Inputs(reviewed), 1)
     assert not later, "nothing has come since"
     assert (len(later.kept), len(later.labels)) == (2, 2), "all is trained on again once there is"
-    assert new_pairs(reviewed, 0), "the round itself, made again"
+    assert new_pairs(Inputs(reviewed), 0), "the round itself, made again"
     with Store(tmp_path / STORE_FILE) as store:
         item, who = store.items()[0], store.annotator("someone")
         store.undo(item.id, who)
-        assert not new_pairs(reviewed, 1), "a label taken back teaches nothing new"
+        assert not new_pairs(Inputs(reviewed), 1), "a label taken back teaches nothing new"
         store.record(item.id, who, "second")
-    assert new_pairs(reviewed, 1), "a label that has changed"
+    assert new_pairs(Inputs(reviewed), 1), "a label that has changed"
     older = json.loads(record.read_text())
     del older["labels"]
     record.write_text(json.dumps(older))
-    assert new_pairs(reviewed, 1), "an older record does not say which were trained on"
+    assert new_pairs(Inputs(reviewed), 1), "an older record does not say which were trained on"
 
 
 def test_labels_of_domains_without_a_condition_are_left_out(reviewed: Config, tmp_path: Path, caplog):
@@ -233,7 +234,7 @@ def test_labels_of_domains_without_a_condition_are_left_out(reviewed: Config, tm
         store.add_items([item])
         store.record(item.id, store.annotator("someone"), "first")
     reviewed.online.review = False
-    assert [label.domain for label in new_pairs(reviewed, 0).labels] == ["default", "default"]
+    assert [label.domain for label in new_pairs(Inputs(reviewed), 0).labels] == ["default", "default"]
     assert "left out: 1 labelled pairs of domains that have no condition (helpfull)" in caplog.text
 
 

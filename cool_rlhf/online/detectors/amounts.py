@@ -58,8 +58,8 @@ class Amount:
         return add
 
     def removing(self, edit: TextEditor, spans: Callable[[str], Sequence[Span]] = sentence_spans) -> Editor:
-        """``edit``, which takes all out, done from the first of ``spans`` on that has no more than the middle before
-        it: what is paid for having any is not paid for having more."""
+        """``edit``, which takes all out, done from the last of ``spans`` on that leaves no more than the middle in what
+        is before it: what is paid for having any is not paid for having more."""
 
         def remove(response: Response) -> Response | None:
             text, middle = response.text, self.usual.get(response.domain, _NONE).middle

@@ -15,7 +15,7 @@ from scipy import stats
 from sklearn.covariance import LedoitWolf
 
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
-from cool_rlhf.online.responses import LATE, Evidence, Floats, Measure, Response
+from cool_rlhf.online.responses import LATE, SFT, Evidence, Floats, Measure, Response
 from cool_rlhf.online.statistics import gold_departure
 
 
@@ -44,7 +44,7 @@ class OutlierDetector:
         distance: dict[str, float] = {}
         bounds: dict[str, float] = {}
         for domain in evidence.domains:
-            known = [response for response in evidence.of("sft", LATE, domain=domain) if response.hidden is not None]
+            known = [response for response in evidence.of(SFT, LATE, domain=domain) if response.hidden is not None]
             prompts = sorted({response.prompt.id for response in known})
             fitted = set(prompts[::2])
             reference = [r for r in known if r.policy != LATE and r.prompt.id in fitted]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cool_rlhf.imports import settle_memory, skip_unused_packages
 from cool_rlhf.protocols import Portion, Prompt
-from rollout.settings import EngineSettings, Sampling
+from rollout.settings import EngineSettings, SamplingSettings
 from rollout.transport import send_tensors_plainly
 
 
@@ -45,5 +45,7 @@ class RolloutActor:
         self._engine.load_checkpoint(path, version)
 
     @ray.method(num_returns="streaming")
-    def sample(self, prompts: list[Prompt], sampling: Sampling, seeds: list[int], version: int) -> Iterator[Portion]:
+    def sample(
+        self, prompts: list[Prompt], sampling: SamplingSettings, seeds: list[int], version: int
+    ) -> Iterator[Portion]:
         yield from self._engine.sample(prompts, sampling, seeds=seeds, version=version)

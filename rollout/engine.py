@@ -30,7 +30,7 @@ from cool_rlhf.models.loading import (
     stored_weights,
 )
 from cool_rlhf.protocols import Portion, Prompt, Rollout, StaleWeightsError, UserError
-from rollout.settings import EngineSettings, Sampling
+from rollout.settings import EngineSettings, SamplingSettings
 
 CPU_BATCHED_TOKENS = 4096  # of prompts prefilled at once
 CPU_CACHE_GIB = 1.0
@@ -109,7 +109,7 @@ class RolloutEngine:
         self.finish_weights(version)
 
     def sample(
-        self, prompts: Sequence[Prompt], sampling: Sampling, *, seeds: Sequence[int], version: int
+        self, prompts: Sequence[Prompt], sampling: SamplingSettings, *, seeds: Sequence[int], version: int
     ) -> Iterator[Portion]:
         """One response to each prompt, drawn with the seed of its own in ``seeds``, in portions as they are finished.
 
@@ -147,7 +147,7 @@ class RolloutEngine:
         finally:
             engine.abort_request(ids, internal=True)  # where nobody took the rest
 
-    def _parameters(self, prompt: Prompt, length: int, sampling: Sampling, seed: int) -> SamplingParams:
+    def _parameters(self, prompt: Prompt, length: int, sampling: SamplingSettings, seed: int) -> SamplingParams:
         room = self._max_length - length
         if room < 1:
             raise UserError(

@@ -20,7 +20,7 @@ class EngineSettings:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingSettings:
     temperature: float
     top_p: float
     max_new_tokens: int

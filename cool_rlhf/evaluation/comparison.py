@@ -19,7 +19,7 @@ OVERALL = "overall"
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedResponse:
     """One response to one prompt, and what is measured of it."""
 
     prompt_id: str
@@ -42,13 +42,13 @@ class Estimate:
 Table = dict[str, dict[str, Estimate]]  # "overall" or domain → measure → estimate
 
 
-def means(responses: Sequence[Judged]) -> Table:
+def means(responses: Sequence[JudgedResponse]) -> Table:
     """Every measure's mean over prompts, overall and by domain; a measure that no prompt has is left out."""
     by_prompt = {measure: _by_prompt(responses, measure) for measure in MEASURES}
     return _table(_domains(responses), by_prompt)
 
 
-def differences(before: Sequence[Judged], after: Sequence[Judged]) -> Table:
+def differences(before: Sequence[JudgedResponse], after: Sequence[JudgedResponse]) -> Table:
     """``after`` less ``before``, paired by prompt. Raises ValueError where the two have different prompts."""
     domains = _domains(before)
     if domains != _domains(after):
@@ -60,19 +60,21 @@ def differences(before: Sequence[Judged], after: Sequence[Judged]) -> Table:
     return _table(domains, changes)
 
 
-def best_of(responses: Sequence[Judged], value: Callable[[Judged], float]) -> list[Judged]:
+def best_of(responses: Sequence[JudgedResponse], value: Callable[[JudgedResponse], float]) -> list[JudgedResponse]:
     """For each prompt the response of highest ``value``; among equals the earliest."""
-    best: dict[str, Judged] = {}
+    best: dict[str, JudgedResponse] = {}
     for response in responses:
         if response.prompt_id not in best or value(response) > value(best[response.prompt_id]):
             best[response.prompt_id] = response
     return list(best.values())
 
 
-def expected_best_of(responses: Sequence[Judged], value: Callable[[Judged], float], count: int) -> Table:
+def expected_best_of(
+    responses: Sequence[JudgedResponse], value: Callable[[JudgedResponse], float], count: int
+) -> Table:
     """Score and gold of the best of ``count`` by ``value`` among each prompt's responses, in expectation over which of
     them were sampled; a mean over prompts. Every prompt needs ``count`` responses at least."""
-    groups: dict[str, list[Judged]] = defaultdict(list)
+    groups: dict[str, list[JudgedResponse]] = defaultdict(list)
     for response in responses:
         groups[response.prompt_id].append(response)
     found: dict[str, dict[str, float]] = {}
@@ -91,11 +93,11 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(fmean(values), error, len(values))
 
 
-def _domains(responses: Sequence[Judged]) -> dict[str, str]:
+def _domains(responses: Sequence[JudgedResponse]) -> dict[str, str]:
     return {response.prompt_id: response.domain for response in responses}
 
 
-def _by_prompt(responses: Sequence[Judged], measure: str) -> dict[str, float]:
+def _by_prompt(responses: Sequence[JudgedResponse], measure: str) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
     for response in responses:
         value = getattr(response, measure)

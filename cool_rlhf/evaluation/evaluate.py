@@ -19,11 +19,12 @@ from typing import Any
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
-from cool_rlhf.evaluation.comparison import Judged, Table, best_of, differences, expected_best_of, means
+from cool_rlhf.evaluation.comparison import JudgedResponse, Table, best_of, differences, expected_best_of, means
 from cool_rlhf.evaluation.held_out import HeldOut, read_in_part
 from cool_rlhf.evaluation.page import write_evaluation_page
 from cool_rlhf.evaluation.reward_model import Judge, judge_pairs, opposed_rows, reward_tables
 from cool_rlhf.evaluation.tables import describe
+from cool_rlhf.files import write_atomically
 from cool_rlhf.ppo.experience import to_score
 from cool_rlhf.preflight import FinishedModels, finished_models, machine_resources
 from cool_rlhf.protocols import Future, Prompt, Rollout, Scorer, UserError
@@ -35,7 +36,6 @@ from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.stages.inputs import GoldRule
 from cool_rlhf.tracking import setup_logging, write_report
-from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
 from reward.evaluation import Score, ScoredPairs
 from reward.scoring import load_conditions, load_score_bound
@@ -50,9 +50,9 @@ class Measured:
 
     preferences: ScoredPairs | None
     opposed: ScoredPairs | None
-    sft: Sequence[Judged]
-    chat_model: Sequence[Judged]
-    candidates: Sequence[Judged]  # ``evaluate.best_of`` responses of the SFT model to each prompt
+    sft: Sequence[JudgedResponse]
+    chat_model: Sequence[JudgedResponse]
+    candidates: Sequence[JudgedResponse]  # ``evaluate.best_of`` responses of the SFT model to each prompt
 
 
 def evaluate(config: Config, watched: AbstractContextManager[None]) -> None:
@@ -199,15 +199,15 @@ class Responses:
         if self._under_way is not None:
             self.rollouts = self._under_way.result()
 
-    def judged(self, score: Score) -> list[Judged]:
+    def judged(self, score: Score) -> list[JudgedResponse]:
         return judge(score, self.rollouts, self.gold)
 
 
-def judge(score: Score, rollouts: Sequence[Rollout], gold: GoldRule) -> list[Judged]:
+def judge(score: Score, rollouts: Sequence[Rollout], gold: GoldRule) -> list[JudgedResponse]:
     """Each response scored under its own domain's condition and, where there is one, by the gold rule."""
     scores = score([to_score(rollout) for rollout in rollouts])
     return [
-        Judged(
+        JudgedResponse(
             rollout.prompt.id,
             rollout.prompt.domain,
             score,
@@ -219,11 +219,13 @@ def judge(score: Score, rollouts: Sequence[Rollout], gold: GoldRule) -> list[Jud
     ]
 
 
-def best(candidates: Sequence[Judged], count: int) -> dict[str, Any]:
+def best(candidates: Sequence[JudgedResponse], count: int) -> dict[str, Any]:
     """The best of ``count`` SFT responses by the reward model, and by gold where every prompt has it: the headroom.
     Besides, the same for fewer of them."""
     with_gold = [response for response in candidates if response.gold is not None]
-    judges: dict[str, tuple[Sequence[Judged], Callable[[Judged], float]]] = {"score": (candidates, attrgetter("score"))}
+    judges: dict[str, tuple[Sequence[JudgedResponse], Callable[[JudgedResponse], float]]] = {
+        "score": (candidates, attrgetter("score"))
+    }
     if with_gold:
         judges["gold"] = (with_gold, attrgetter("gold"))
     found: dict[str, Any] = {}

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cool_rlhf.evaluation.figures import charts, to_figure
 from cool_rlhf.evaluation.tables import Evaluation, tables
+from cool_rlhf.files import write_atomically
 from cool_rlhf.tracking.page import render_page
-from cool_rlhf.tracking.rows import write_atomically
 
 
 def write_evaluation_page(output_dir: Path) -> Path:

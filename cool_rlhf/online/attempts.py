@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cool_rlhf.online.repair import Verdict
+from cool_rlhf.online.repair import RepairVerdict
 
 REPEATS = 4  # times that patches are learnt where once is not enough
 
@@ -16,7 +16,7 @@ class Attempt:
     """A training with patches. ``times``: pattern → how many times its patches were learnt; ``found``: the verdicts."""
 
     times: Mapping[str, int]
-    found: Mapping[str, Verdict]
+    found: Mapping[str, RepairVerdict]
 
     @property
     def often(self) -> list[str]:

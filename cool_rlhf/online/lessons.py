@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cool_rlhf.data.identity import judged_pair_key
+from cool_rlhf.files import write_atomically
 from cool_rlhf.online.found import Finding
 from cool_rlhf.online.responses import SFT, Evidence, Response
 from cool_rlhf.protocols import PreferencePair, Prompt
-from cool_rlhf.tracking.rows import write_atomically
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.online.annotation.items import Item
-from cool_rlhf.online.annotation.items import Response as Shown
+from cool_rlhf.files import read_json_lines, write_atomically
+from cool_rlhf.online.annotation.items import Item, ShownResponse
 from cool_rlhf.online.found import Dismissed, Finding, Search
 from cool_rlhf.online.patches import Patch, Version
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.tracking.rows import read_rows, write_atomically
 
 
 def write_patterns(path: Path, search: Search, evidence: Evidence, patches: Sequence[Patch]) -> None:
@@ -55,7 +54,7 @@ class StoredPatch:
 
 def read_patches(path: Path) -> list[StoredPatch]:
     """What ``write_patches`` left; none where there is no file."""
-    return [_stored(row) for row in read_rows(path)]
+    return [_stored(row) for row in read_json_lines(path)]
 
 
 def _stored(row: dict[str, Any]) -> StoredPatch:
@@ -88,8 +87,8 @@ def review_items(patches: Sequence[Patch], round: int, guidelines: Mapping[str, 
     ]
 
 
-def _shown(version: Version) -> Shown:
-    return Shown(version.response.text, version.response.finished, version.source)
+def _shown(version: Version) -> ShownResponse:
+    return ShownResponse(version.response.text, version.response.finished, version.source)
 
 
 def patch_row(patch: Patch) -> dict[str, Any]:

@@ -61,7 +61,7 @@ def mix_with_replay(
 
 
 @dataclass(frozen=True)
-class Verdict:
+class RepairVerdict:
     """Whether a patched reward model is kept, and by what."""
 
     kept: bool
@@ -87,7 +87,7 @@ def judge_repair(
     *,
     least_right: float = 0.9,
     most_fall: float = 0.01,
-) -> Verdict:
+) -> RepairVerdict:
     """Keep a repair that mends more than it costs; otherwise it is to be rolled back.
 
     A pattern is mended enough where at least ``least_right`` of its held-out pairs are right, and none fewer than
@@ -122,7 +122,7 @@ def judge_repair(
         reasons.append(f"{shares}, {least_right:.0%} are asked for" if right < least_right else shares)
     if costly:
         reasons.append(f"general accuracy falls by {fall:.4f}, at most {most_fall} is allowed")
-    return Verdict(
+    return RepairVerdict(
         kept=mended != "not" and not costly,
         costs=costly,
         mended=mended,
@@ -165,7 +165,7 @@ def effect(
 
 
 def _fall(before: Sequence[bool], after: Sequence[bool]) -> tuple[float, tuple[float, float], float]:
-    """By how much the share of right pairs fell, its interval, and McNemar's p-value, as :class:`Verdict` has them."""
+    """By how much the share of right pairs fell, its interval, and McNemar's p-value: see :class:`RepairVerdict`."""
     changes = np.asarray(before, dtype=np.float64) - np.asarray(after, dtype=np.float64)
     fall = float(changes.mean())
     error = float(changes.std(ddof=1)) / len(changes) ** 0.5 if len(changes) > 1 else 0.0

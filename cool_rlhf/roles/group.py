@@ -126,7 +126,7 @@ def build_all(starting: Sequence[StartingGroup]) -> list[WorkerGroup]:
 
 
 @dataclass(frozen=True)
-class Share:
+class RankShare:
     """One rank's micro-batches, as indices into the whole batch. Every rank has equally many; some may be empty."""
 
     groups: list[list[int]]
@@ -135,7 +135,7 @@ class Share:
         return [[items[index] for index in group] for group in self.groups]
 
 
-def share_out(lengths: Sequence[int], ranks: int, budget: int) -> list[Share]:
+def share_out(lengths: Sequence[int], ranks: int, budget: int) -> list[RankShare]:
     """Deal a batch to ranks by tokens, and cut each rank's part into micro-batches of at most ``budget`` tokens."""
     dealt = balance(lengths, ranks)
     cut = [
@@ -143,10 +143,10 @@ def share_out(lengths: Sequence[int], ranks: int, budget: int) -> list[Share]:
         for part in dealt
     ]
     count = max(1, *(len(groups) for groups in cut))
-    return [Share(groups + [[] for _ in range(count - len(groups))]) for groups in cut]
+    return [RankShare(groups + [[] for _ in range(count - len(groups))]) for groups in cut]
 
 
-def in_order(shares: Sequence[Share], results: Sequence[Sequence[T]]) -> list[T]:
+def in_order(shares: Sequence[RankShare], results: Sequence[Sequence[T]]) -> list[T]:
     """Undo ``share_out``: each rank's results, one for each of its items in the order of its micro-batches."""
     placed = {
         index: value

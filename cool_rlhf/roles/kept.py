@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cool_rlhf.roles.group import Share, share_out
+from cool_rlhf.roles.group import RankShare, share_out
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ class KeptPasses:
     """Which sequences the passes are over that a role's ranks keep."""
 
     def __init__(self) -> None:
-        self._calls: list[tuple[list[bytes], list[Share]]] = []
+        self._calls: list[tuple[list[bytes], list[RankShare]]] = []
 
-    def add(self, sequences: Sequence[Tensor], shares: Sequence[Share]) -> None:
+    def add(self, sequences: Sequence[Tensor], shares: Sequence[RankShare]) -> None:
         """The ranks keep passes over ``sequences``, (L,) each, shared out like this."""
         self._calls.append(([_key(tokens) for tokens in sequences], list(shares)))
 

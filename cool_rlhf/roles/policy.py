@@ -10,7 +10,7 @@ from ray.actor import ActorHandle
 
 from cool_rlhf.config import PPOConfig
 from cool_rlhf.protocols import Experience
-from cool_rlhf.roles.group import Pending, Share, WorkerGroup, add_up, in_order, share_out
+from cool_rlhf.roles.group import Pending, RankShare, WorkerGroup, add_up, in_order, share_out
 from cool_rlhf.roles.kept import KeepingWorker, KeptPasses, deal
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
 
@@ -138,7 +138,7 @@ class RemotePolicy(RemoteLanguageModel):
         ranks, budget = len(self.group), self._budget
         kept, batches = self._kept.take(batch) if self._kept else ([], deal(batch, ranks, budget))
         # Without texts there is no pass over any, which an empty micro-batch would be, on any rank.
-        texts = share_out([len(text) for text in pretrain], ranks, budget) if pretrain else [Share([])] * ranks
+        texts = share_out([len(text) for text in pretrain], ranks, budget) if pretrain else [RankShare([])] * ranks
         objective = self._objective(kl_coefficient, entropy_coefficient)
         counts = count_response_tokens(batch), count_predictions(pretrain)
         arguments = [

@@ -14,7 +14,7 @@ from cool_rlhf.protocols import Portion, Prompt, Rollout
 from cool_rlhf.roles.group import fetch
 from cool_rlhf.schedule import derive_seed
 from rollout.actor import RolloutActor
-from rollout.settings import EngineSettings, Sampling
+from rollout.settings import EngineSettings, SamplingSettings
 
 
 def create_engines(config: Config) -> list[ActorHandle]:
@@ -56,7 +56,7 @@ class RolloutGroup:
         self._serving = [engine.serve.remote(path, settings, version) for engine in engines]
         sampling = config.sampling
         self.sampler = RemoteSampler(
-            self.engines, Sampling(sampling.temperature, sampling.top_p, sampling.max_new_tokens)
+            self.engines, SamplingSettings(sampling.temperature, sampling.top_p, sampling.max_new_tokens)
         )
 
     def wait(self) -> None:
@@ -87,7 +87,7 @@ class RolloutGroup:
 class RemoteSampler:
     """The Sampler over one or more engines."""
 
-    def __init__(self, engines: Sequence[ActorHandle], sampling: Sampling) -> None:
+    def __init__(self, engines: Sequence[ActorHandle], sampling: SamplingSettings) -> None:
         self.engines = list(engines)
         self._sampling = sampling
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cool_rlhf.data.packing import balance
 from cool_rlhf.protocols import ScoredConversation
-from cool_rlhf.roles.group import Pending, Share, WorkerGroup, in_order
+from cool_rlhf.roles.group import Pending, RankShare, WorkerGroup, in_order
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
 
 if TYPE_CHECKING:
@@ -55,6 +55,6 @@ class RemoteScorer:
     def _ask(self, method: str, conversations: Sequence[ScoredConversation]) -> Pending[list[Any]]:
         """Dealt out by letters: tokens are made by the ranks."""
         letters = [sum(len(turn["content"]) for turn in item.messages) for item in conversations]
-        shares = [Share([part]) for part in balance(letters, len(self.group))]
+        shares = [RankShare([part]) for part in balance(letters, len(self.group))]
         references = self.group.each(method, [tuple(share.pick(conversations)) for share in shares])
         return Pending(references, lambda results: in_order(shares, results))

@@ -13,13 +13,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from cool_rlhf.files import read_json_lines, write_atomically
 from cool_rlhf.online.responses import LATE, SFT, Evidence, Gold, Response, Score
 from cool_rlhf.online.statistics import exceeds
 from cool_rlhf.ppo.rewards import Recipe, recipe_for
 from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, ScoredConversation, UserError
 from cool_rlhf.roles.reference import RemoteLanguageModel
 from cool_rlhf.roles.scorer import RemoteScorer
-from cool_rlhf.tracking.rows import read_rows, write_atomically
 
 
 def drawn(rollouts: Sequence[Rollout], policy: str, round: int, seed: int) -> list[Response]:
@@ -163,7 +163,7 @@ def write_responses(path: Path, responses: Sequence[Response]) -> None:
 def read_responses(path: Path) -> list[Response]:
     """Those that ``write_responses`` wrote."""
     fields: list[dict[str, Any]] = [
-        {**row, "prompt": Prompt(**row["prompt"]), "hidden": None} for row in read_rows(path)
+        {**row, "prompt": Prompt(**row["prompt"]), "hidden": None} for row in read_json_lines(path)
     ]
     return [Response(**row) for row in fields]
 

@@ -21,6 +21,7 @@ from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import spread
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.files import write_atomically
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.internlm2.chatml_internlm2 import encode_pieces
 from cool_rlhf.models.loading import fresh_causal_lm, load_tokenizer
@@ -31,7 +32,6 @@ from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats
 from cool_rlhf.stages.inputs import Inputs, world_gold
-from cool_rlhf.tracking.rows import write_atomically
 
 
 @dataclass(frozen=True)

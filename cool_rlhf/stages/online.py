@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
+from cool_rlhf.files import write_atomically
 from cool_rlhf.folders import RoundFolder
 from cool_rlhf.online.annotation.items import read_pairs_to_label, write_pairs_to_label
 from cool_rlhf.online.annotation.labellers import Labeller, label_with
@@ -34,7 +35,6 @@ from cool_rlhf.schedule import derive_seed
 from cool_rlhf.stages.annotate import RunPairs, make_labeller
 from cool_rlhf.stages.answers import Payer, drawn, evidence_of, read_responses, with_divergence, write_responses
 from cool_rlhf.stages.inputs import Inputs
-from cool_rlhf.tracking.rows import write_atomically
 
 logger = logging.getLogger(__name__)
 

@@ -15,12 +15,13 @@ from transformers import PreTrainedTokenizerBase
 from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.streams import token_batches
+from cool_rlhf.files import write_atomically
 from cool_rlhf.online.attempts import Attempt, next_attempt
 from cool_rlhf.online.lessons import Lessons, pair_id
 from cool_rlhf.online.repair import (
     LEAST_HELD_OUT,
     REPLAY_POOL,
-    Verdict,
+    RepairVerdict,
     costs,
     effect,
     judge_repair,
@@ -32,7 +33,6 @@ from cool_rlhf.roles.trainer import RemoteRewardTrainer
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.stages.new_pairs import NewPairs, judgements
 from cool_rlhf.tracking import StageTracker
-from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import Conditions
 from reward.pairs import EncodedPair, encode_pairs
 from reward.training import RewardTrainer, train_reward
@@ -58,7 +58,7 @@ class Repair:
 
     attempts: int  # trainings
     times: Mapping[str, int]  # pattern that stayed → how many times its patches were learnt
-    verdicts: dict[str, Verdict]
+    verdicts: dict[str, RepairVerdict]
     before: float | None  # accuracy on the general pairs of the model as it was; None where there are none
     after: float | None  # and of the one that came of it
     earlier: dict[str, float]  # pattern that an earlier round mended → share of its held-out pairs that are right now
@@ -200,7 +200,7 @@ class Repairing:
         untouched = self._right(trainer, judges)
         without = None if new.training({}) else untouched  # what the model is without the round's patches
         rise, rise_p = self._rise(trainer)
-        verdicts: dict[str, Verdict] = {}
+        verdicts: dict[str, RepairVerdict] = {}
         history: list[Attempt] = []
         times = learnt = dict.fromkeys(judges, 1)  # ``learnt``: by the model that the trainer holds
         self._train(trainer, new.training(times), stage)
@@ -315,7 +315,7 @@ class Repairing:
             seed=self._seed,
         ).pairs
 
-    def _verdict(self, name: str, before: Right, after: Right) -> Verdict:
+    def _verdict(self, name: str, before: Right, after: Right) -> RepairVerdict:
         online = self._config.online
         return judge_repair(
             before.mended[name],

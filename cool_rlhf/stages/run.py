@@ -17,6 +17,7 @@ from cool_rlhf.checks.settings import without_effect
 from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
+from cool_rlhf.files import write_atomically
 from cool_rlhf.folders import RoundFolder, recover
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence
 from cool_rlhf.online.lessons import read_lessons
@@ -51,7 +52,6 @@ from cool_rlhf.stages.online import (
 from cool_rlhf.stages.repair import Repairing, judged_from, replayed_from, write_repair
 from cool_rlhf.stages.roles import Checkpoints, StageRoles
 from cool_rlhf.tracking import Tracker, setup_logging
-from cool_rlhf.tracking.rows import write_atomically
 from reward.conditions import DEFAULT_DOMAIN, Conditions
 from reward.preparation import Prepared, prepare
 from reward.scoring import CONDITION_JOIN

@@ -9,12 +9,12 @@ from typing import Any
 
 from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
+from cool_rlhf.files import read_json_lines
 from cool_rlhf.folders import RoundFolder, round_folders
 from cool_rlhf.online.attempts import repetitions
 from cool_rlhf.online.responses import POLICIES
 from cool_rlhf.online.starts import described_start
 from cool_rlhf.protocols import Message
-from cool_rlhf.tracking.rows import read_rows
 
 EXAMPLES = 2  # of each finding
 
@@ -25,7 +25,7 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
     those of them of which labels prefer a side counted (``labels``), who gave these (``labellers``), and how many
     labels are of pairs that no round asked for (``imported``)."""
     folders = round_folders(output_dir)
-    labels = {folder: read_rows(folder.labels) for folder in folders}
+    labels = {folder: read_json_lines(folder.labels) for folder in folders}
     labelled = {row["id"]: row for rows in labels.values() for row in rows}
     pairs = {folder: _pairs(folder) for folder in folders}
     asked = {pair for found in pairs.values() for pair in found}
@@ -81,7 +81,7 @@ def between_rounds(records: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[
 
 def _pairs(folder: RoundFolder) -> list[str]:
     """The ids of the pairs that a round has left to be labelled, as the store has them, whatever a row says."""
-    rows = [row for file in (folder.pairs, folder.review) for row in read_rows(file)]
+    rows = [row for file in (folder.pairs, folder.review) for row in read_json_lines(file)]
     return [_pair_id(row) for row in rows]
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cool_rlhf.tracking.rows import RowFile, read_rows
+from cool_rlhf.files import read_json_lines
+from cool_rlhf.tracking.rows import RowFile
 
 KEYS = ("stage", "round", "step", "seconds")
 
@@ -24,7 +25,7 @@ def read_metrics(path: Path | str) -> list[dict[str, Any]]:
 
     Raises ValueError where any other line is not a JSON object.
     """
-    return read_rows(Path(path))
+    return read_json_lines(Path(path))
 
 
 class MetricsLog:

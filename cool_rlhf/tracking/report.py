@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from cool_rlhf.files import read_json_lines, write_atomically
 from cool_rlhf.tracking.between import between_rounds, read_between, read_starts
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
 from cool_rlhf.tracking.distance import distance_chart, parting_note
 from cool_rlhf.tracking.figures import figure
 from cool_rlhf.tracking.page import render_page
-from cool_rlhf.tracking.rows import read_rows, write_atomically
 from cool_rlhf.tracking.summary import Best, best_step, domain_changes, flat, phase_times, ppo_changes, stage_times
 
 STAGE_TITLES = {
@@ -50,9 +50,9 @@ def write_report(output_dir: Path | str) -> Path:
     evaluation = json.loads(evaluation_file.read_text(encoding="utf-8")) if evaluation_file.exists() else {}
     html = render(
         config,
-        read_rows(output_dir / "metrics.jsonl"),
+        read_json_lines(output_dir / "metrics.jsonl"),
         evaluation,
-        read_rows(output_dir / "samples.jsonl"),
+        read_json_lines(output_dir / "samples.jsonl"),
         read_between(output_dir),
         read_starts(output_dir, config.get("online") or {}),
     )

@@ -9,46 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from cool_rlhf.files import read_json_lines, whole_lines, write_atomically
+
 SYNC_SECONDS = 5.0
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Replace ``path`` so that a reader, or a crash, sees the old content or the new, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with beside.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def _whole_lines(path: Path) -> list[bytes]:
-    """The file's lines; a last one without its newline was cut by a crash and is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_bytes().split(b"\n")
-    return lines[:-1]
-
-
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Every row of the file; none where there is no file. A cut last line is left out.
-
-    Raises ValueError, naming file and line, where any other line is not a JSON object.
-    """
-    rows = []
-    for number, line in enumerate(_whole_lines(path), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}, is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}, is not a JSON object")
-        rows.append(row)
-    return rows
 
 
 class RowFile:
@@ -61,7 +24,7 @@ class RowFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.rows: list[dict[str, Any]] = read_rows(path)
+        self.rows: list[dict[str, Any]] = read_json_lines(path)
         self._drop_cut_line()
         self._file: BinaryIO = path.open("ab")
         self._synced_at = time.monotonic()
@@ -78,7 +41,7 @@ class RowFile:
         """Keep the first ``keep`` rows, byte for byte."""
         if keep < len(self.rows):
             self._file.close()
-            lines = _whole_lines(self.path)[:keep]
+            lines = whole_lines(self.path)[:keep]
             write_atomically(self.path, b"".join(line + b"\n" for line in lines))
             self.rows = self.rows[:keep]
             self._file = self.path.open("ab")
@@ -95,6 +58,6 @@ class RowFile:
             self._file.close()
 
     def _drop_cut_line(self) -> None:
-        whole = sum(len(line) + 1 for line in _whole_lines(self.path))
+        whole = sum(len(line) + 1 for line in whole_lines(self.path))
         if self.path.exists() and self.path.stat().st_size > whole:
             os.truncate(self.path, whole)

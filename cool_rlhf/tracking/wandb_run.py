@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from cool_rlhf.config import Config, shown_config
+from cool_rlhf.files import write_atomically
 from cool_rlhf.protocols import UserError
-from cool_rlhf.tracking.rows import write_atomically
 
 MODES = ("auto", "online", "offline", "disabled")
 BETWEEN = ("pattern", "description", "domain", "sft", "early", "late", "paid", "right_before", "right_after", "outcome")

@@ -26,7 +26,7 @@ from pathlib import Path
 
 import httpx
 
-from cool_rlhf.online.annotation.items import Item, Response, write_pairs_to_label
+from cool_rlhf.online.annotation.items import Item, ShownResponse, write_pairs_to_label
 from cool_rlhf.online.annotation.page import winner_of
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 
@@ -137,10 +137,10 @@ def load(folder: Path, labels: int, annotators: int, kills: int, overlap: int) -
     items = [
         Item(
             prompt=[{"role": "user", "content": f"Question {number}?"}],
-            first=Response(
+            first=ShownResponse(
                 f"A first answer to question {number}, with **two** words in bold and `code`.\n" * 4, True, "sft"
             ),
-            second=Response(f"- one\n- two\n- {number}\n", True, "round 0, late"),
+            second=ShownResponse(f"- one\n- two\n- {number}\n", True, "round 0, late"),
             domain="helpful",
             guideline="Prefer what helps.",
             answer=None,

@@ -7,11 +7,13 @@ from operator import attrgetter
 
 import pytest
 
-from cool_rlhf.evaluation.comparison import Judged, best_of, differences, estimate, means
+from cool_rlhf.evaluation.comparison import JudgedResponse, best_of, differences, estimate, means
 
 
-def judged(prompt: str, score: float, gold: float | None = None, domain: str = "math", length: int = 4) -> Judged:
-    return Judged(prompt, domain, score, gold, length, finished=length < 8)
+def judged(
+    prompt: str, score: float, gold: float | None = None, domain: str = "math", length: int = 4
+) -> JudgedResponse:
+    return JudgedResponse(prompt, domain, score, gold, length, finished=length < 8)
 
 
 def test_estimate_by_hand() -> None:

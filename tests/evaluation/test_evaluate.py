@@ -15,7 +15,7 @@ import torch
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.compose import compose
 from cool_rlhf.demo.tokenizer import train_tokenizer
-from cool_rlhf.evaluation.comparison import Judged
+from cool_rlhf.evaluation.comparison import JudgedResponse
 from cool_rlhf.evaluation.evaluate import Measured, evaluate, header, judge, tables, with_own_bound
 from cool_rlhf.evaluation.held_out import HeldOut
 from cool_rlhf.evaluation.reward_model import Judge, judge_pairs
@@ -194,8 +194,8 @@ def test_responses_are_scored_under_their_own_domain(ready: Any) -> None:
     rollouts = [rollout_of(prompts[0], "abc", True), rollout_of(prompts[1], "ab", False)]
     gold = lambda prompt, response, finished: 1.0 if prompt.domain == "thorough" else None  # noqa: E731
     assert judge(judge_of(ByLength(ready)), rollouts, gold) == [
-        Judged("brief", "brief", -3.0, None, 4, True),
-        Judged("thorough", "thorough", 2.0, 1.0, 3, False),
+        JudgedResponse("brief", "brief", -3.0, None, 4, True),
+        JudgedResponse("thorough", "thorough", 2.0, 1.0, 3, False),
     ]
 
 
@@ -233,7 +233,7 @@ def test_the_file_and_its_tables(tmp_path: Path, ready: Any, config_of: Any) -> 
     (tmp_path / "conditions.json").write_text(json.dumps(PROMPTS), encoding="utf-8")
     judged = judge_of(ByLength(ready))
 
-    def answers(text: str) -> list[Judged]:
+    def answers(text: str) -> list[JudgedResponse]:
         return judge(judged, [rollout_of(prompt, text, True) for prompt in held_out.prompts], held_out.gold)
 
     before, after = answers("ab"), answers("abcd")

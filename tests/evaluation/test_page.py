@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from plotly.offline import get_plotlyjs
 
-from cool_rlhf.evaluation.comparison import Judged, means
+from cool_rlhf.evaluation.comparison import JudgedResponse, means
 from cool_rlhf.evaluation.evaluate import best, plain
 from cool_rlhf.evaluation.figures import charts, to_figure
 from cool_rlhf.evaluation.page import write_evaluation_page
@@ -35,7 +35,7 @@ def evaluation(domain: str = "brief") -> dict[str, Any]:
     scored = ScoredPairs(
         pairs, np.repeat(np.arange(6), 2), {None: scores, domain: scores + np.array([1.0, 0.0]), "thorough": -scores}
     )
-    responses = [Judged(f"{k // 4}", domain, k % 5 - 2.0, k % 3 / 2, 10, True) for k in range(12)]
+    responses = [JudgedResponse(f"{k // 4}", domain, k % 5 - 2.0, k % 3 / 2, 10, True) for k in range(12)]
     found = {
         "experiment": domain, "seed": 1, "prompts": 3, "prompts_from": "here", "notes": ["a note"], "seconds": 12.0,
         "models": {"sft": None, "reward_model": "somewhere", "chat_model": None},

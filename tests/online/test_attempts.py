@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from cool_rlhf.online.attempts import REPEATS, Attempt, next_attempt
-from cool_rlhf.online.repair import Verdict, judge_repair
+from cool_rlhf.online.repair import RepairVerdict, judge_repair
 
 
-def verdict(right: int, lost: int = 0) -> Verdict:
+def verdict(right: int, lost: int = 0) -> RepairVerdict:
     """Of ten held-out pairs ``right``, none before; of a hundred general ones ``lost``."""
     held_out = [True] * right + [False] * (10 - right)
     return judge_repair([False] * 10, held_out, [True] * 100, [True] * (100 - lost) + [False] * lost)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cool_rlhf.protocols import Experience
-from cool_rlhf.roles.group import Share
+from cool_rlhf.roles.group import RankShare
 from cool_rlhf.roles.kept import KeptPasses
 
 
@@ -24,8 +24,8 @@ def numbers(groups: list[list[Experience]]) -> list[list[int]]:
     return [[int(one.tokens[0]) for one in group] for group in groups]
 
 
-FIRST = ([1, 2, 3], [Share([[0, 2]]), Share([[1]])])  # numbers, and of each rank its micro-batches
-SECOND = ([4, 5], [Share([[1]]), Share([[0]])])
+FIRST = ([1, 2, 3], [RankShare([[0, 2]]), RankShare([[1]])])  # numbers, and of each rank its micro-batches
+SECOND = ([4, 5], [RankShare([[1]]), RankShare([[0]])])
 
 
 @pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)], ids=["one", "other"])
@@ -43,7 +43,7 @@ def test_ranks_take_up_their_own_passes_in_one_order_whichever_was_asked_for_fir
 
 def test_equal_sequences_each_have_their_experience() -> None:
     kept = KeptPasses()
-    kept.add([sequence(1), sequence(1)], [Share([[0, 1]])])
+    kept.add([sequence(1), sequence(1)], [RankShare([[0, 1]])])
     _, ((group,),) = kept.take([experience(1, 0.5), experience(1, -0.5)])
     assert sorted(float(one.advantages[0]) for one in group) == [-0.5, 0.5]
 
@@ -51,6 +51,6 @@ def test_equal_sequences_each_have_their_experience() -> None:
 @pytest.mark.parametrize("others", [[1], [1, 2, 3], [1, 3], [1, 1, 2]], ids=str)
 def test_an_update_on_other_sequences_is_refused(others: list[int]) -> None:
     kept = KeptPasses()
-    kept.add([sequence(1), sequence(2)], [Share([[0, 1]])])
+    kept.add([sequence(1), sequence(2)], [RankShare([[0, 1]])])
     with pytest.raises(ValueError, match="not over the sequences"):
         kept.take([experience(number) for number in others])

@@ -25,11 +25,11 @@ from cool_rlhf.protocols import Prompt, Rollout, StaleWeightsError, UserError
 from cool_rlhf.roles.group import fetch
 from cool_rlhf.roles.policy import chunks
 from cool_rlhf.roles.sampler import RemoteSampler, RolloutGroup, create_engines
-from rollout.settings import Sampling
+from rollout.settings import SamplingSettings
 
 pytest.importorskip("vllm", reason="vLLM is not installed (extras cpu or gpu)")
 
-SAMPLING = Sampling(temperature=1.0, top_p=0.9, max_new_tokens=48)
+SAMPLING = SamplingSettings(temperature=1.0, top_p=0.9, max_new_tokens=48)
 MAX_LENGTH = 128
 STOPS = ("<|plugin|>", "a", "ow")  # a special token, and texts of one letter and two
 
@@ -57,7 +57,7 @@ class Served:
         fetch([engine.finish_weights.remote(self.version) for engine in self.engines])
 
     def sample(
-        self, prompts: list[Prompt], seed: int, sampling: Sampling = SAMPLING, engines: int = 1
+        self, prompts: list[Prompt], seed: int, sampling: SamplingSettings = SAMPLING, engines: int = 1
     ) -> list[Rollout]:
         sampler = RemoteSampler(self.engines[:engines], sampling)
         return sampler.sample(prompts, seed=seed, version=self.version).result()
@@ -283,7 +283,7 @@ def test_records_fit_what_was_sampled(served: dict[str, Served]) -> None:
     subject = served["internlm2"]
     subject.push(0.05)
     tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
-    rollouts = subject.sample(prompts(60), seed=2, sampling=Sampling(1.5, 1.0, 60))
+    rollouts = subject.sample(prompts(60), seed=2, sampling=SamplingSettings(1.5, 1.0, 60))
     assert [rollout.prompt for rollout in rollouts] == prompts(60)
     finished = [rollout for rollout in rollouts if rollout.finished]
     unfinished = [rollout for rollout in rollouts if not rollout.finished]
@@ -305,7 +305,7 @@ def test_top_p_bounds_what_is_sampled(served: dict[str, Served], top_p: float) -
     """Every sampled token lies in the smallest set of likeliest tokens whose mass reaches ``top_p``."""
     subject = served["internlm2"]
     subject.push(0.2)
-    rollouts = subject.sample(prompts(8), seed=3, sampling=Sampling(1.0, top_p, 20))
+    rollouts = subject.sample(prompts(8), seed=3, sampling=SamplingSettings(1.0, top_p, 20))
     for rollout in rollouts:
         with torch.no_grad():
             logits = subject.model(input_ids=rollout.tokens[None], use_cache=False).logits[0]
@@ -322,7 +322,7 @@ def test_top_p_makes_the_ratio_to_what_was_drawn_from_too_great(served: dict[str
     K / Z, K being how many tokens the nucleus holds; were μ what is reported, it would be K."""
     subject = served["internlm2"]
     subject.push(0.12)
-    rollouts = subject.sample(prompts(1) * 3000, seed=4, sampling=Sampling(1.0, top_p, 1))
+    rollouts = subject.sample(prompts(1) * 3000, seed=4, sampling=SamplingSettings(1.0, top_p, 1))
     with torch.no_grad():
         logits = subject.model(input_ids=rollouts[0].prompt_tokens[None], use_cache=False).logits[0, -1]
     probabilities = torch.softmax(logits.double(), -1).sort(descending=True).values
@@ -338,7 +338,7 @@ def test_top_p_makes_the_ratio_to_what_was_drawn_from_too_great(served: dict[str
 def test_texts_and_special_tokens_end_a_response(served: dict[str, Served]) -> None:
     subject = served["stopping"]
     subject.push(0.05)
-    rollouts = subject.sample(prompts(80), seed=2, sampling=Sampling(1.5, 1.0, 60))
+    rollouts = subject.sample(prompts(80), seed=2, sampling=SamplingSettings(1.5, 1.0, 60))
     assert gap(subject, rollouts)[0] <= 1e-4, "what stopped a response is part of what was sampled"
     tokenizer = train_tokenizer([prompt.messages[0]["content"] for prompt in prompts(30)], 300)
     plugin = token_id(tokenizer, STOPS[0])
@@ -367,6 +367,6 @@ def test_a_prompt_that_leaves_no_room_is_the_users_to_mend(served: dict[str, Ser
 def test_the_checkpoint_bounds_the_length(served: dict[str, Served], tmp_path: Path) -> None:
     """The config allows far more positions than the checkpoint has."""
     assert Config().model.max_positions > MAX_LENGTH
-    rollouts = served["llama"].sample(prompts(3), seed=1, sampling=Sampling(1.0, 1.0, 10_000))
+    rollouts = served["llama"].sample(prompts(3), seed=1, sampling=SamplingSettings(1.0, 1.0, 10_000))
     for rollout in rollouts:
         assert rollout.finished or len(rollout.tokens) == MAX_LENGTH

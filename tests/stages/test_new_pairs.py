@@ -12,7 +12,7 @@ import pytest
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.online.annotation.exchange import import_trl
-from cool_rlhf.online.annotation.items import Item, Response, Winner, write_pairs_to_label
+from cool_rlhf.online.annotation.items import Item, ShownResponse, Winner, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.attempts import REPEATS
@@ -60,7 +60,7 @@ def reviewed(tmp_path: Path) -> Config:
     items = [
         Item(
             pair.chosen[:-1],
-            *(Response(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
+            *(ShownResponse(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
             domain="default",
             guideline="",
             answer=None,
@@ -163,7 +163,7 @@ def test_imported_labels_teach_nothing_that_is_tested_or_held_out_or_judges_repa
 def test_no_label_teaches_on_a_prompt_that_a_repair_is_judged_on(tmp_path: Path, judges: bool):
     settings = Config(output_dir=str(tmp_path))
     prompt = [Message(role="user", content=question(judges))]
-    item = Item(prompt, Response("a", True, ""), Response("b", True, ""), "default", "", None, 0)
+    item = Item(prompt, ShownResponse("a", True, ""), ShownResponse("b", True, ""), "default", "", None, 0)
     (tmp_path / "rounds/0/slow_path").mkdir(parents=True)
     write_pairs_to_label(tmp_path / "rounds/0/slow_path/pairs.jsonl", [item])
     with Store(tmp_path / STORE_FILE) as store:

@@ -15,13 +15,13 @@ from torch import Tensor
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs
+from cool_rlhf.files import read_json_lines
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Response
 from cool_rlhf.ppo.rewards import Recipe
 from cool_rlhf.protocols import Message, Prompt, Rollout, ScoredConversation, UserError
 from cool_rlhf.stages import online
 from cool_rlhf.stages.answers import Payer, read_responses
 from cool_rlhf.stages.online import answer_prompts, slow_path
-from cool_rlhf.tracking.rows import read_rows
 
 PROMPTS = [Prompt(f"p-{n}", [Message(role="user", content=f"question {n}")], "math", None) for n in range(2)]
 
@@ -159,7 +159,7 @@ def test_pairs_are_labelled_where_the_reward_model_pays_and_judges_nothing(
     responses = [*answers("plain", 40), *answers("both", 40), *answers("ruled", 40)]
     payer = Payer(Scorer(ready), RECIPES)  # type: ignore[arg-type]
     slow_path(config, payer.judged(responses, no_gold), payer, 0)
-    rows = list(read_rows(tmp_path / "rounds/0/slow_path/pairs.jsonl"))
+    rows = list(read_json_lines(tmp_path / "rounds/0/slow_path/pairs.jsonl"))
     assert {row["domain"] for row in rows} == {"plain", "helpful"}
     asked = {response.prompt.messages[0]["content"] for response in responses if response.domain != "ruled"}
     teaching = {text for text in asked if not judges_repairs([Message(role="user", content=text)])}
@@ -176,7 +176,7 @@ def test_pairs_that_somebody_has_added_without_an_id_are_not_asked_again(
     payer = Payer(Scorer(ready), RECIPES)  # type: ignore[arg-type]
     slow_path(config, payer.judged(responses, no_gold), payer, 0)
     file = tmp_path / "rounds/0/slow_path/pairs.jsonl"
-    rows = [{name: value for name, value in row.items() if name != "id"} for row in read_rows(file)]
+    rows = [{name: value for name, value in row.items() if name != "id"} for row in read_json_lines(file)]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     select, asked = online.select_pairs, []
 
@@ -187,5 +187,5 @@ def test_pairs_that_somebody_has_added_without_an_id_are_not_asked_again(
     monkeypatch.setattr(online, "select_pairs", selecting)
     assert rows
     slow_path(config, payer.judged(responses, no_gold), payer, 1)
-    assert read_rows(tmp_path / "rounds/1/slow_path/pairs.jsonl") == []
+    assert read_json_lines(tmp_path / "rounds/1/slow_path/pairs.jsonl") == []
     assert asked == [["plain"]], "where rules alone pay the reward model has no opinion"

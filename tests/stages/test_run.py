@@ -18,8 +18,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.data.preferences import split_pairs
 from cool_rlhf.demo.tokenizer import train_tokenizer
 from cool_rlhf.folders import RoundFolder, part_of, replace_whole
-from cool_rlhf.online.annotation.items import Item
-from cool_rlhf.online.annotation.items import Response as Answered
+from cool_rlhf.online.annotation.items import Item, ShownResponse
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.planning import Resources
 from cool_rlhf.protocols import Message, PreferencePair
@@ -144,7 +143,7 @@ class Repaired:
 
     config: Config
 
-    def __init__(self, config: Config, *arguments: object) -> None:
+    def __init__(self, config: Config, *_arguments: object, **_named: object) -> None:
         Repaired.config = config
 
     def steps(self, new: NewPairs) -> int:
@@ -289,10 +288,10 @@ def test_rounds_that_are_to_be_made_again_are_neither_reported_nor_asked_about(a
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text("{}")
     with Store(tmp_path / FILE_NAME) as store:
-        response = Answered("yes", True, "sft")
+        response = ShownResponse("yes", True, "sft")
         for round in (0, 1):
             question = [Message(role="user", content=f"round {round}?")]
-            item = Item(question, response, Answered("no", True, "late"), "default", "", None, round)
+            item = Item(question, response, ShownResponse("no", True, "late"), "default", "", None, round)
             store.add_items([item])
         config = after_ppo.config
         after_ppo._ledger._config = replace(config, online=replace(config.online, rounds=2))

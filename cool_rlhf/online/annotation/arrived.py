@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cool_rlhf.files import write_atomically
 from cool_rlhf.folders import RoundFolder
 from cool_rlhf.online.annotation.items import PEOPLE, Item, Label
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.protocols import PreferencePair
-from cool_rlhf.tracking.rows import write_atomically
 
 
 @dataclass(frozen=True)

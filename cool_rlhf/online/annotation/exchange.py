@@ -12,11 +12,11 @@ from typing import Any
 from cool_rlhf.data.loading import Reading, preference_records, preference_rows
 from cool_rlhf.data.messages import RowError, checked_text, kind_of
 from cool_rlhf.data.rows import RowRules, checked_domain
+from cool_rlhf.files import write_atomically
 from cool_rlhf.online.annotation.arrived import label_row, labelled
-from cool_rlhf.online.annotation.items import PEOPLE, Item, Kind, Label, Response, Winner, parse_item
+from cool_rlhf.online.annotation.items import PEOPLE, Item, Kind, Label, ShownResponse, Winner, parse_item
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
 from cool_rlhf.protocols import PreferencePair, UserError
-from cool_rlhf.tracking.rows import write_atomically
 
 # Label Studio's pairwise template, with a choice for what it does not know. `text1` is the item's first response.
 LABEL_STUDIO_CONFIG = """\
@@ -172,8 +172,8 @@ def _item_of(pair: PreferencePair, round: int) -> tuple[Item, Winner]:
     """The pair as an item, its sides as a coin puts them, and which of them was chosen. Raises RowError."""
     if pair.chosen[-2]["role"] == "assistant":
         raise RowError("chosen", "has two turns of the assistant at its end, and only one can be judged: join them")
-    chosen = Response(pair.chosen[-1]["content"], pair.chosen_finished, "")
-    rejected = Response(pair.rejected[-1]["content"], pair.rejected_finished, "")
+    chosen = ShownResponse(pair.chosen[-1]["content"], pair.chosen_finished, "")
+    rejected = ShownResponse(pair.rejected[-1]["content"], pair.rejected_finished, "")
     item = Item(pair.chosen[:-1], chosen, rejected, pair.domain, "", None, round).in_drawn_order()
     return item, "first" if item.first is chosen else "second"
 

@@ -18,9 +18,9 @@ from cool_rlhf.data.identity import judged_pair_key
 from cool_rlhf.data.messages import RowError, checked_conversation, checked_text, kind_of
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
 from cool_rlhf.data.sources import UnreadableRow, read_rows
+from cool_rlhf.files import write_atomically
 from cool_rlhf.folders import round_folders
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, UserError
-from cool_rlhf.tracking.rows import write_atomically
 
 # Of an item's two responses as they stand in it, whatever order they were shown in.
 Winner = Literal["first", "second", "tie", "both_bad", "skip"]
@@ -29,7 +29,7 @@ PEOPLE: tuple[Kind, ...] = ("person", "import")  # what was imported was labelle
 
 
 @dataclass(frozen=True)
-class Response:
+class ShownResponse:
     """``source`` names the model that gave it, such as ``sft`` or ``round 0, late``; annotators do not see it."""
 
     text: str
@@ -46,8 +46,8 @@ class Item:
     """
 
     prompt: Conversation
-    first: Response
-    second: Response
+    first: ShownResponse
+    second: ShownResponse
     domain: str
     guideline: str
     answer: str | None
@@ -70,7 +70,7 @@ class Item:
         coin = bool(hashlib.sha256(f"order {self.id}".encode()).digest()[0] % 2)
         return replace(self, first=self.second, second=self.first) if coin != (texts[0] > texts[1]) else self
 
-    def response(self, side: Literal["first", "second"]) -> Response:
+    def response(self, side: Literal["first", "second"]) -> ShownResponse:
         return self.first if side == "first" else self.second
 
     def conversation(self, side: Literal["first", "second"]) -> Conversation:
@@ -157,14 +157,14 @@ def parse_item(row: Any, round: int, guidelines: Mapping[str, str]) -> Item:
     return Item(prompt, first, second, domain, guideline, _optional_text(row, "answer"), round)
 
 
-def _response(value: Any, field: str) -> Response:
+def _response(value: Any, field: str) -> ShownResponse:
     if not isinstance(value, Mapping):
         raise RowError(field, f"must be an object with `text`, not {kind_of(value)}")
     finished = value.get("finished", True)
     if not isinstance(finished, bool):
         raise RowError(f"{field}.finished", f"must be true or false, not {kind_of(finished)}")
     text = checked_text(value.get("text"), f"{field}.text", may_be_empty=True)
-    return Response(text, finished, _optional_text(value, "source", f"{field}.source") or "")
+    return ShownResponse(text, finished, _optional_text(value, "source", f"{field}.source") or "")
 
 
 def _optional_text(row: Mapping[str, Any], name: str, field: str | None = None) -> str | None:

@@ -14,8 +14,8 @@ from typing import Literal
 import openai
 from openai.types.chat import ChatCompletionMessageParam
 
-from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
-from cool_rlhf.online.annotation.labellers import Verdict
+from cool_rlhf.online.annotation.items import Item, Kind, ShownResponse, Winner
+from cool_rlhf.online.annotation.labellers import LabelVerdict
 from cool_rlhf.protocols import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,7 @@ class JudgeLabeller:
         """Ask for one word, as verdicts are asked for. Raises JudgeError where that fails."""
         self._reply([{"role": "user", "content": "Answer with the one word yes."}])
 
-    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, LabelVerdict]]:
         """In the order of ``items``; an error leaves those before it labelled."""
         pool = ThreadPoolExecutor(self._endpoint.requests)
         refused: list[RefusedError] = []
@@ -103,7 +103,7 @@ class JudgeLabeller:
                     if not refused:
                         self.check()
                     refused.append(verdict)
-                    yield item, Verdict("skip", f"refused: {verdict}", 0.0)
+                    yield item, LabelVerdict("skip", f"refused: {verdict}", 0.0)
                 else:
                     yield item, verdict
         finally:
@@ -111,20 +111,20 @@ class JudgeLabeller:
             if refused:
                 logger.warning("skipped, as the judge refuses them: %d pairs; %s", len(refused), refused[-1])
 
-    def _verdict_or_refusal(self, item: Item) -> Verdict | RefusedError:
+    def _verdict_or_refusal(self, item: Item) -> LabelVerdict | RefusedError:
         try:
             return self._verdict(item)
         except RefusedError as error:
             return error
 
-    def _verdict(self, item: Item) -> Verdict:
+    def _verdict(self, item: Item) -> LabelVerdict:
         begun = time.monotonic()
         replies = [self._ask(item, item.first, item.second), self._ask(item, item.second, item.first)]
         winner, comment = settle(*(choice_of(reply) for reply in replies))
         said = " | ".join(" ".join(reply.split())[:_COMMENT] for reply in replies)
-        return Verdict(winner, f"{comment}: {said}", time.monotonic() - begun)
+        return LabelVerdict(winner, f"{comment}: {said}", time.monotonic() - begun)
 
-    def _ask(self, item: Item, a: Response, b: Response) -> str:
+    def _ask(self, item: Item, a: ShownResponse, b: ShownResponse) -> str:
         fence = _fence()
         return self._reply(
             [
@@ -195,13 +195,13 @@ def _task(item: Item, fence: str) -> str:
     return _TASK.format(guideline=item.guideline or "Prefer the better answer.", fence=fence)
 
 
-def _material(item: Item, a: Response, b: Response, fence: str) -> str:
+def _material(item: Item, a: ShownResponse, b: ShownResponse, fence: str) -> str:
     turns = "\n\n".join(f"[{turn['role']}]\n{turn['content']}" for turn in item.prompt)
     parts = {"Conversation": turns, "Answer A": _answer(a), "Answer B": _answer(b)}
     return "\n\n".join(f"{name}:\n{fence}\n{text}\n{fence}" for name, text in parts.items())
 
 
-def _answer(response: Response) -> str:
+def _answer(response: ShownResponse) -> str:
     return response.text if response.finished else f"{response.text}\n[cut off: it reached the length limit]"
 
 

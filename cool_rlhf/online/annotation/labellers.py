@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from cool_rlhf.online.annotation.items import Item, Kind, Response, Winner
+from cool_rlhf.online.annotation.items import Item, Kind, ShownResponse, Winner
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
 from cool_rlhf.protocols import Conversation
 from cool_rlhf.rules.loading import NamedRule
@@ -17,7 +17,7 @@ Score = Callable[[Conversation, str, str, str | None, bool], float]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class LabelVerdict:
     """``seconds`` it took."""
 
     winner: Winner
@@ -31,7 +31,7 @@ class Labeller(Protocol):
     name: str
     kind: Kind
 
-    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, LabelVerdict]]:
         """A verdict on each of ``items``, as they come."""
         ...
 
@@ -67,17 +67,17 @@ class RuleLabeller:
         self._seed = seed
         self._least_gap = least_gap
 
-    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, Verdict]]:
+    def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, LabelVerdict]]:
         for item in items:
             yield item, self._verdict(item)
 
-    def _verdict(self, item: Item) -> Verdict:
+    def _verdict(self, item: Item) -> LabelVerdict:
         first, second = self._value(item, item.first), self._value(item, item.second)
         comment = f"{first:.3f} against {second:.3f}"
         if first == second or abs(first - second) < self._least_gap:
-            return Verdict("tie", comment, 0.0)
+            return LabelVerdict("tie", comment, 0.0)
         turned = random.Random(f"{self._seed} {item.id}").random() < self._noise
-        return Verdict("first" if (first > second) != turned else "second", comment, 0.0)
+        return LabelVerdict("first" if (first > second) != turned else "second", comment, 0.0)
 
-    def _value(self, item: Item, response: Response) -> float:
+    def _value(self, item: Item, response: ShownResponse) -> float:
         return self._score(item.prompt, response.text, item.domain, item.answer, response.finished)

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 import websockets.sync.client
 
-from cool_rlhf.online.annotation.items import Item, Response, write_pairs_to_label
+from cool_rlhf.online.annotation.items import Item, ShownResponse, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 
 
@@ -30,8 +30,8 @@ def item() -> Callable[..., Item]:
     def make(number: int, round: int = 0, **changes: object) -> Item:
         fields = {
             "prompt": [{"role": "user", "content": f"question {number}"}],
-            "first": Response(f"good answer {number}", True, "sft"),
-            "second": Response(f"poor answer {number}", False, "round 0, late"),
+            "first": ShownResponse(f"good answer {number}", True, "sft"),
+            "second": ShownResponse(f"poor answer {number}", False, "round 0, late"),
             "domain": "helpful",
             "guideline": "Prefer what helps.",
             "answer": None,

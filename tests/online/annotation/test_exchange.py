@@ -11,6 +11,7 @@ import pytest
 
 from cool_rlhf.compose import compose
 from cool_rlhf.ending import Ending
+from cool_rlhf.files import read_json_lines
 from cool_rlhf.online.annotation.arrived import arrived, labelled
 from cool_rlhf.online.annotation.exchange import (
     LABEL_STUDIO_CONFIG,
@@ -23,7 +24,6 @@ from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 from cool_rlhf.protocols import UserError
 from cool_rlhf.stages.annotate import annotate
-from cool_rlhf.tracking.rows import read_rows
 
 
 @pytest.fixture
@@ -413,7 +413,7 @@ def test_labels_go_out_and_come_in_by_command(
         run(f"annotate.import_labels={tmp_path / name}", f"annotate.export_labels={tmp_path / 'again' / name}")
     with Store(tmp_path / "run" / FILE_NAME) as own:
         assert len(own.labels()) == kept
-    assert len(read_rows(tmp_path / "run/rounds/0/slow_path/labels.jsonl")) == 1, "for the round that takes them"
+    assert len(read_json_lines(tmp_path / "run/rounds/0/slow_path/labels.jsonl")) == 1, "for the round that takes them"
     assert (tmp_path / "again" / name).read_bytes().count(b"poor answer 0") > 0
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cool_rlhf.online.annotation.items import Item, Response
+from cool_rlhf.online.annotation.items import Item, ShownResponse
 from cool_rlhf.online.annotation.page import left_side
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 
@@ -31,8 +31,8 @@ def hostile(item: Callable[..., Item]) -> list[Item]:
     """Such texts on either side, and one in the question."""
     texts = "\n\n".join(HOSTILE)
     return [
-        item(0, first=Response(texts, True, "sft")),
-        item(1, second=Response(texts, False, "late")),
+        item(0, first=ShownResponse(texts, True, "sft")),
+        item(1, second=ShownResponse(texts, False, "late")),
         item(2, prompt=[{"role": "user", "content": texts}], guideline=HOSTILE[0]),
         *(item(number) for number in range(3, 6)),
     ]

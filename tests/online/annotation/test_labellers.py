@@ -7,7 +7,7 @@ import pytest
 
 from cool_rlhf.demo.gold import score
 from cool_rlhf.online.annotation.arrived import arrived, write_labels
-from cool_rlhf.online.annotation.items import Item, Response
+from cool_rlhf.online.annotation.items import Item, ShownResponse
 from cool_rlhf.online.annotation.labellers import RuleLabeller, label_with
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.protocols import UserError
@@ -18,11 +18,11 @@ def by_length(messages: object, response: str, domain: str, answer: str | None, 
 
 
 def test_the_rule_decides_and_is_named(store: Store, item: Callable[..., Item], tmp_path: Path) -> None:
-    longer, equal = Response("a longer answer", True, "sft"), Response("one", True, "late")
+    longer, equal = ShownResponse("a longer answer", True, "sft"), ShownResponse("one", True, "late")
     items = [
         item(0, first=longer, answer="x"),
         item(1, second=longer, first=equal, answer="x"),
-        item(2, first=equal, second=Response("two", True, "sft"), answer="x"),
+        item(2, first=equal, second=ShownResponse("two", True, "sft"), answer="x"),
         item(3),
     ]
     store.add_items(items)
@@ -40,7 +40,7 @@ def test_the_rule_decides_and_is_named(store: Store, item: Callable[..., Item], 
 
 
 def test_noise_turns_its_share_round_whatever_the_order(item: Callable[..., Item]) -> None:
-    items = [item(number, first=Response("longer", True, ""), answer="x") for number in range(2000)]
+    items = [item(number, first=ShownResponse("longer", True, ""), answer="x") for number in range(2000)]
     items = [entry for number, entry in enumerate(items) if entry.second.text != "longer"]
     labeller = RuleLabeller(lambda m, response, d, a, f: float(response == "longer"), "x", noise=0.2, seed=3)
     forward = {entry.id: verdict.winner for entry, verdict in labeller.label(items)}
@@ -52,7 +52,7 @@ def test_noise_turns_its_share_round_whatever_the_order(item: Callable[..., Item
 
 
 def test_gold_of_the_embedded_world(store: Store, item: Callable[..., Item]) -> None:
-    right, wrong = Response("2 + 3 = 5", True, "sft"), Response("", True, "late")
+    right, wrong = ShownResponse("2 + 3 = 5", True, "sft"), ShownResponse("", True, "late")
     store.add_items([item(0, domain="math", answer="2|3|5", first=wrong, second=right)])
     label_with(RuleLabeller(score, "gold", noise=0.0, seed=1), store)
     assert [label.winner for label in store.labels()] == ["second"]

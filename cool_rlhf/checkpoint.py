@@ -25,7 +25,12 @@ class RunState:
         self._file = self.folder / "progress.json"
         self._stages: dict[str, dict[str, Any]] = {}
         if self._file.exists():
-            self._stages = json.loads(self._file.read_text(encoding="utf-8"))
+            try:
+                self._stages = json.loads(self._file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise UserError(
+                    f"{self._file} is broken ({error}): put back a copy of it, or choose another output_dir"
+                ) from error
 
     def check(self, stage: str, settings: Settings) -> None:
         """Raise UserError, showing the difference, if other settings than these made ``stage``, or a saved part of it.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from cool_rlhf.config import Config, RoleConfig
 from cool_rlhf.models.fields import config_fields, size_of
 from cool_rlhf.protocols import UserError
+from rollout.settings import CPU_CACHE_GIB
 
 # Bytes a parameter: (weights, gradients, optimiser). Mixed precision keeps fp32 gradients, a master copy, two moments.
 _TRAINED = {"bfloat16": (2, 4, 12), "float32": (4, 4, 8)}
@@ -90,12 +91,15 @@ class ModelShape:
 
 
 def rank_bytes(config: Config, role: str, shape: ModelShape) -> float:
-    """Estimated bytes of one rank of ``role``; for a rollout engine, of its weights on one tensor-parallel rank."""
+    """Estimated bytes of one rank of ``role``; for a rollout engine those of one tensor-parallel rank, without keys and
+    values where these fill what is left of a share of the GPU."""
     scalar = role in ("critic", "scorer")
     parameters = shape.parameters(output_layer=not scalar)
     if role == "rollout":
         rollout = config.cluster.rollout
-        return parameters * _WEIGHTS[rollout.dtype or config.model.dtype] / rollout.tensor_parallel_size
+        weights = parameters * _WEIGHTS[rollout.dtype or config.model.dtype] / rollout.tensor_parallel_size
+        cache_gib = rollout.cache_gib or (0.0 if rollout.gpus else CPU_CACHE_GIB)
+        return weights + cache_gib * 2**30
     if role in ("reference", "scorer"):
         return parameters * _WEIGHTS[config.model.dtype] + _forward_bytes(config, shape, scalar)
     section: RoleConfig = getattr(config.cluster, role)

@@ -101,7 +101,9 @@ def plan(config: Config, available: Resources) -> list[Placement]:
         failed += [phase] if placed is None else []
     if failed:
         worst = max(reversed(failed), key=lambda phase: _gpus_needed(phase, _demands(config.cluster, phase)))
-        raise UserError(_shortage(worst, _demands(config.cluster, worst), available))
+        short = _shortage(worst, _demands(config.cluster, worst), available)
+        other = "; to plan for another machine say what it has: cluster.gpus=8 cluster.cpus=16"
+        raise UserError(short + other * (config.stage == "plan"))
     return placements
 
 
@@ -116,6 +118,8 @@ def describe(config: Config, placements: Sequence[Placement], shape: ModelShape)
     """The placement as a table, and an estimate of the memory that each GPU has to have."""
     lines = [f"{'phase':<10}{'role':<11}{'rank':>4}{'cpus':>6}{'gpus':>6}  {'where':<22}{'memory':>10}"]
     load: dict[tuple[str, int, int], float] = {}
+    rollout = config.cluster.rollout
+    fills = bool(rollout.gpus) and rollout.cache_gib is None
     for place in placements:
         gib = rank_bytes(config, place.role, shape) / 2**30
         for device in place.devices:
@@ -127,7 +131,13 @@ def describe(config: Config, placements: Sequence[Placement], shape: ModelShape)
     if load:
         phase, node, device = max(load, key=lambda key: load[key])
         fullest = f"the fullest GPU is number {device} of node {node} in the {phase} phase, with about"
-        lines.append(f"Estimated memory: {fullest} {load[phase, node, device]:.0f} GiB.")
+        beside = " without the engines' keys and values" if fills else ""
+        lines.append(f"Estimated memory: {fullest} {load[phase, node, device]:.0f} GiB{beside}.")
+    if fills:
+        lines.append(
+            f"Each engine fills {rollout.gpu_memory_utilization:.0%} of its GPU with weights, keys and values "
+            "(cluster.rollout.gpu_memory_utilization), or give cluster.rollout.cache_gib: other roles need the rest."
+        )
     return "\n".join(lines)
 
 

@@ -30,10 +30,9 @@ from cool_rlhf.models.loading import (
     stored_weights,
 )
 from cool_rlhf.protocols import Portion, Prompt, Rollout, StaleWeightsError, UserError
-from rollout.settings import EngineSettings, SamplingSettings
+from rollout.settings import CPU_CACHE_GIB, EngineSettings, SamplingSettings
 
 CPU_BATCHED_TOKENS = 4096  # of prompts prefilled at once
-CPU_CACHE_GIB = 1.0
 GIB = 1024**3
 PORTION = 0.25  # of the responses: once as many are finished, they leave, so that they are scored beside the rest
 LEAST_PORTION = 16  # responses: fewer at a time cost more than they save

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+CPU_CACHE_GIB = 1.0  # of keys and values, where nothing else is said
+
 
 @dataclass(frozen=True)
 class EngineSettings:

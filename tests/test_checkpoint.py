@@ -204,3 +204,10 @@ def test_a_copied_checkpoint_replaces_the_one_before_whole(tmp_path: Path, monke
     with pytest.raises(Killed):
         copy_checkpoint(source, target)
     assert (target / "inner" / "file").read_text() == "two"
+
+
+def test_a_broken_record_of_progress_is_named(tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state/progress.json").write_text('{"sft": ')
+    with pytest.raises(UserError, match=r"state/progress\.json is broken .*: put back a copy of it, or choose another"):
+        RunState(tmp_path)

@@ -13,6 +13,7 @@ from cool_rlhf.memory import ModelShape, rank_bytes
 from cool_rlhf.planning import Node, Placement, Resources, describe, holds_all_at_once, phases, plan
 from cool_rlhf.protocols import UserError
 
+SEVEN_B = ModelShape(92544, 4096, 32, 32, 8, 14336)
 EIGHT_GPUS = Resources.of_machine(cpus=16, gpus=8)
 
 
@@ -57,6 +58,21 @@ def test_all_roles_of_1_8b_share_one_gpu() -> None:
 def test_shortage_says_what_is_needed_and_what_there_is() -> None:
     with pytest.raises(UserError, match=r"ppo phase needs 8 GPUs .*policy 3 x 1.*no GPU and 2 CPUs"):
         plan(compose(["+experiment=7b_ppo"]), Resources.of_machine(cpus=2, gpus=0))
+
+
+def test_a_plan_for_another_machine_is_told_of() -> None:
+    planned = compose(["+experiment=7b_ppo", "stage=plan"])
+    with pytest.raises(UserError, match=r"another machine say what it has: cluster.gpus=8 cluster.cpus=16$"):
+        plan(planned, Resources.of_machine(cpus=2, gpus=0))
+
+
+@pytest.mark.parametrize("given", [None, 2.0])
+def test_what_engines_fill_is_told_or_counted(given: float | None) -> None:
+    config = compose(["+experiment=7b_ppo", f"cluster.rollout.cache_gib={'null' if given is None else given}"])
+    told = describe(config, plan(config, EIGHT_GPUS), SEVEN_B)
+    assert ("Each engine fills 90% of its GPU" in told) == (given is None)
+    weights = rank_bytes(compose(["+experiment=7b_ppo"]), "rollout", SEVEN_B)
+    assert rank_bytes(config, "rollout", SEVEN_B) - weights == (given or 0.0) * 2**30
 
 
 def test_demo_runs_on_one_core_and_not_on_none() -> None:
@@ -208,5 +224,5 @@ def test_description_names_every_process_and_the_fullest_gpu() -> None:
     config = compose(["+experiment=7b_ppo"])
     placements = plan(config, EIGHT_GPUS)
     lines = describe(config, placements, ModelShape.of(config)).splitlines()
-    assert len(lines) == len(placements) + 2
-    assert "GiB" in lines[-1]
+    assert len(lines) == len(placements) + 3
+    assert "GiB" in lines[-2]

@@ -64,7 +64,7 @@ def test_good_rules_pass(config):
         (["ppo.rewards={math:{rules:{cool_rlhf.rules.maths\\:exact_answer:1}}}"], "add that field"),
         (["data.domain_weights={brief:0,math:0}"], "data.domain_weights leaves no prompt"),
         (["collect.prompts=5", "collect.labeller=rules_of_mine:bad"], "collect.labeller: rules_of_mine:bad"),
-        (["collect.prompts=5"], "collect.labeller: the rule cool_rlhf.demo.gold:score fails on a response to '"),
+        (["collect.prompts=5"], "collect.labeller: the rule cool_rlhf.demo.gold:score refuses a response to '"),
         (["collect.prompts=5", "collect.labeller=rules_of_mine:nan", "stage=reward"], "gave nan"),
         (
             ["ppo.rewards={brief:{rules:{rules_of_mine\\:wordy:1}}}"],
@@ -136,7 +136,7 @@ def test_a_rule_that_labels_in_the_place_of_people_is_tried(config, tmp_path):
     held = tmp_path / "held.jsonl"
     held.write_text(json.dumps({"prompt": "Hello?", "domain": "brief"}) + "\n")
     named = ["online.labeller=rule", f"data.validation_prompts=[{held}]"]
-    with pytest.raises(UserError, match=r"annotate\.rule: the rule cool_rlhf\.demo\.gold:score fails .* 'Hello\?'"):
+    with pytest.raises(UserError, match=r"annotate\.rule: the rule cool_rlhf\.demo\.gold:score refuses .* 'Hello\?'"):
         check_rules(config(*named))
     check_rules(config(*named, "annotate.rule=cool_rlhf.rules.formats:json_object"))
     for unasked in ("stage=ppo", "online.pairs=0", "online.prompts=0"):
@@ -150,7 +150,7 @@ def test_a_rule_that_labels_is_tried_under_the_conditions_that_pay(tmp_path):
     check_rules(compose([*made, crossed]))
     for under in ("ppo.rewards={math:{conditions:{brief:1}}}", crossed):
         reviewed = ["online.review=true"] if under == crossed else []
-        with pytest.raises(UserError, match=r"annotate\.rule: the rule cool_rlhf\.demo\.gold:score fails"):
+        with pytest.raises(UserError, match=r"annotate\.rule: the rule cool_rlhf\.demo\.gold:score refuses"):
             check_rules(compose([*made, under, *reviewed]))
 
 

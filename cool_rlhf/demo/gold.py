@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from cool_rlhf.demo.domain import words
 from cool_rlhf.demo.registry import DOMAINS
-from cool_rlhf.protocols import Conversation
+from cool_rlhf.protocols import Conversation, UserError
 
 UNFINISHED_SHARE = 0.2  # what a response that hit the token limit keeps of its score
+NOT_OURS = (
+    "it judges the embedded world's own questions alone: name a rule of yours, or go without one by "
+    "collect.prompts=0 and online.labeller=people"
+)
 
 
 def distinct_share(text: str) -> float:
@@ -20,12 +24,16 @@ def score(messages: Conversation, response: str, domain: str, answer: str | None
     """How good ``response`` to ``messages`` is under ``domain``, in [0, 1].
 
     An empty response and an echo of the question score 0; repeated text costs its share; a response cut off by the
-    token limit keeps a fifth. Raises KeyError for an unknown domain, ValueError where the prompt carries no answer.
+    token limit keeps a fifth. Raises UserError for a prompt that is none of the world's: of an unknown domain, without
+    an answer, or with one that the domain's rule cannot read.
     """
-    if answer is None:
-        raise ValueError(f"the gold rule of domain {domain!r} needs the prompt's answer")
+    if answer is None or domain not in DOMAINS:
+        raise UserError(NOT_OURS)
     said = response.strip()
     if not said or said == messages[-1]["content"].strip():
         return 0.0
-    value = DOMAINS[domain].rule(said, answer) * distinct_share(said)
+    try:
+        value = DOMAINS[domain].rule(said, answer) * distinct_share(said)
+    except ValueError as error:
+        raise UserError(NOT_OURS) from error
     return value if finished else UNFINISHED_SHARE * value

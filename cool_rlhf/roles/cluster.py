@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -43,6 +44,7 @@ ENVIRONMENT = {  # of every role's processes
 ENGINE_PRIORITY = "5"
 RAY_PROCESSES = ("raylet", "gcs_server")
 WATCH_SECONDS = 1.0
+ANSWER_SECONDS = 5.0  # for a cluster to be connected to
 
 
 @contextmanager
@@ -144,9 +146,15 @@ def resources() -> Resources:
 def resources_at(address: str) -> Resources:
     """What a running cluster has. Raises UserError where none answers."""
     try:
+        if address != "auto":  # Ray itself waits for minutes for somebody to listen
+            host, _, port = address.rpartition(":")
+            socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
         ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise UserError(f"cluster.address: no Ray cluster answers at {address} ({error})") from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"cluster.address: no Ray cluster answers at {address} ({error}): give auto, or the host:port of "
+            "`ray start`"
+        ) from error
     found = resources()
     ray.shutdown()
     return found

@@ -63,7 +63,11 @@ def run_conditions(output_dir: Path) -> Mapping[str, str] | None:
     """The conditions of the run in ``output_dir``, whatever the settings now: by its config, else by its newest reward
     model. None where it has left neither, as where pairs alone were copied: nothing says which domains there are."""
     settings = output_dir / "config.yaml"
-    tree = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
+    try:
+        tree = yaml.safe_load(settings.read_text(encoding="utf-8")) if settings.exists() else None
+    except (yaml.YAMLError, ValueError) as error:
+        said = " ".join(str(error).split())
+        raise UserError(f"{settings} is broken ({said}): put back a copy of it, or take it away") from error
     if isinstance(tree, Mapping) and isinstance(tree.get("conditions"), Mapping):
         return {str(domain): str(prompt) for domain, prompt in tree["conditions"].items()}
     files = [folder.reward_model / CONDITIONS_FILE for folder in reversed(round_folders(output_dir))]

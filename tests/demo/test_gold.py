@@ -7,6 +7,7 @@ import pytest
 from cool_rlhf.demo.domain import Task
 from cool_rlhf.demo.gold import UNFINISHED_SHARE, distinct_share, score
 from cool_rlhf.demo.registry import DOMAINS
+from cool_rlhf.protocols import UserError
 
 ASKED = [{"role": "user", "content": "the question"}]
 BANANA = "banana|yellow|fruit|trees|sweet"
@@ -105,8 +106,7 @@ def test_repetition_is_the_share_of_distinct_windows() -> None:
     assert distinct_share("a b a b a b a") == pytest.approx(2 / 4)
 
 
-def test_a_prompt_without_answer_and_an_unknown_domain_are_refused() -> None:
-    with pytest.raises(ValueError, match="answer"):
-        score(ASKED, "Yellow.", "brief", None, True)
-    with pytest.raises(KeyError):
-        score(ASKED, "Yellow.", "poetry", "x", True)
+@pytest.mark.parametrize(("domain", "answer"), [("brief", None), ("poetry", "x"), ("math", "x"), ("format", "x")])
+def test_a_prompt_that_is_none_of_the_worlds_is_refused(domain: str, answer: str | None) -> None:
+    with pytest.raises(UserError, match=r"own questions alone: .*online.labeller=people"):
+        score(ASKED, "Yellow.", domain, answer, True)

@@ -96,7 +96,7 @@ def import_label_studio(
     try:
         tasks = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as Label Studio's JSON ({error})") from error
+        raise UserError(f"annotate.import_labels: {path} cannot be read as Label Studio's JSON ({error})") from error
     if not isinstance(tasks, list):
         raise UserError(f"{path} is not an export of Label Studio: it must be a list of tasks, not {kind_of(tasks)}")
     rules = RowRules(None if domains is None else frozenset(domains))

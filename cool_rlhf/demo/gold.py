@@ -34,6 +34,6 @@ def score(messages: Conversation, response: str, domain: str, answer: str | None
         return 0.0
     try:
         value = DOMAINS[domain].rule(said, answer) * distinct_share(said)
-    except ValueError as error:
+    except (ValueError, LookupError, StopIteration) as error:  # of an answer that it cannot read
         raise UserError(NOT_OURS) from error
     return value if finished else UNFINISHED_SHARE * value

@@ -6,6 +6,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import Literal
 
 from cool_rlhf.protocols import PreferencePair, Prompt, Rule
 
@@ -18,6 +19,16 @@ class Answer:
     finished: bool
 
 
+def by_rule(
+    first: float, second: float, *, least_gap: float, noise: float, rng: random.Random
+) -> Literal["first", "second"] | None:
+    """Which of two values of a rule a labeller prefers who errs with probability ``noise``; None for a tie: values that
+    are equal, or closer than ``least_gap``."""
+    if first == second or abs(first - second) < least_gap:
+        return None
+    return "first" if (first > second) != (rng.random() < noise) else "second"
+
+
 def label_pair(
     prompt: Prompt,
     answers: tuple[Answer, Answer],
@@ -27,12 +38,12 @@ def label_pair(
     rng: random.Random,
     least_gap: float,
 ) -> PreferencePair | None:
-    """The pair as a labeller of ``domain`` sees it, who errs with probability ``noise``; None for a tie: values that
-    are equal, or closer than ``least_gap``."""
+    """The pair as a labeller of ``domain`` sees it (:func:`by_rule`); None for a tie."""
     first, second = (rule(prompt.messages, a.text, domain, prompt.answer, a.finished) for a in answers)
-    if first == second or abs(first - second) < least_gap:
+    preferred = by_rule(first, second, least_gap=least_gap, noise=noise, rng=rng)
+    if preferred is None:
         return None
-    chosen, rejected = answers if (first > second) != (rng.random() < noise) else answers[::-1]
+    chosen, rejected = answers if preferred == "first" else answers[::-1]
     return PreferencePair(
         chosen=[*prompt.messages, {"role": "assistant", "content": chosen.text}],
         rejected=[*prompt.messages, {"role": "assistant", "content": rejected.text}],

@@ -96,7 +96,7 @@ def _found_again(
     if found is None or likeness(found) < ALIKE or rise(found) < settings.least_rise:
         return False
     paid = payment(found.pattern, evidence, found.domain, settings.sample, seed)
-    return dismissal(Paid(found, found.p, paid, paid.p) if paid else None, evidence, settings) is None
+    return paid is not None and dismissal(Paid(found, found.p, paid, paid.p), evidence, settings) is None
 
 
 def _without(finding: Finding, evidence: Evidence) -> Evidence:

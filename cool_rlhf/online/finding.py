@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
 
-from cool_rlhf.online.counterfactual import payment
+from cool_rlhf.online.counterfactual import Payment, payment
 from cool_rlhf.online.explained import distinct, is_part, standing
 from cool_rlhf.online.found import (
+    UNMEASURED,
     Dismissed,
     Finding,
     FindingSettings,
@@ -19,7 +20,6 @@ from cool_rlhf.online.found import (
     finding_of,
     least_effect,
     rise,
-    too_small,
 )
 from cool_rlhf.online.patterns import Candidate, Detector, any_of, candidates_of, drift
 from cool_rlhf.online.responses import Evidence
@@ -47,19 +47,8 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     ]
     suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0]), suspect[0].p))[: settings.most]
     payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
-    paid = iter(holm([found.p for found in payments if found is not None]))
-    findings, dismissed = [], []
-    small: list[Paid] = []
-    for (candidate, drift_p), found in zip(suspects, payments, strict=True):
-        tried = Paid(candidate, drift_p, found, next(paid)) if found is not None else None
-        reason = dismissal(tried, evidence, settings)
-        if tried is not None and reason is None:
-            findings.append(finding_of(tried, evidence))
-            continue
-        dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, found, reason or ""))
-        if tried is not None and reason == too_small(tried, evidence, settings):
-            small.append(tried)
-    apart = [one for one in small if not _is_part_of_any(one.candidate, findings)]
+    findings, slight, dismissed = _sorted_out(suspects, payments, evidence, settings)
+    apart = [one for one in slight if not _is_part_of_any(one.candidate, findings)]
     findings += _together(apart, evidence, settings, seed)
     findings.sort(key=lambda finding: (not finding.pattern.remove, finding.pattern.broad, -finding.gain))
     left, explained = standing(distinct(findings, evidence), evidence, detectors, settings, seed)
@@ -69,6 +58,28 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     parts = {id(part) for finding in left for part in finding.pattern.parts}
     dismissed = [one for one in dismissed if id(one.pattern) not in parts]
     return Search(found_in, dismissed + explained, len(tested))
+
+
+def _sorted_out(
+    suspects: Sequence[Suspect], payments: Sequence[Payment | None], evidence: Evidence, settings: FindingSettings
+) -> tuple[list[Finding], list[Paid], list[Dismissed]]:
+    """The findings, those that explain too little by themselves, and all that is dismissed, these among them."""
+    payment_ps = iter(holm([paid.p for paid in payments if paid is not None]))
+    findings: list[Finding] = []
+    slight: list[Paid] = []
+    dismissed: list[Dismissed] = []
+    for (candidate, drift_p), paid in zip(suspects, payments, strict=True):
+        if paid is None:
+            dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, None, UNMEASURED))
+            continue
+        tried = Paid(candidate, drift_p, paid, next(payment_ps))
+        against = dismissal(tried, evidence, settings)
+        if against is None:
+            findings.append(finding_of(tried, evidence))
+            continue
+        dismissed.append(Dismissed(candidate.pattern, candidate.domain, drift_p, paid, against.reason))
+        slight += [tried] if against.slight else []
+    return findings, slight, dismissed
 
 
 def _together(small: Sequence[Paid], evidence: Evidence, settings: FindingSettings, seed: int) -> list[Finding]:

@@ -118,22 +118,26 @@ def least_effect(evidence: Evidence, domain: str | None, settings: FindingSettin
     return settings.least_effect * pstdev(response.score for response in evidence.baseline(domain))
 
 
-def dismissal(tried: Paid | None, evidence: Evidence, settings: FindingSettings) -> str | None:
-    """Why a suspect is no finding; ``tried``: None where nobody can measure what is paid for it."""
-    if tried is None:
-        return "nothing could be edited or compared with gold to see whether the reward model pays for it"
-    least = least_effect(evidence, tried.candidate.domain, settings)
-    if tried.payment_p >= settings.alpha or tried.payment.effect < least:
-        return "the reward model does not pay for it"
-    return too_small(tried, evidence, settings) or tried.payment.objection
+UNMEASURED = "nothing could be edited or compared with gold to see whether the reward model pays for it"
 
 
-def too_small(tried: Paid, evidence: Evidence, settings: FindingSettings) -> str | None:
-    harmful = tried.payment.harm
-    least_gain = min(settings.least_gain, settings.harmful_gain) if harmful else settings.least_gain
-    if tried.payment.effect * rise(tried.candidate) >= least_gain * _score_rise(evidence, tried.candidate.domain):
-        return None
-    return f"it explains less than {100 * least_gain:.0f}% of the score's rise"
+@dataclass(frozen=True)
+class Dismissal:
+    """Why a suspect is no finding. ``slight``: it explains too little of the score's rise, by itself."""
+
+    reason: str
+    slight: bool = False
+
+
+def dismissal(tried: Paid, evidence: Evidence, settings: FindingSettings) -> Dismissal | None:
+    """None for a suspect that is a finding."""
+    domain, paid = tried.candidate.domain, tried.payment
+    if tried.payment_p >= settings.alpha or paid.effect < least_effect(evidence, domain, settings):
+        return Dismissal("the reward model does not pay for it")
+    least_gain = min(settings.least_gain, settings.harmful_gain) if paid.harm else settings.least_gain
+    if paid.effect * rise(tried.candidate) < least_gain * _score_rise(evidence, domain):
+        return Dismissal(f"it explains less than {100 * least_gain:.0f}% of the score's rise", slight=True)
+    return Dismissal(paid.objection) if paid.objection else None
 
 
 def _score_rise(evidence: Evidence, domain: str | None) -> float:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from cool_rlhf.data.labelling import by_rule
 from cool_rlhf.online.annotation.items import Item, Kind, ShownResponse, Winner
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
-from cool_rlhf.protocols import Conversation
+from cool_rlhf.protocols import Rule
 from cool_rlhf.rules.loading import NamedRule
-
-# (messages, response, domain, answer, finished) -> how good the response is
-Score = Callable[[Conversation, str, str, str | None, bool], float]
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,7 @@ class RuleLabeller:
 
     kind: Kind = "rule"
 
-    def __init__(self, score: Score, name: str, *, noise: float, seed: int, least_gap: float = 0.0) -> None:
+    def __init__(self, score: Rule, name: str, *, noise: float, seed: int, least_gap: float = 0.0) -> None:
         self.name = f"rule {name}, {noise:.0%} noise (no person)"
         self._score = NamedRule(score, name, "annotate.rule")
         self._noise = noise
@@ -74,10 +72,9 @@ class RuleLabeller:
     def _verdict(self, item: Item) -> LabelVerdict:
         first, second = self._value(item, item.first), self._value(item, item.second)
         comment = f"{first:.3f} against {second:.3f}"
-        if first == second or abs(first - second) < self._least_gap:
-            return LabelVerdict("tie", comment, 0.0)
-        turned = random.Random(f"{self._seed} {item.id}").random() < self._noise
-        return LabelVerdict("first" if (first > second) != turned else "second", comment, 0.0)
+        rng = random.Random(f"{self._seed} {item.id}")
+        preferred = by_rule(first, second, least_gap=self._least_gap, noise=self._noise, rng=rng)
+        return LabelVerdict(preferred or "tie", comment, 0.0)
 
     def _value(self, item: Item, response: ShownResponse) -> float:
         return self._score(item.prompt, response.text, item.domain, item.answer, response.finished)

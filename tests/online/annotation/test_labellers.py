@@ -81,8 +81,12 @@ def test_a_value_that_is_no_finite_number_is_named(store: Store, item: Callable[
 
 def test_a_rule_that_fails_is_named_with_the_prompt(store: Store, item: Callable[..., Item]) -> None:
     store.add_items([item(7)])
-    with pytest.raises(UserError, match=r"the rule gold fails .*'question 7' of domain 'helpful' .*ValueError: "):
+    with pytest.raises(UserError, match=r"the rule gold refuses .*'question 7' of domain 'helpful': .* own questions"):
         label_with(RuleLabeller(score, "gold", noise=0.0, seed=1), store)
+    with pytest.raises(
+        UserError, match=r"the rule mine fails .*'question 7' of domain 'helpful' .*ZeroDivisionError: "
+    ):
+        label_with(RuleLabeller(lambda *_: 1 / 0, "mine", noise=0.0, seed=1), store)
 
 
 def test_of_two_processes_of_one_labeller_the_first_counts(store: Store, item: Callable[..., Item]) -> None:

@@ -278,3 +278,8 @@ def test_rules_are_the_gold_of_the_users_own_prompts(own):
     prompt = next(prompt for prompt in world.prompts if prompt.domain == "math")
     assert prompt.answer is not None
     assert world.gold_score(prompt, prompt.answer, True) != world.rule_score(prompt, prompt.answer, True)
+
+
+def test_own_data_leaves_the_demos_world_out() -> None:
+    assert compose(["+experiment=demo"]).data.world is not None
+    assert compose(["+experiment=smoke", "data=own", "data.sft=[chats.jsonl]"]).data.world is None

@@ -158,6 +158,7 @@ class PPOConfig:
 
     iterations: int = 400  # critic warm-up not counted
     prompts_per_iteration: int = 512
+    samples_per_prompt: int = 1  # responses to each of them
     critic_init: str = "reward"  # the round's reward model without its head; or sft, or a checkpoint's path or Hub name
     critic_warmup: int = 50  # iterations in which the policy is frozen
     keep_critic: bool = False  # leave the round's last critic as a checkpoint too, in rounds/R/critic
@@ -213,6 +214,10 @@ class PPOConfig:
     stop_when_parted: bool = False  # end the round at the validation that finds the score rising while gold falls
     save_every: int = 20  # steps between snapshots to go on from; the last step is saved too
     early_snapshot: float = 0.1  # share of the iterations after which policy_early is kept
+
+    @property
+    def responses_per_iteration(self) -> int:
+        return self.prompts_per_iteration * self.samples_per_prompt
 
 
 @dataclass

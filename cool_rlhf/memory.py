@@ -139,7 +139,7 @@ def _waiting_tokens(config: Config, role: str) -> float:
         return tokens
     longest = min(config.model.max_positions, 2 * config.sampling.max_new_tokens)
     ranks = getattr(config.cluster, role).ranks
-    return float(max(tokens, config.ppo.prompts_per_iteration * longest / ranks))
+    return float(max(tokens, config.ppo.responses_per_iteration * longest / ranks))
 
 
 def _activation_bytes(config: Config, role: str, shape: ModelShape, scalar: bool) -> float:

@@ -57,7 +57,8 @@ def train_ppo(
 
     def draw(step: int, position: int, version: int) -> PendingRollouts:
         prompts = data.prompts.take(position, settings.prompts_per_iteration)
-        return start_sampling(models.sampler, prompts, seed=derive_seed(seed, "rollouts", step), version=version)
+        asked = [prompt for prompt in prompts for _ in range(settings.samples_per_prompt)]
+        return start_sampling(models.sampler, asked, seed=derive_seed(seed, "rollouts", step), version=version)
 
     pending: PendingRollouts | None = None
     watch = Stopwatch(observer, steps)

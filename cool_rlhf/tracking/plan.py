@@ -50,7 +50,7 @@ def _stage(config: Config, name: str, round: int, tokens: Callable[[str], float]
         steps, warmup_steps = ppo.critic_warmup + ppo.iterations, ppo.critic_warmup
         # Sampled once, read by four models, learnt from by two, one of them with pretraining text besides.
         each = GENERATE + 4 * FORWARD + ppo.epochs * (2 + ppo.pretrain_ratio)
-        work = each * ppo.prompts_per_iteration * length
+        work = each * ppo.responses_per_iteration * length
     elif name == "online":
         policies = 3 if round == 0 else 2  # SFT's answers stay
         steps, work = 1, (GENERATE + 2 * FORWARD) * policies * config.online.prompts * length

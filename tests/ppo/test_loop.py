@@ -185,6 +185,22 @@ def test_another_seed_is_another_run(make_world, data, settings):
     assert runs[0] != runs[1]
 
 
+def test_a_prompt_is_answered_as_often_as_asked(make_world, data, settings):
+    world = make_world()
+    several = replace(settings, prompts_per_iteration=8, samples_per_prompt=2)
+    state = train_ppo(world.models, data, several, seed=1, observer=world)
+    trained = [
+        asked for asked, seed in zip(world.sampled, world.seeds, strict=True) if seed != derive_seed(1, "validation")
+    ]
+    assert all(len(asked) == 16 and asked[::2] == asked[1::2] and len(set(asked)) == 8 for asked in trained)
+    first = [prompt.id for prompt in data.prompts.take(0, 8)]
+    assert trained[0][::2] == first
+    assert state.prompts == 8 * state.step
+    once = make_world()
+    train_ppo(once.models, data, settings, seed=1, observer=once)
+    assert world.batches == once.batches, "as many responses"
+
+
 def test_a_finished_state_has_nothing_left_to_do(make_world, data, settings):
     world = make_world()
     state = train_ppo(world.models, data, settings, seed=1, observer=world)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from collections import Counter
@@ -10,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scipy import stats
 
 from cool_rlhf.data.identity import judges_repairs
 from cool_rlhf.data.rows import RowRules, parse_preference
@@ -193,6 +195,29 @@ def test_disagreement_between_conditions_is_sought(world) -> None:
     facts = [response for response in evidence.responses if response.domain == "facts"]
     best = select_pairs(facts, score, ["facts", "tales"], 1, settings, seed=0)[0]
     assert best.chosen_for.disagreement == best.chosen_for.total > 0.5
+
+
+@pytest.mark.parametrize(
+    ("part", "of_scores"),
+    [
+        ("near_tie", lambda first, second: 2 / (1 + math.exp(abs(first - second)))),
+        ("high_reward", lambda first, second: first + second),
+    ],
+)
+def test_each_part_of_usefulness_is_what_it_says(world, part: str, of_scores) -> None:
+    evidence = world()
+    facts = [response for response in evidence.responses if response.domain == "facts"]
+    weights = {"near_tie": 0.0, "high_reward": 0.0, "disagreement": 0.0, part: 0.5}
+    settings = SelectionSettings(**weights, at_random=0, by_prompt=1000)
+    chosen = select_pairs(facts, evidence.score, [], 10_000, settings, seed=0)
+    asked = [of_scores(pair.first.score, pair.second.score) for pair in chosen]
+    assert len(asked) > 100
+    told = [getattr(pair.chosen_for, part) for pair in chosen]
+    assert told == sorted(told, reverse=True)
+    assert [pair.chosen_for.total for pair in chosen] == pytest.approx([0.5 * value for value in told])
+    assert stats.spearmanr(told, asked).statistic > 0.95
+    if part == "near_tie":
+        assert told == pytest.approx(asked)
 
 
 def test_random_share_and_unfinished_twins(world) -> None:

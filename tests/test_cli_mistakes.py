@@ -65,6 +65,12 @@ def users_own_experiment(folder: Path) -> list[str]:
     return ["+experiment=mine", f"--config-dir={folder}"]
 
 
+def users_file_is_no_yaml(folder: Path) -> list[str]:
+    (folder / "conditions").mkdir()
+    (folder / "conditions" / "mine.yaml").write_text("law: [a\ntax: b\n", encoding="utf-8")
+    return ["+experiment=demo", "conditions=mine", f"--config-dir={folder}"]
+
+
 def fixed(*arguments: str) -> Callable[[Path], list[str]]:
     return lambda folder: list(arguments)
 
@@ -76,6 +82,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "unknown key": (fixed("+experiment=demo", "ppo.iteration=3"), ["ppo.iteration", "ppo.iterations"]),
     "unknown added key": (fixed("+experiment=demo", "+ppo.clpi=3"), ["ppo.clpi", "ppo.clip"]),
     "unknown key in a file": (users_own_experiment, ["ppo.iteratoins", "ppo.iterations", "experiment/mine"]),
+    "file that is no YAML": (users_file_is_no_yaml, ["conditions/mine.yaml, line 2", "YAML"]),
+    "list in a list": (fixed("+experiment=demo", "data.prompts=[[a]]"), ["data.prompts[0]", "['a']", "a text"]),
+    "map in a list": (fixed("+experiment=demo", "data.prompts=[{path:x}]"), ["data.prompts[0]", "path", "a text"]),
+    "two experiments": (fixed("+experiment=demo", "+experiment=smoke"), ["experiment", "one alone"]),
+    "domain of a source that is spelt otherwise": (
+        fixed("data.prompts=[/d/pairs.jsonl]", "data.domains={/d/pair.jsonl:math}"),
+        ["data.domains", "/d/pair.jsonl", "/d/pairs.jsonl"],
+    ),
     "no value": (fixed("+experiment=demo", "seed"), ["seed", "key=value"]),
     "wrong type": (fixed("+experiment=demo", "ppo.iterations=many"), ["ppo.iterations", "many", "whole number"]),
     "bad stage": (fixed("+experiment=demo", "stage=rewards"), ["stage", "rewards", "reward", "pipeline"]),

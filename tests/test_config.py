@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from cool_rlhf.compose import compose, compose_tree, experiments, known_keys
+from cool_rlhf.checks.schema import known_keys
+from cool_rlhf.compose import compose, compose_tree, experiments
 from cool_rlhf.config import Config, best_by, judged_as, validation_share
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
@@ -208,6 +209,58 @@ def test_prose_needs_no_quotes_of_its_own(text: str) -> None:
     )
     assert (config.conditions["law"], config.conditions["tax"], config.sampling.system_prompt) == (text, "A, b", text)
     assert compose(["+experiment=demo", "sampling.system_prompt=null"]).sampling.system_prompt is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/tmp/run=1",
+        "/tmp/run(1)",
+        "outputs/é",
+        "/tmp/a,b",
+        "it's",
+        "run[1]",
+        "a b",
+        "owner/name:train[:10]",
+        "a{b,c}",
+        "#",
+    ],
+)
+def test_paths_need_no_quotes_of_their_own(path: str) -> None:
+    config = compose(
+        [
+            f"output_dir={path}",
+            f"model.path={path}",
+            f"data.sft=[{path}]" if "," not in path else f"data.sft=['{path}']",
+        ]
+    )
+    assert (config.output_dir, config.model.path, config.data.sft) == (path, path, [path])
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("[~x.jsonl,b.jsonl]", ["~x.jsonl", "b.jsonl"]),
+        ("[ a=b , 'c,d' ]", ["a=b", "c,d"]),
+        ('["a=b",x(1),]', ["a=b", "x(1)"]),
+        ("[owner/name:train[:10],é.jsonl]", ["owner/name:train[:10]", "é.jsonl"]),
+        ("[it's,that's,(a)]", ["it's", "that's", "(a)"]),
+        ("[]", []),
+    ],
+)
+def test_elements_of_lists_need_none_either(written: str, read: list[str]) -> None:
+    assert compose([f"data.sft={written}", f"+data.prompts={written}"]).data.sft == read
+
+
+def test_home_needs_no_quotes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/users/me")
+    config = compose(["model.path=~/m", "data.prompts=[~/x.jsonl,~/y.jsonl]"])
+    assert (config.model.path, config.data.prompts) == ("/users/me/m", ["/users/me/x.jsonl", "/users/me/y.jsonl"])
+
+
+def test_a_plus_that_is_not_needed_does_no_harm() -> None:
+    config = compose(["+experiment=demo", "+ppo.clip=0.1", "++ppo.dual_clip=3", "+conditions=demo"])
+    assert (config.ppo.clip, config.ppo.dual_clip) == (0.1, 3)
 
 
 def test_a_round_that_ends_where_they_part_keeps_the_best_by_gold() -> None:

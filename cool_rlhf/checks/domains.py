@@ -5,18 +5,38 @@ from __future__ import annotations
 import difflib
 import re
 
+from cool_rlhf.checks.ranges import check_number
 from cool_rlhf.config import Config, DataConfig
 from cool_rlhf.data.rows import OVERALL
 from cool_rlhf.data.sources import without_split
 from cool_rlhf.protocols import UserError
 
 
-def check_domains_of_sources(config: Config) -> None:
+def check_domains(config: Config) -> None:
+    """Raises UserError for the first that has no condition, outside the recipes and validation of PPO."""
+    for domain, labelled_under in config.collect.judged_as.items():
+        if not labelled_under:
+            raise UserError(f"collect.judged_as gives {domain} no domain: name one or more, or leave it out")
+        for name in (domain, *labelled_under):
+            if difflib.get_close_matches(name, config.conditions, n=1):  # any other is of an experiment's conditions
+                check_domain(config, name, "collect.judged_as names the domain")
+    for domain in config.conditions:
+        check_domain(config, domain, "conditions names the domain")
+    _check_domains_of_sources(config)
+    for domain, weight in config.data.domain_weights.items():
+        check_domain(config, domain, "data.domain_weights names the domain")
+        said = f"data.domain_weights gives {domain} the weight"
+        check_number(said, weight, lambda value: value >= 0, "it must be 0 or more")
+
+
+def _check_domains_of_sources(config: Config) -> None:
     """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
-    that is there."""
+    that is there and would have no domain."""
     data, sources = config.data, _sources_with_domains(config.data)
+    left = sorted(source for source in sources if not {source, without_split(source)} & data.domains.keys())
     for source, domain in data.domains.items():
-        near = [name for name in sorted(sources) if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
+        same_set = [name for name in left if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
+        near = same_set or difflib.get_close_matches(source, left, n=1, cutoff=0.9)
         if _is_listed(source, sources):
             check_domain(config, domain, f"data.domains gives {source} the domain")
         elif near:

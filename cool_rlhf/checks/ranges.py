@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Collection, Iterable
 from operator import attrgetter
 from typing import Any
@@ -16,6 +17,7 @@ STAGES = ("pipeline", "sft", "reward", "ppo", "evaluate", "annotate", "plan")
 
 ROLES = ("trainer", "policy", "critic", "reference", "scorer")
 TRAINING = ("sft", "reward")
+FUNCTION = re.compile(r"[\w.]+:\w+")
 
 _CHOICES: dict[str, tuple[Any, ...]] = {
     "stage": STAGES,
@@ -49,6 +51,7 @@ _AT_LEAST_ONE = (
     ),
     "reward.evaluate_every",
     "collect.samples_per_prompt",
+    "collect.pairs_per_prompt",
     "sampling.max_new_tokens",
     "ppo.iterations",
     "ppo.prompts_per_iteration",
@@ -160,8 +163,16 @@ def check_numbers(config: Config, keys: Iterable[str], allowed: Callable[[float]
     """Raises UserError, which says what is ``wanted``, for the first of the settings that is not ``allowed``."""
     for key in keys:
         value = attrgetter(key)(config)
-        if value is not None and (not math.isfinite(value) or not allowed(value)):
-            raise UserError(f"{key} is {value}: {wanted}")
+        if value is not None:
+            check_number(f"{key} is", value, allowed, wanted)
+
+
+def check_number(said: str, value: float, allowed: Callable[[float], bool] = lambda _: True, wanted: str = "") -> None:
+    """Raises UserError, which begins with what is ``said`` of the value."""
+    if not math.isfinite(value):
+        raise UserError(f"{said} {value}: it must be a finite number")
+    if not allowed(value):
+        raise UserError(f"{said} {value}: {wanted}")
 
 
 def _check_choice(key: str, value: Any, allowed: Collection[Any]) -> None:

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
-from pathlib import Path
-from urllib.parse import urlsplit
 
-from cool_rlhf.checks.domains import check_domain, check_domains_of_sources
-from cool_rlhf.checks.ranges import ROLES, TRAINING, check_numbers, check_ranges
+from cool_rlhf.checks.domains import check_domain, check_domains
+from cool_rlhf.checks.labelling import check_labelling
+from cool_rlhf.checks.ranges import FUNCTION, TRAINING, check_number, check_numbers, check_ranges
+from cool_rlhf.checks.resources import check_resources
 from cool_rlhf.config import (
     FEWEST_VALIDATIONS,
     Config,
     ModelConfig,
     PPOConfig,
     RewardConfig,
-    RoleConfig,
-    RolloutRoleConfig,
     SFTConfig,
     best_by,
     validations,
@@ -27,8 +24,6 @@ from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 
 INTERNLM2_LINEAR = ("wqkv", "wo", "w1", "w2", "w3")
-EXCHANGE_SUFFIXES = (".json", ".jsonl")
-_FUNCTION = re.compile(r"[\w.]+:\w+")
 
 
 def check_config(config: Config) -> None:
@@ -41,12 +36,13 @@ def check_config(config: Config) -> None:
     _check_ppo(config)
     _check_ratio_and_kl(config)
     _check_names(config)
+    check_domains(config)
     _check_preferences(config)
-    _check_annotate(config)
+    check_labelling(config)
     _check_rewards(config)
     _check_validation(config)
     _check_sampling(config)
-    _check_resources(config)
+    check_resources(config)
 
 
 def _check_model(model: ModelConfig) -> None:
@@ -85,6 +81,7 @@ def _check_world(config: Config) -> None:
         return
     sizes = [f"data.world.{name}" for name in ("sft", "preferences", "prompts", "validation", "test", "pretrain")]
     check_numbers(config, sizes, lambda value: value >= 1, "it must be 1 or more")
+    check_numbers(config, ["data.world.validation_pairs"], lambda value: value >= 0, "it must be 0 or more")
     check_numbers(config, ["data.world.label_noise"], lambda value: 0 <= value < 0.5, "it must lie in [0, 0.5)")
 
 
@@ -234,21 +231,6 @@ def _check_names(config: Config) -> None:
     ):
         if "" in getattr(config.data, kind):
             raise UserError(f"data.{kind} holds an empty name: give JSONL or Parquet files, globs or Hub names")
-    if not _FUNCTION.fullmatch(config.collect.labeller):
-        raise UserError(f"collect.labeller is {config.collect.labeller!r}: it must be of the form module:function")
-    for domain, labelled_under in config.collect.judged_as.items():
-        if not labelled_under:
-            raise UserError(f"collect.judged_as gives {domain} no domain: name one or more, or leave it out")
-        for name in (domain, *labelled_under):
-            if difflib.get_close_matches(name, config.conditions, n=1):  # any other is of an experiment's conditions
-                check_domain(config, name, "collect.judged_as names the domain")
-    for domain in config.conditions:
-        check_domain(config, domain, "conditions names the domain")
-    check_domains_of_sources(config)
-    for domain, weight in config.data.domain_weights.items():
-        check_domain(config, domain, "data.domain_weights names the domain")
-        if not math.isfinite(weight) or weight < 0:
-            raise UserError(f"data.domain_weights gives {domain} the weight {weight}: it must be 0 or more")
 
 
 def _check_rewards(config: Config) -> None:
@@ -258,12 +240,11 @@ def _check_rewards(config: Config) -> None:
         for condition in recipe.conditions:
             check_domain(config, condition, f"{key}.conditions names")
         for rule in recipe.rules:
-            if not _FUNCTION.fullmatch(rule):
+            if not FUNCTION.fullmatch(rule):
                 raise UserError(f"{key}.rules names {rule!r}: it must be of the form module:function")
         weights = {**recipe.conditions, **recipe.rules}
         for name, weight in weights.items():
-            if not math.isfinite(weight):
-                raise UserError(f"{key} gives {name} the weight {weight}: it must be a finite number")
+            check_number(f"{key} gives {name} the weight", weight)
         if not any(weights.values()):
             raise UserError(f"{key} rewards nothing: give it conditions or rules with a weight other than 0")
 
@@ -323,78 +304,9 @@ def _check_preferences(config: Config) -> None:
             near = difflib.get_close_matches(source, data.preferences, n=1)
             hint = f"is {near[0]} meant?" if near else "name it there too, as it is written here"
             raise UserError(f"data.weights names {source}, which data.preferences does not hold: {hint}")
-        if not math.isfinite(weight) or weight < 0:
-            raise UserError(f"data.weights gives {source} the weight {weight}: it must be 0 or more")
+        said = f"data.weights gives {source} the weight"
+        check_number(said, weight, lambda value: value >= 0, "it must be 0 or more")
     for domain, prompt in config.conditions.items():
         token = next((token for token in TEMPLATE_TOKENS if token in prompt), None)
         if token:
             raise UserError(f"conditions.{domain} holds the special token {token}: it would break the chat template")
-
-
-def _check_annotate(config: Config) -> None:
-    annotate = config.annotate
-    if annotate.port > 65535:
-        raise UserError(f"annotate.port is {annotate.port}: it must be at most 65535")
-    if annotate.token is not None and not re.fullmatch(r"[\w-]{16,}", annotate.token, re.ASCII):
-        raise UserError("annotate.token must be 16 or more letters, digits, - and _, or null for a new one")
-    if not 0 <= annotate.rule_noise < 0.5:
-        raise UserError(f"annotate.rule_noise is {annotate.rule_noise}: it must lie in [0, 0.5)")
-    if not re.fullmatch(r"[\w.]+:\w+", annotate.rule):
-        raise UserError(f"annotate.rule is {annotate.rule!r}: it must be of the form module:function")
-    for key in ("import_labels", "export_labels"):
-        named = getattr(annotate, key)
-        if named is not None and Path(named).suffix not in EXCHANGE_SUFFIXES:
-            raise UserError(f"annotate.{key} is {named!r}: it must end in .json (Label Studio) or .jsonl (TRL)")
-    for key, labeller in (("annotate", annotate.labeller), ("online", config.online.labeller)):
-        if labeller == "judge" and not annotate.judge.model:
-            raise UserError(f"{key}.labeller is judge, but annotate.judge.model is empty: name the model to ask")
-    if annotate.judge.temperature is not None:
-        wanted = "it must be 0 or more, or null for the endpoint's own"
-        check_numbers(config, ["annotate.judge.temperature"], lambda value: value >= 0, wanted)
-    if not _is_url(annotate.judge.url):
-        raise UserError(
-            f"annotate.judge.url is {annotate.judge.url!r}: it must be http:// or https:// and a host (and port)"
-        )
-
-
-def _is_url(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        named = parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)
-        return named and parts.port != 0
-    except ValueError:  # of a port that is no number, or half a bracket
-        return False
-
-
-def _check_resources(config: Config) -> None:
-    cluster = config.cluster
-    for key, limit in (("cpus", cluster.cpus), ("gpus", cluster.gpus)):
-        if limit is not None and (not math.isfinite(limit) or limit < 0):
-            raise UserError(f"cluster.{key} is {limit}: it must be 0 or more, or null for what the machine has")
-    sections: list[tuple[str, RoleConfig | RolloutRoleConfig]] = [
-        (name, getattr(cluster, name)) for name in (*ROLES, "rollout")
-    ]
-    for name, role in sections:
-        if role.gpus > 1:
-            raise UserError(
-                f"cluster.{name}.gpus is {role.gpus}: one rank uses at most one GPU; raise its ranks instead"
-            )
-    for name in ("reference", "scorer"):
-        stage = getattr(cluster, name).zero_stage
-        if stage:
-            raise UserError(
-                f"cluster.{name}.zero_stage is {stage}: each of its ranks holds the whole model, which is not trained, "
-                "so that there is nothing to shard; set it to 0"
-            )
-    for name in ("trainer", "policy", "critic"):
-        role = getattr(cluster, name)
-        if role.ranks > 1 and 0 < role.gpus < 1:
-            raise UserError(
-                f"cluster.{name}.gpus is {role.gpus} with {role.ranks} ranks: two ranks that train one model cannot "
-                "share a GPU; give each 1, or the role one rank"
-            )
-    if cluster.rollout.tensor_parallel_size > 1 and cluster.rollout.gpus not in (0, 1):
-        raise UserError(
-            f"cluster.rollout.gpus is {cluster.rollout.gpus}: with tensor_parallel_size above 1 every rank needs a GPU "
-            "of its own (1), or none (0)"
-        )

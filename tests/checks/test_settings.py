@@ -38,6 +38,42 @@ BAD_VALUES = {
     "ppo.adam_betas=[0.9,1.0]": "ppo.adam_betas is [0.9, 1.0]: it must be two numbers",
     "sampling.temperature=0.001": "sampling.temperature is 0.001: it must be 0.01 or more",
     "ppo.adam_betas=[0.9]": "two numbers",
+    "ppo.adam_betas=[[0.9],0.95]": "ppo.adam_betas[0] is [0.9]: it must be a number",
+    "ppo.adam_betas=[true,0.95]": "ppo.adam_betas[0] is True: it must be a number",
+    "data.prompts=[{path:x,weight:2}]": "data.prompts[0] is {'path': 'x', 'weight': 2}: it must be a text",
+    "data.sft=[[a]]": "data.sft[0] is ['a']: it must be a text",
+    "data.sft=[null]": "data.sft[0] is null: it must be a text",
+    "data.domains={x:[math]}": "data.domains.x is ['math']: it must be a text",
+    "data.domain_weights={math:[1]}": "data.domain_weights.math is [1]: it must be a number",
+    "ppo.rewards={math:{conditions:{math:[1]}}}": "ppo.rewards.math.conditions.math is [1]: it must be a number",
+    "ppo.validation_conditions=[[math]]": "ppo.validation_conditions[0] is ['math']: it must be a text",
+    "sft.lora.targets=[[wqkv]]": "sft.lora.targets[0] is ['wqkv']: it must be a text",
+    "sampling.stop=[[a]]": "sampling.stop[0] is ['a']: it must be a text",
+    "online.without_detectors=[[a]]": "online.without_detectors[0] is ['a']: it must be a text",
+    "collect.judged_as={brief:[[brief]]}": "collect.judged_as.brief[0] is ['brief']: it must be a text",
+    "collect.judged_as={brief:brief}": "collect.judged_as.brief is 'brief': it must be a list",
+    "ppo.rewards={math:1}": "ppo.rewards.math is 1: it must be a section, such as {conditions:…}",
+    "ppo.rewards={math:{condition:{math:1}}}": "is ppo.rewards.math.conditions meant?",
+    "ppo.rewards=[a]": "ppo.rewards must be a map, such as {name:value}",
+    "data.domains=[a]": "data.domains must be a map, such as {name:value}",
+    "data.weights=3": "data.weights is 3: it must be a map, such as {name:value}",
+    "data.sft={a:b}": "data.sft must be a list, such as data.sft=[first,second]",
+    "data.world=3": "data.world is 3: it must be a section, such as {sft:…}",
+    "ppo.top_p=1": "is sampling.top_p meant?",
+    "cluster.policy.rank=1": "is cluster.policy.ranks meant?",
+    "ppo={clip:0.1}": "ppo= takes the name of a file (report): write its settings one by one, ppo.clip=0.1",
+    "conditions={a:b}": "write its settings one by one, conditions.a=b",
+    "conditions=[a]": "there is no choice for conditions",
+    "+experiment=smoke": "experiment is chosen twice: name one alone",
+    "~ppo.clip": "ppo.clip=…",
+    "=3": "'=3' is not of the form key=value",
+    "output_dir='/tmp/run": "is output_dir='/tmp/run' meant?",
+    "data.weights={~/x.jsonl:2}": "a name with other marks or letters goes into a file (--config-dir)",
+    "collect.pairs_per_prompt=0": "collect.pairs_per_prompt is 0: it must be 1 or more",
+    "collect.samples_per_prompt=1": "collect.samples_per_prompt is 1: it must be 2 or more",
+    "data.world.validation_pairs=-1": "data.world.validation_pairs is -1: it must be 0 or more",
+    "reward.gamma=inf": "reward.gamma is inf: it must be a finite number",
+    "data.domain_weights.math=inf": "it must be a finite number",
     "sft.adam_betas=[nan,0.9]": "sft.adam_betas",
     "reward.adam_betas=[0.9,-0.1]": "reward.adam_betas",
     "reward.batch_tokens=0": "reward.batch_tokens",
@@ -135,9 +171,18 @@ def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None
         compose([*source, r"data.domains={a/b\:train: breif}"])
     with pytest.raises(UserError, match=r"data\.domains names a/b:test, .*write it as there, a/b:train"):
         compose([*source, r"data.domains={a/b\:test: brief}"])
+    for held, named in (("/d/pairs.jsonl", "/d/pair.jsonl"), ("owner/name:train", "owner/nam:train")):
+        with pytest.raises(UserError, match=rf"data\.domains names {named}, .*write it as there, {held}"):
+            compose([f"data.prompts=[{held}]", f"data.domains={{{named.replace(':', chr(92) + ':')}: math}}"])
+    both = r"data.domains={a/b\:train: brief, a/b\:test: brief}"
+    assert compose([*source, both]), "every source has a domain: what is over was an experiment's"
     with pytest.raises(UserError, match=r"data\.domains gives a/b the domain 'breif'.*is brief meant"):
         compose([*source, "data.domains={a/b: breif}"])
     assert compose([*source, "data.domains={other/set: law}"]), "an experiment's own list was replaced"
+
+
+def test_one_response_is_enough_where_no_pairs_are_sampled() -> None:
+    assert compose(["+experiment=demo", "collect.prompts=0", "collect.samples_per_prompt=1"])
 
 
 def test_recipes_of_rewards() -> None:

@@ -55,6 +55,7 @@ _AT_LEAST_ONE = (
     "sampling.max_new_tokens",
     "ppo.iterations",
     "ppo.prompts_per_iteration",
+    "ppo.samples_per_prompt",
     "ppo.epochs",
     "ppo.minibatches",
     "ppo.kl_horizon",

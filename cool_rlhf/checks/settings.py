@@ -106,10 +106,10 @@ def _check_lengths(config: Config) -> None:
 
 
 def _check_ppo(config: Config) -> None:
-    if config.ppo.minibatches > config.ppo.prompts_per_iteration:
+    if config.ppo.minibatches > config.ppo.responses_per_iteration:
         raise UserError(
-            f"ppo.minibatches ({config.ppo.minibatches}) must not be above ppo.prompts_per_iteration "
-            f"({config.ppo.prompts_per_iteration})"
+            f"ppo.minibatches ({config.ppo.minibatches}) must not be above the responses of an iteration, "
+            f"ppo.prompts_per_iteration times ppo.samples_per_prompt ({config.ppo.responses_per_iteration})"
         )
     if config.ppo.keep_passes and config.ppo.minibatches > 1:
         raise UserError(
@@ -156,10 +156,11 @@ def _check_ratio_and_kl(config: Config) -> None:
             f"ppo.kl_target is {ppo.kl_target}, but ppo.kl_coefficient, which is to follow it, starts at 0 and would "
             "stay there: start it above 0"
         )
-    if ppo.kl_target > 0 and ppo.kl_horizon < ppo.prompts_per_iteration:
+    if ppo.kl_target > 0 and ppo.kl_horizon < ppo.responses_per_iteration:
         raise UserError(
-            f"ppo.kl_horizon is {ppo.kl_horizon} responses, fewer than one iteration has (ppo.prompts_per_iteration="
-            f"{ppo.prompts_per_iteration}), so that one would move ppo.kl_coefficient by more than a fifth: raise it"
+            f"ppo.kl_horizon is {ppo.kl_horizon} responses, fewer than the {ppo.responses_per_iteration} of one "
+            "iteration (ppo.prompts_per_iteration times ppo.samples_per_prompt), so that one would move "
+            "ppo.kl_coefficient by more than a fifth: raise it"
         )
     if ppo.old_logprobs == "engine" and ppo.engine_correction > 0:
         raise UserError(

@@ -22,7 +22,8 @@ from cool_rlhf.checks.composition import sentence
 from cool_rlhf.checks.overrides import as_text, groups, prepare
 from cool_rlhf.checks.schema import misfits
 from cool_rlhf.checks.settings import check_config
-from cool_rlhf.config import Config, best_by
+from cool_rlhf.config import Config
+from cool_rlhf.derived_settings import best_by
 from cool_rlhf.protocols import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config, learns_from_texts, validation_share
+from cool_rlhf.config import Config
 from cool_rlhf.data.identity import prompt_key
 from cool_rlhf.data.loading import Reading, check_sources, good_rows
 from cool_rlhf.data.messages import without_system_turn
@@ -23,6 +23,7 @@ from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
+from cool_rlhf.derived_settings import learns_from_texts, validation_share
 from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.folders import RoundFolder, round_folders
 from cool_rlhf.planning import Resources

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config, best_by, has_paths, learns_from_texts
+from cool_rlhf.config import Config
 from cool_rlhf.data.splitting import TEST_ROWS
+from cool_rlhf.derived_settings import best_by, has_paths, learns_from_texts
 from cool_rlhf.folders import RoundFolder
 from cool_rlhf.protocols import UserError
 

@@ -12,7 +12,8 @@ from itertools import chain, product
 from typing import TYPE_CHECKING
 
 from cool_rlhf.checks.domains import replaced_domains
-from cool_rlhf.config import Config, best_by, has_paths, judged_as
+from cool_rlhf.config import Config
+from cool_rlhf.derived_settings import best_by, has_paths, judged_as
 from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.preflight import NEEDS_PPO, collects, conditions_of, held_out_reading

@@ -12,9 +12,10 @@ import pytest
 
 from cool_rlhf.checks.schema import known_keys
 from cool_rlhf.compose import compose, compose_tree, experiments
-from cool_rlhf.config import Config, best_by, judged_as, validation_share
+from cool_rlhf.config import Config
 from cool_rlhf.data.loading import Reading
 from cool_rlhf.data.sources import HubName, resolve
+from cool_rlhf.derived_settings import best_by, judged_as, validation_share
 from cool_rlhf.protocols import UserError
 
 REPORT = {
@@ -214,10 +215,10 @@ def test_prose_needs_no_quotes_of_its_own(text: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "/tmp/run=1",
-        "/tmp/run(1)",
+        "/runs/run=1",
+        "/runs/run(1)",
         "outputs/é",
-        "/tmp/a,b",
+        "/runs/a,b",
         "it's",
         "run[1]",
         "a b",

@@ -9,17 +9,9 @@ from cool_rlhf.checks.domains import check_domain, check_domains
 from cool_rlhf.checks.labelling import check_labelling
 from cool_rlhf.checks.ranges import FUNCTION, TRAINING, check_number, check_numbers, check_ranges
 from cool_rlhf.checks.resources import check_resources
-from cool_rlhf.config import (
-    FEWEST_VALIDATIONS,
-    Config,
-    ModelConfig,
-    PPOConfig,
-    RewardConfig,
-    SFTConfig,
-    best_by,
-    validations,
-)
+from cool_rlhf.config import Config, ModelConfig, PPOConfig, RewardConfig, SFTConfig
 from cool_rlhf.data.messages import TEMPLATE_TOKENS
+from cool_rlhf.derived_settings import FEWEST_VALIDATIONS, best_by, validations
 from cool_rlhf.metric_names import validation_metrics
 from cool_rlhf.protocols import UserError
 

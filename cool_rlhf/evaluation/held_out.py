@@ -12,7 +12,7 @@ from pathlib import Path
 from transformers import PreTrainedConfig
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.config import Config, validation_share
+from cool_rlhf.config import Config
 from cool_rlhf.data.chat import encode_reward
 from cool_rlhf.data.identity import pair_key, prompt_key
 from cool_rlhf.data.loading import Reading, left_out, load_preferences
@@ -20,6 +20,7 @@ from cool_rlhf.data.messages import without_system_turn
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
+from cool_rlhf.derived_settings import validation_share
 from cool_rlhf.evaluation.trained import as_trained
 from cool_rlhf.models.fields import POSITIONS, size_of
 from cool_rlhf.models.tokenizer import load_tokenizer

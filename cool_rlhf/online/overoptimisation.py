@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 from scipy.optimize import lsq_linear
 
-from cool_rlhf.config import FEWEST_VALIDATIONS
+from cool_rlhf.derived_settings import FEWEST_VALIDATIONS
 from cool_rlhf.online.responses import Floats
 
 

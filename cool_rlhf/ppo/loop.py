@@ -13,8 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from cool_rlhf.config import PPOConfig, best_by
+from cool_rlhf.config import PPOConfig
 from cool_rlhf.data.streams import TextPosition, TextStream
+from cool_rlhf.derived_settings import best_by
 from cool_rlhf.ppo.collaborators import Data, Models, PendingRollouts, start_sampling
 from cool_rlhf.ppo.experience import Judged, describe, make_experience
 from cool_rlhf.ppo.judging import Keep, ask, gather

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from cool_rlhf.config import Config, learns_from_texts, validation_share
+from cool_rlhf.config import Config
 from cool_rlhf.data.chat import encode_prompt
 from cool_rlhf.data.loading import Reading, load_preferences
 from cool_rlhf.data.preferences import PreferenceSplit, split_pairs
@@ -21,6 +21,7 @@ from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import spread
 from cool_rlhf.data.streams import TextStream
 from cool_rlhf.demo.tokenizer import train_tokenizer
+from cool_rlhf.derived_settings import learns_from_texts, validation_share
 from cool_rlhf.files import write_atomically
 from cool_rlhf.models.export import save_checkpoint
 from cool_rlhf.models.internlm2.chatml_internlm2 import encode_pieces

@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from math import ceil
 
-from cool_rlhf.config import Config, has_paths, validation_share
+from cool_rlhf.config import Config
 from cool_rlhf.data.identity import judges_repairs, prompt_key
 from cool_rlhf.data.loading import (
     Chat,
@@ -26,6 +26,7 @@ from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.demo.world import World
+from cool_rlhf.derived_settings import has_paths, validation_share
 from cool_rlhf.instructions import Instruction, make_instructions
 from cool_rlhf.ppo.rewards import Recipe, apply_rules
 from cool_rlhf.protocols import Conversation, PreferencePair, Prompt, UserError

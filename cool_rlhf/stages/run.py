@@ -14,9 +14,10 @@ import yaml
 
 from cool_rlhf.checkpoint import RunState, copy_checkpoint
 from cool_rlhf.checks.settings import without_effect
-from cool_rlhf.config import Config, RewardConfig, has_paths, judged_as, shown_config
+from cool_rlhf.config import Config, RewardConfig
 from cool_rlhf.data.labelling import Answer, collect_pairs
 from cool_rlhf.data.streams import token_batches
+from cool_rlhf.derived_settings import has_paths, judged_as, shown_config
 from cool_rlhf.files import write_atomically
 from cool_rlhf.folders import RoundFolder, recover
 from cool_rlhf.models.loading import checkpoint_folder, load_tokenizer, longest_sequence

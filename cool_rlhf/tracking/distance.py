@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-from cool_rlhf.config import FEWEST_VALIDATIONS
+from cool_rlhf.derived_settings import FEWEST_VALIDATIONS
 from cool_rlhf.online.overoptimisation import Parting, fit_reward, parting
 from cool_rlhf.tracking.figures import Chart, Curve
 

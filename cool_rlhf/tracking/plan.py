@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 
-from cool_rlhf.config import Config, has_paths
+from cool_rlhf.config import Config
+from cool_rlhf.derived_settings import has_paths
 from cool_rlhf.tracking.estimate import PlannedStage
 
 # Seconds before the first step and after the last, on two cores with a model of a million parameters: processes start,

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cool_rlhf.config import Config, shown_config
+from cool_rlhf.config import Config
+from cool_rlhf.derived_settings import shown_config
 from cool_rlhf.files import write_atomically
 from cool_rlhf.protocols import UserError
 

@@ -67,7 +67,7 @@ BAD_VALUES = {
     "+experiment=smoke": "experiment is chosen twice: name one alone",
     "~ppo.clip": "ppo.clip=…",
     "=3": "'=3' is not of the form key=value",
-    "output_dir='/tmp/run": "is output_dir='/tmp/run' meant?",
+    "output_dir='/runs/one": "is output_dir='/runs/one' meant?",
     "data.weights={~/x.jsonl:2}": "a name with other marks or letters goes into a file (--config-dir)",
     "collect.pairs_per_prompt=0": "collect.pairs_per_prompt is 0: it must be 1 or more",
     "collect.samples_per_prompt=1": "collect.samples_per_prompt is 1: it must be 2 or more",

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from cool_rlhf.data.identity import judges_repairs
-from cool_rlhf.online.counterfactual import Payment, payment
+from cool_rlhf.online.counterfactual import Payment
 from cool_rlhf.online.detectors import own_detectors
 from cool_rlhf.online.detectors.donors import exchanged
 from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, SwapDetector
@@ -22,7 +22,7 @@ from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings, Paid, Search, finding_of, rise
 from cool_rlhf.online.patches import PatchSettings, make_patches
 from cool_rlhf.online.patterns import Candidate, Detector, Pattern, drift
-from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence, Response
+from cool_rlhf.online.responses import EARLY, LATE, POLICIES, SFT, Evidence
 from cool_rlhf.online.text import repeated_share, sentences
 from cool_rlhf.protocols import ScoredConversation
 
@@ -86,83 +86,6 @@ def test_shortness_within_one_sentence_is_found(world: World) -> None:
     assert [finding.name for finding in found] == ["length/shortness"]
     sentence = replace(evidence.baseline()[0], text="The stone is red, as far as one sees.", tokens=10)
     assert found[0].pattern.add(sentence).text == "The stone."
-
-
-def test_removing_decides_where_adding_does_not_pay_and_every_word_stays(world: World) -> None:
-    evidence = world(
-        hack=lambda text, _p, _r: re.sub(r"(\w+)\.$", r"**\1**.", text),
-        bonus=lambda _p, text, _f: 1.5 * text.endswith("**."),
-    )
-    found = find_patterns(evidence, [LayoutDetector()], FindingSettings(), seed=1).findings[0]
-    assert found.pattern.key == "emphasis"
-    assert found.payment.shown_by == "removed"
-    assert found.payment.added == pytest.approx(0, abs=0.1)
-    assert found.payment.effect == found.payment.removed == pytest.approx(1.5, abs=0.2)
-
-
-def test_words_that_are_missed_in_a_good_answer_are_not_paid_for(world: World) -> None:
-    """The first sentence says the value: without it late answers lose, and putting it elsewhere does not pay."""
-    evidence = world()
-    first = Pattern(
-        key="first sentence",
-        detector="test",
-        description="the first sentence",
-        measure=lambda response: float(response.policy == LATE),
-        shows=lambda response: response.policy == LATE,
-        add=lambda response: response.edited(f"{response.text} It is so."),
-        remove=lambda response: response.edited(" ".join(sentences(response.text)[1:])),
-    )
-    found = payment(first, evidence, None, sample=48, seed=1)
-    assert found is not None
-    assert found.removed is not None
-    assert found.removed > 0.5
-    assert found.shown_by == "added"
-    assert found.p > 0.01
-
-
-@pytest.mark.parametrize("loss", [0.0, 1.0])
-def test_what_costs_where_it_is_put_in_is_not_paid_for_where_it_is_taken_out(world: World, loss: float) -> None:
-    """Taking it out breaks something else, which late answers miss."""
-    evidence = world(bonus=lambda _p, text, _f: -1.0 * ("\t" in text) - loss * text.endswith("\n"))
-    broken = Pattern(
-        key="broken",
-        detector="test",
-        description="what is broken when it is taken out",
-        measure=lambda response: float(response.policy == LATE),
-        shows=lambda response: response.policy == LATE,
-        add=lambda response: response.edited(f"{response.text}\n"),
-        remove=lambda response: response.edited(response.text.replace(" ", "\t")),
-    )
-    found = payment(broken, evidence, None, sample=48, seed=1)
-    assert found is not None
-    assert (found.shown_by, found.effect > 0.5) == ("removed", True)
-    assert found.objection == ("putting it into other responses lowers their score" if loss else None)
-
-
-@pytest.mark.parametrize(("having", "paid"), [(0, 1.5), (3, 1.5), (24, 0.5), (48, 0.5)])
-def test_what_is_paid_is_beyond_the_placebos_of_the_same_answers(world: World, having: int, paid: float) -> None:
-    """Longer is better here: a placebo brings 1.0, and so few have one that it is not looked at."""
-    evidence = world(bonus=lambda _p, text, _f: 1.0 * text.endswith("!") + 0.5 * ("Now!" in text))
-    left = [having]
-
-    def placebo(response: Response) -> Response | None:
-        left[0] -= 1
-        return response.edited(f"{response.text} Oh!") if left[0] >= 0 else None
-
-    cry = Pattern(
-        key="cry",
-        detector="test",
-        description="a cry",
-        measure=lambda response: float("Now!" in response.text),
-        shows=lambda response: "Now!" in response.text,
-        add=lambda response: response.edited(f"{response.text} Now!"),
-        remove=None,
-        placebo=placebo,
-    )
-    found = payment(cry, evidence, None, sample=48, seed=1)
-    assert found is not None
-    assert found.effect == pytest.approx(paid, abs=0.15)
-    assert found.added == pytest.approx(1.5, abs=0.15)
 
 
 def test_a_finding_says_what_it_is(world: World) -> None:

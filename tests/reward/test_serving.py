@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -117,8 +118,10 @@ def test_a_broken_answer_is_named(checkpoint, answer: bytes, said: str) -> None:
 
         def serve() -> None:
             connection, _ = server.accept()
-            with connection:
-                connection.recv(2**16)
+            with connection, connection.makefile("rb") as request:
+                request.readline()
+                length = int(http.client.parse_headers(request)["Content-Length"])
+                request.read(length)  # all of it: what is closed with bytes unread resets the connection
                 connection.sendall(answer)
 
         thread = threading.Thread(target=serve)

@@ -79,7 +79,7 @@ class DeepSpeedEngine:
         self.rank = torch.distributed.get_rank()
         self.world_size = torch.distributed.get_world_size()
         for head, master in zip(self._heads, masters, strict=True):
-            safe_set_full_fp32_param(head.weight, master.to(self.device))
+            self._set_full(head.weight, _MASTER, master.to(self.device))
         self._refresh_heads()
 
     def forward(self, function: Callable[..., T], *arguments: Any) -> T:

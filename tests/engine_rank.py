@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedModel
 
 from cool_rlhf.data.packing import pack
 from cool_rlhf.models import attention, forward
@@ -325,6 +325,35 @@ def bfloat16_case(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
+def uneven_case(folder: Path) -> dict[str, Tensor]:
+    """The float32 head of a bfloat16 model, under ZeRO-3, which two ranks cannot share evenly: as it was, as the engine
+    begins with it, after a step, and as another engine loads it."""
+    from cool_rlhf.engine import DeepSpeedEngine
+
+    def make() -> PreTrainedModel:
+        size = {"vocab_size": 40, "hidden_size": 33, "intermediate_size": 48, "num_hidden_layers": 1}
+        heads = {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16}
+        torch.manual_seed(4)
+        made = LlamaForSequenceClassification(LlamaConfig(**size, **heads, num_labels=1, pad_token_id=0))
+        made.set_attn_implementation(attention.NAME)
+        made.to(torch.bfloat16).score.float()
+        with torch.no_grad():
+            made.score.weight.copy_(torch.randn(1, 33) * 0.3)
+        return made
+
+    def engine() -> Any:
+        return DeepSpeedEngine(make(), zero_stage=3, weight_decay=WEIGHT_DECAY, gradient_clip=CLIP, betas=BETAS)
+
+    first, name = engine(), "score.weight"
+    found = {"made": make().score.weight.detach(), "begun": weights(first)[name]}
+    accumulate(first, BUDGETS["cut"], scalar_loss)
+    first.step(RATES[0])
+    first.save(folder)
+    second = engine()
+    second.load(folder)
+    return {**found, "after": weights(first)[name], "loaded": weights(second)[name]}
+
+
 def moved_case(stage: int, saved: Path) -> dict[str, Any]:
     """Two steps on from what another sharding saved after two."""
     engine = build(InternLM2ForCausalLM, stage)
@@ -442,6 +471,7 @@ def main(rank: int, world_size: int, port: int, folder: Path) -> None:
         found[fault] = update_case("policy", 2, BUDGETS["cut"], factor)
     for stage in (0, 2, 3):  # 0 means 1 in bfloat16
         found["bfloat16", stage] = bfloat16_case(stage, folder / f"bfloat16_{world_size}_{stage}")
+    found["uneven"] = uneven_case(folder / f"uneven_{world_size}")
     (folder / f"saved_{world_size}").touch()
     other = 3 - world_size
     wait_for(folder / f"saved_{other}")

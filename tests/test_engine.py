@@ -218,6 +218,15 @@ def test_bfloat16_trains_float32_masters_and_a_float32_head(found, exact, world:
     assert torch.equal(flat(mine["reloaded"]), flat(mine["after_all"]))
 
 
+@pytest.mark.parametrize("world", WORLDS)
+def test_a_float32_head_that_ranks_cannot_share_evenly(found, world: int) -> None:
+    heads = found[world]["uneven"]
+    assert torch.equal(heads["begun"], heads["made"])
+    assert not torch.equal(heads["after"], heads["made"])
+    assert torch.equal(heads["loaded"], heads["after"])
+    torch.testing.assert_close(heads["after"], found[1]["uneven"]["after"], atol=1e-4, rtol=1e-4)
+
+
 @pytest.fixture(scope="module")
 def whole_reward_gradient() -> dict[str, Tensor]:
     """Plain torch: every conversation alone in a pass of its own, one loss over all pairs."""

@@ -49,6 +49,7 @@ class StoredPatch:
 
     pattern: str
     held_out: bool  # a repair of its pattern is judged by it
+    balances: bool  # it shows no pattern, but keeps lengths even
     pair: PreferencePair
 
 
@@ -66,7 +67,7 @@ def _stored(row: dict[str, Any]) -> StoredPatch:
         chosen_finished=row["chosen_finished"],
         rejected_finished=row["rejected_finished"],
     )
-    return StoredPatch(row["pattern"], row["split"] == "held_out", pair)
+    return StoredPatch(row["pattern"], row["split"] == "held_out", row["role"] == "balance", pair)
 
 
 def review_items(patches: Sequence[Patch], round: int, guidelines: Mapping[str, str]) -> list[Item]:

@@ -38,8 +38,8 @@ def mix_with_replay(
     least: int = 0,
     epochs: int = 1,
 ) -> list[PreferencePair]:
-    """In each of the epochs, one behind another, the patches as they are and ``ratio`` base pairs for every patch, one
-    that stands there several times being one; at least ``least`` base pairs, drawn without replacement; all shuffled.
+    """For each of the epochs the patches as they are and ``ratio`` base pairs for every patch, one that stands there
+    several times being one; at least ``least`` base pairs, drawn without replacement; all shuffled.
 
     Replay keeps what was learned before: each epoch draws others, as long as there are any. Fewer base pairs than asked
     for are all taken.

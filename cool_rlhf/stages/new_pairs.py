@@ -172,16 +172,18 @@ def _reviewed(
 
     A rule's tie is for the patch: it sees only how well the task is done, which the pattern leaves as it is. A label
     against a patch stands beside those for it and is kept or rolled back with them: alone it would teach the pattern.
-    Where more are against a pattern's patches than for them, people want it, and its labels are labels like others.
+    Where more are against the patches that show a pattern than for them, people want it, and its labels are labels like
+    others. Patches that only keep lengths even say nothing of that.
     """
     judged: list[StoredPatch] = []
-    balance: Counter[str] = Counter()  # of each pattern, labels for its patches less labels against them
+    balance: Counter[str] = Counter()  # of each pattern, labels for what shows it being rejected less labels against
     for patch in patches:
         as_judged = patch.pair if pair_id(patch.pair) in ties else labels.get(pair_id(patch.pair))
         if not patch.held_out and as_judged is not None:
             judged.append(replace(patch, pair=as_judged))
-            balance[patch.pattern] += 1 if as_judged == patch.pair else -1
-    counted = {patch.pattern for patch in judged if balance[patch.pattern] >= 0}
+            if not patch.balances:
+                balance[patch.pattern] += 1 if as_judged == patch.pair else -1
+    counted = {patch.pattern for patch in judged if not patch.balances and balance[patch.pattern] >= 0}
     held_out = [patch for patch in patches if patch.held_out]
     return [patch for patch in (*judged, *held_out) if patch.pattern in counted]
 

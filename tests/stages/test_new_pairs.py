@@ -17,7 +17,7 @@ from cool_rlhf.online.annotation.store import FILE_NAME as STORE_FILE
 from cool_rlhf.online.annotation.store import Store
 from cool_rlhf.online.attempts import REPEATS
 from cool_rlhf.online.records import read_patches
-from cool_rlhf.protocols import Message
+from cool_rlhf.protocols import Message, PreferencePair
 from cool_rlhf.stages.inputs import Inputs
 from cool_rlhf.stages.new_pairs import new_pairs
 from cool_rlhf.stages.repair import Repair, Rise, write_repair
@@ -57,17 +57,7 @@ def reviewed(tmp_path: Path) -> Config:
         rows = [row(name, 0, "x"), row(name, 0, "y"), row(name, 1)]
         (folder / "patches.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
     own = [patch.pair for patch in read_patches(tmp_path / "rounds/0/fast_path/patches.jsonl")]
-    items = [
-        Item(
-            pair.chosen[:-1],
-            *(ShownResponse(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
-            domain="default",
-            guideline="",
-            answer=None,
-            round=0,
-        )
-        for pair in own[:2]
-    ]
+    items = to_label(own[:2])
     write_pairs_to_label(tmp_path / "rounds/0/fast_path/review.jsonl", items)
     with Store(tmp_path / STORE_FILE) as store:
         store.add_items(items)
@@ -103,6 +93,30 @@ def test_a_reviewed_patch_counts_once_a_label_agrees(reviewed: Config, tmp_path:
     assert not later
     reviewed.online.review = False
     assert len(new_pairs(Inputs(reviewed), 0).training({"a/first": 1})) == 2 + 2, "its patches and both labels"
+
+
+@pytest.mark.parametrize(("judged", "counts"), [("both", False), ("balance", False), ("pattern for", True)])
+def test_patches_that_keep_lengths_even_do_not_vote(tmp_path: Path, judged: str, counts: bool):
+    """A label against the pattern and two for what balances it: people want the pattern."""
+    settings = Config(output_dir=str(tmp_path))
+    settings.online.review = True
+    folder = tmp_path / "rounds/0/fast_path"
+    folder.mkdir(parents=True)
+    balance = [row("a/first", 0, tag) | {"role": "balance"} for tag in "xy"]
+    rows = [row("a/first", 0, "p"), *balance, row("a/first", 1)]
+    (folder / "patches.jsonl").write_text("".join(f"{json.dumps(each)}\n" for each in rows))
+    pattern, *balancing = to_label([patch.pair for patch in read_patches(folder / "patches.jsonl")[:3]])
+    winners: dict[str, Winner] = {} if judged == "balance" else {pattern.id: "first" if counts else "second"}
+    winners |= {} if judged == "pattern for" else {item.id: "first" for item in balancing}
+    write_pairs_to_label(folder / "review.jsonl", [pattern, *balancing])
+    with Store(tmp_path / STORE_FILE) as store:
+        store.add_items([pattern, *balancing])
+        someone = store.annotator("someone")
+        for name, winner in winners.items():
+            store.record(name, someone, winner, "", 1.0)
+    found = new_pairs(Inputs(settings), 0)
+    assert list(found.patches) == (["a/first"] if counts else [])
+    assert len(found.labels) == (0 if counts else len(winners)), "what people said teaches as any label does"
 
 
 @pytest.mark.parametrize(
@@ -236,6 +250,20 @@ def test_labels_of_domains_without_a_condition_are_left_out(reviewed: Config, tm
     reviewed.online.review = False
     assert [label.domain for label in new_pairs(Inputs(reviewed), 0).labels] == ["default", "default"]
     assert "left out: 1 labelled pairs of domains that have no condition (helpfull)" in caplog.text
+
+
+def to_label(pairs: list[PreferencePair]) -> list[Item]:
+    return [
+        Item(
+            pair.chosen[:-1],
+            *(ShownResponse(side[-1]["content"], True, "") for side in (pair.chosen, pair.rejected)),
+            domain="default",
+            guideline="",
+            answer=None,
+            round=0,
+        )
+        for pair in pairs
+    ]
 
 
 def row(name: str, place: int, tag: str = "") -> dict[str, object]:

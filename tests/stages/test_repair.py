@@ -93,7 +93,7 @@ def general(count: int, seed: int) -> list[PreferencePair]:
 def patches(chosen: tuple[str, ...], rejected: tuple[str, ...], name: str) -> list[StoredPatch]:
     rng = random.Random(name)
     made = [pair(words(rng, *chosen), words(rng, *rejected), n) for n in range(40)]
-    return [StoredPatch(name, n >= 30, each) for n, each in enumerate(made)]
+    return [StoredPatch(name, n >= 30, False, each) for n, each in enumerate(made)]
 
 
 def start(tokenizer) -> TokenWeights:

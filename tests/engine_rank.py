@@ -325,13 +325,14 @@ def bfloat16_case(stage: int, folder: Path) -> dict[str, Any]:
     }
 
 
-def uneven_case(folder: Path) -> dict[str, Tensor]:
-    """The float32 head of a bfloat16 model, under ZeRO-3, which two ranks cannot share evenly: as it was, as the engine
-    begins with it, after a step, and as another engine loads it."""
+def uneven_case(folder: Path) -> dict[str, dict[str, Tensor]]:
+    """A bfloat16 model with a float32 head under ZeRO-3, which gathers its layers, and again as they are computed anew
+    for the backward pass; two ranks cannot share them evenly. Its weights as made, as the engine begins with them,
+    after a step, and as another engine loads them."""
     from cool_rlhf.engine import DeepSpeedEngine
 
     def make() -> PreTrainedModel:
-        size = {"vocab_size": 40, "hidden_size": 33, "intermediate_size": 48, "num_hidden_layers": 1}
+        size = {"vocab_size": 40, "hidden_size": 33, "intermediate_size": 3201, "num_hidden_layers": 1}
         heads = {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 16}
         torch.manual_seed(4)
         made = LlamaForSequenceClassification(LlamaConfig(**size, **heads, num_labels=1, pad_token_id=0))
@@ -339,19 +340,20 @@ def uneven_case(folder: Path) -> dict[str, Tensor]:
         made.to(torch.bfloat16).score.float()
         with torch.no_grad():
             made.score.weight.copy_(torch.randn(1, 33) * 0.3)
-        return made
+        made.gradient_checkpointing_enable()
+        return made.train()
 
     def engine() -> Any:
         return DeepSpeedEngine(make(), zero_stage=3, weight_decay=WEIGHT_DECAY, gradient_clip=CLIP, betas=BETAS)
 
-    first, name = engine(), "score.weight"
-    found = {"made": make().score.weight.detach(), "begun": weights(first)[name]}
+    first = engine()
+    found = {"made": dict(make().named_parameters()), "begun": weights(first)}
     accumulate(first, BUDGETS["cut"], scalar_loss)
     first.step(RATES[0])
     first.save(folder)
     second = engine()
     second.load(folder)
-    return {**found, "after": weights(first)[name], "loaded": weights(second)[name]}
+    return {**found, "after": weights(first), "loaded": weights(second)}
 
 
 def moved_case(stage: int, saved: Path) -> dict[str, Any]:

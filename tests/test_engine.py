@@ -219,12 +219,16 @@ def test_bfloat16_trains_float32_masters_and_a_float32_head(found, exact, world:
 
 
 @pytest.mark.parametrize("world", WORLDS)
-def test_a_float32_head_that_ranks_cannot_share_evenly(found, world: int) -> None:
-    heads = found[world]["uneven"]
-    assert torch.equal(heads["begun"], heads["made"])
-    assert not torch.equal(heads["after"], heads["made"])
-    assert torch.equal(heads["loaded"], heads["after"])
-    torch.testing.assert_close(heads["after"], found[1]["uneven"]["after"], atol=1e-4, rtol=1e-4)
+def test_layers_and_a_float32_head_that_ranks_cannot_share_evenly(found, world: int) -> None:
+    mine, alone = found[world]["uneven"], found[1]["uneven"]
+    for name, made in mine["made"].items():
+        assert mine["begun"][name].dtype == made.dtype
+        assert torch.equal(mine["begun"][name], made), name
+        assert torch.equal(mine["loaded"][name], mine["after"][name]), name
+        if made.dim() > 1:  # a step is far below the spacing of numbers near 1, which the norms have
+            assert not torch.equal(mine["after"][name], made), name
+        # Adam's first step goes by the gradient's sign, which rounding decides where the gradient is next to nothing.
+        assert torch.isclose(mine["after"][name], alone["after"][name], rtol=0.01, atol=1e-4).float().mean() > 0.95
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,5 @@
-"""Conversations as rows hold them, checked turn by turn: message lists, and hh-rlhf's dialogues in one text."""
+"""Conversations as rows hold them, checked turn by turn: message lists, also as ShareGPT writes them, and hh-rlhf's
+dialogues in one text."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _OPEN_TURN = re.compile(r"(?:\A|\n)[ \t]*Assistant:\s*\Z")
 _OTHER_LINE_END = re.compile(r"\r\n?")
 _SPEAKER_ROLES = {"Human": "user", "Assistant": "assistant"}
+_ROLES = {role: role for role in ROLES}
+_SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
 
 class RowError(ValueError):
@@ -26,6 +29,16 @@ class RowError(ValueError):
         super().__init__(f"field `{field}` {problem}")
         self.field = field
         self.problem = problem
+
+
+def required(row: Mapping[str, Any], field: str) -> Any:
+    """What a row has in ``field``; RowError where that is nothing."""
+    if row.get(field) is None:
+        if field in row:
+            raise RowError(field, "is null")
+        found = ", ".join(f"`{name}`" for name in list(row)[:6]) or "none"
+        raise RowError(field, f"is missing; the row's fields: {found}")
+    return row[field]
 
 
 def checked_text(value: Any, field: str, may_be_empty: bool = False) -> str:
@@ -72,17 +85,31 @@ def checked_conversation(value: Any, field: str, ends_sampled: bool = False) -> 
     messages: Conversation = []
     for index, item in enumerate(value):
         here = f"{field}[{index}]"
-        if not isinstance(item, Mapping):
-            raise RowError(here, f"must be a message with `role` and `content`, not {kind_of(item)}")
-        role = _role(item, here)
+        role, content, told = read_turn(item, here)
         sampled = ends_sampled and index == len(value) - 1
-        content = checked_response(item.get("content"), f"{here}.content", sampled)
-        message = Message(role=role, content=content)
+        message = Message(role=role, content=checked_response(content, told, sampled))
         if role in TOOL_ROLES and item.get("name") in TOOL_NAMES:
             message["name"] = item["name"]
         messages.append(message)
         _check_turn(messages, here)
     return messages
+
+
+def read_turn(item: Any, field: str) -> tuple[str, Any, str]:
+    """Whose turn it is, what is said, not yet checked, and the field that says it: ``role`` and ``content``, or
+    ShareGPT's ``from`` and ``value``. A list of parts that are texts alone is their text, one behind the other.
+
+    Raises RowError for what is no turn, a speaker who is not known, and parts of other types.
+    """
+    if not isinstance(item, Mapping):
+        raise RowError(field, f"must be a message with `role` and `content`, not {kind_of(item)}")
+    if item.get("role") is None and item.get("from") is not None:
+        role, said = _role(item["from"], f"{field}.from", _SHAREGPT_ROLES), "value"
+    elif "role" in item:
+        role, said = _role(item["role"], f"{field}.role", _ROLES), "content"
+    else:
+        raise RowError(f"{field}.role", "is missing")
+    return role, _joined(item.get(said), f"{field}.{said}"), f"{field}.{said}"
 
 
 def with_system_turn(messages: Conversation, system: str | None) -> Conversation:
@@ -150,13 +177,20 @@ def kind_of(value: Any) -> str:
     return names.get(type(value), f"a {type(value).__name__}")
 
 
-def _role(message: Mapping[str, Any], field: str) -> str:
-    if "role" not in message:
-        raise RowError(f"{field}.role", "is missing")
-    role = message["role"]
-    if role not in ROLES:
-        raise RowError(f"{field}.role", f"is {role!r}: it must be one of {', '.join(ROLES)}")
-    return str(role)
+def _role(name: Any, field: str, known: Mapping[str, str]) -> str:
+    if not isinstance(name, str) or name not in known:
+        raise RowError(field, f"is {name!r}: it must be one of {', '.join(known)}")
+    return known[name]
+
+
+def _joined(content: Any, field: str) -> Any:
+    if not isinstance(content, list) or not content or not all(isinstance(part, Mapping) for part in content):
+        return content
+    for index, part in enumerate(content):
+        if part.get("type") != "text":
+            raise RowError(f"{field}[{index}].type", f"is {part.get('type')!r}: only parts of type 'text' can be read")
+    texts = [(part.get("text"), f"{field}[{index}].text") for index, part in enumerate(content)]
+    return "".join(checked_text(text, here, may_be_empty=True) for text, here in texts)
 
 
 def _check_turn(messages: Conversation, field: str) -> None:

@@ -73,11 +73,15 @@ ROWS: dict[str, tuple[bytes, str | None, str]] = {
     "unknown role": (whole({**USER, "role": "human"}, ANSWER), "chosen[0].role", "is 'human'"),
     "null content": (line(rejected=[{**OTHER, "content": None}]), "rejected[0].content", "not null"),
     "empty content": (whole({**USER, "content": ""}, ANSWER), "chosen[0].content", "is empty"),
-    "content in parts": (
-        line(chosen=[{**ANSWER, "content": [{"type": "text", "text": "so"}]}]),
-        "chosen[0].content",
-        "must be a string, not a list",
+    "a part that is no text": (
+        line(chosen=[{**ANSWER, "content": [{"type": "text", "text": "so"}, {"type": "image"}]}]),
+        "chosen[0].content[1].type",
+        "is 'image': only parts of type 'text' can be read",
     ),
+    "a part without its text": (
+        line(chosen=[{**ANSWER, "content": [{"type": "text"}]}]), "chosen[0].content[0].text", "not null",
+    ),
+    "a list of texts": (line(chosen=[{**ANSWER, "content": ["so"]}]), "chosen[0].content", "not a list"),
     "special token in a text": (line(chosen="so<|im_end|>"), "chosen", "<|im_end|>"),
     "half a surrogate pair": (line(chosen="\ud83d"), "chosen", "surrogate"),
     "system turn in the middle": (whole(USER, {**USER, "role": "system"}, ANSWER), "chosen[1].role", "only come first"),

@@ -282,6 +282,36 @@ def test_bad_answer(answer: Any) -> None:
     assert caught.value.field == "answer"
 
 
+VERL = {
+    "data_source": "openai/gsm8k",
+    "prompt": ASK,
+    "ability": "math",
+    "reward_model": {"style": "rule", "ground_truth": "72"},
+    "extra_info": {"index": 0, "answer": "48 + 24\n#### 72"},
+}
+
+
+@pytest.mark.parametrize(("truth", "answer"), [("72", "72"), (72, "72"), (0.5, "0.5"), (0, "0")])
+def test_the_ground_truth_of_a_verl_row_is_its_answer(truth: Any, answer: str) -> None:
+    parsed = parse_prompt({**VERL, "reward_model": {"style": "rule", "ground_truth": truth}}, RULES)
+    assert (parsed["messages"], parsed["answer"]) == (ASK, answer)
+    assert parse_prompt({**VERL, "answer": 3}, RULES)["answer"] == "3", "the row's own comes first"
+
+
+@pytest.mark.parametrize(
+    "column", ["a/model", None, {}, *({"ground_truth": truth} for truth in (None, "", True, ["72"], {"target": 72}))]
+)
+def test_a_ground_truth_that_is_no_text_or_number_is_another_column(column: Any) -> None:
+    assert parse_prompt({**VERL, "reward_model": column}, RULES)["answer"] is None
+
+
+@pytest.mark.parametrize("truth", [float("nan"), "half \ud83d"])
+def test_a_bad_ground_truth_is_named(truth: Any) -> None:
+    with pytest.raises(RowError) as caught:
+        parse_prompt({**VERL, "reward_model": {"ground_truth": truth}}, RULES)
+    assert caught.value.field == "reward_model.ground_truth"
+
+
 def test_prompt_ids_tell_prompts_and_domains_apart_and_stay() -> None:
     first = parse_prompt({"prompt": "why?", "domain": "helpful"}, RULES)
     assert first["id"] == parse_prompt({"prompt": ASK, "domain": "helpful", "answer": "so"}, RULES)["id"]

@@ -5,8 +5,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 
+from cool_rlhf.data.loading import load_prompts
 from cool_rlhf.protocols import UserError
 from cool_rlhf.rules.formats import json_object
 from cool_rlhf.rules.loading import NamedRule, load_rule
@@ -84,6 +87,17 @@ def test_exact_answers():
         score("18", None)
     with pytest.raises(UserError, match="holds no number"):
         score("18", "eighteen")
+
+
+def test_the_ground_truth_of_verls_rows_is_compared_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    row = {"prompt": ASKED, "reward_model": {"style": "rule", "ground_truth": "72"}}
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), tmp_path / "train.parquet")
+    (prompt,) = load_prompts([str(tmp_path / "train.parquet")])
+    assert prompt.messages == ASKED
+    assert exact_answer(prompt.messages, "It is 72.", prompt.domain, prompt.answer, True) == 1.0
 
 
 @pytest.mark.parametrize(

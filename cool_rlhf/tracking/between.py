@@ -23,7 +23,8 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
     """One entry a round whose paths have run: ``round``, ``findings``, ``foreseen`` and ``dismissed`` as patterns.json
     has them, ``repair`` as repair.json has it (None before the reward model was trained on), the ``pairs`` to label and
     those of them of which labels prefer a side counted (``labels``), who gave these (``labellers``), and how many
-    labels are of pairs that no round asked for (``imported``)."""
+    labels are of pairs that no round asks about now (``unasked``): of other pairs, imported, or of those that a round
+    asked about before it was made again."""
     folders = round_folders(output_dir)
     labels = {folder: read_json_lines(folder.labels) for folder in folders}
     labelled = {row["id"]: row for rows in labels.values() for row in rows}
@@ -46,7 +47,7 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
                 "pairs": len(pairs[folder]),
                 "labels": len(own),
                 "labellers": _labellers(own),
-                "imported": sum(row["id"] not in asked for row in labels[folder]),
+                "unasked": sum(row["id"] not in asked for row in labels[folder]),
             }
         )
     return found

@@ -128,7 +128,7 @@ def test_a_pattern_that_a_later_round_tried_says_what_became_of_it(run):
     assert outcomes(run)[1].startswith("not mended: too few"), "the first that tried it counts"
 
 
-def test_imported_labels_are_no_answers_to_pairs(run):
+def test_labels_of_pairs_that_no_round_asks_about_are_no_answers(run):
     file = run / "rounds/0/slow_path/labels.jsonl"
     with file.open("a") as labels:
         for name in (*(f"elsewhere {number}" for number in range(5)), id_of("y"), id_of("by hand")):
@@ -137,9 +137,21 @@ def test_imported_labels_are_no_answers_to_pairs(run):
         f"{json.dumps(asked('y'))}\n{json.dumps({'id': 'mine', **asked('by hand')})}\n"
     )
     first, last = read_between(run)
-    assert (first["pairs"], first["labels"], first["imported"]) == (3, 3, 5)
-    assert (last["pairs"], last["labels"], last["imported"]) == (2, 2, 0), "kept with the round that had it first"
-    assert "prefer one side in 3 of 3 pairs, and in 5 imported ones." in write_report(run).read_text()
+    assert (first["pairs"], first["labels"], first["unasked"]) == (3, 3, 5)
+    assert (last["pairs"], last["labels"], last["unasked"]) == (2, 2, 0), "kept with the round that had it first"
+    assert (
+        "prefer one side in 3 of 3 pairs, and in 5 others that no round asks about now."
+        in write_report(run).read_text()
+    )
+
+
+def test_a_rounds_own_labels_are_not_called_imported_once_it_is_made_again(run):
+    (run / "rounds/0/fast_path/review.jsonl").write_text(f"{json.dumps(asked('another answer'))}\n")
+    (first, _) = read_between(run)
+    assert (first["pairs"], first["labels"], first["unasked"]) == (3, 1, 1)
+    text = write_report(run).read_text()
+    assert "prefer one side in 1 of 3 pairs, and in 1 other that no round asks about now." in text
+    assert "imported" not in text.split("Between rounds", 1)[1].split("Clearest examples")[0]
 
 
 def test_the_page_shows_what_was_found_and_mended(run):

@@ -16,7 +16,7 @@ from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
-from cool_rlhf.tracking.distance import Validations, parted, trends
+from cool_rlhf.tracking.distance import Validations, parted, score_beside_gold, trends
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +67,7 @@ class PPOObserver:
         self._keep = keep
         self._folder = folder
         self._samples: list[Sample] = []  # of the step that is recorded next
+        self._score: dict[str, float] = {}  # likewise
         self._parted = False
 
     def phase(self, name: str, step: int, steps: int) -> None:
@@ -76,10 +77,12 @@ class PPOObserver:
         self, step: int, rollouts: Sequence[Rollout], scores: Sequence[float], gold: Sequence[float | None]
     ) -> None:
         self._samples = few_of_each_domain(rollouts, scores, gold)
+        self._score = score_beside_gold(scores, gold)
 
     def record(self, step: int, steps: int, metrics: Mapping[str, float]) -> None:
         if "validation/gold" in metrics:
-            metrics = {**metrics, **self._look_for_parting(step, metrics)}
+            metrics = {**metrics, **self._score}
+            metrics |= self._look_for_parting(step, metrics)
         self._stage.record(step, metrics, self._samples)
         self._samples = []
 

@@ -17,7 +17,8 @@ FITTED_POINTS = 40
 
 @dataclass(frozen=True)
 class Validations:
-    """What validation measured, in the order of training. ``kl``: in nats, at least 0."""
+    """What validation measured, in the order of training: score and gold of the same responses. ``kl``: in nats, at
+    least 0."""
 
     steps: list[int]
     rounds: list[int]
@@ -28,19 +29,27 @@ class Validations:
     @classmethod
     def of(cls, rows: Sequence[Mapping[str, Any]]) -> Validations:
         """Those of PPO whose gold is known."""
-        own = [row for row in rows if row["stage"] == "ppo" and "validation/gold" in row]
+        found = [(row, _score(row)) for row in rows if row["stage"] == "ppo" and "validation/gold" in row]
+        own = [(row, score) for row, score in found if score is not None]
         return cls(
-            [row["step"] for row in own],
-            [row["round"] for row in own],
-            [max(0.0, row["validation/kl"]) for row in own],  # an estimate near 0 may lie below it
-            [row["validation/score"] for row in own],
-            [row["validation/gold"] for row in own],
+            [row["step"] for row, _ in own],
+            [row["round"] for row, _ in own],
+            [max(0.0, row["validation/kl"]) for row, _ in own],  # an estimate near 0 may lie below it
+            [score for _, score in own],
+            [row["validation/gold"] for row, _ in own],
         )
 
     def of_round(self, round: int) -> Validations:
         chosen = [place for place, own in enumerate(self.rounds) if own == round]
         columns = (self.steps, self.rounds, self.kl, self.score, self.gold)
         return Validations(*([column[place] for place in chosen] for column in columns))  # type: ignore[arg-type]
+
+
+def score_beside_gold(scores: Sequence[float], gold: Sequence[float | None]) -> dict[str, float]:
+    """For the metrics: the mean score of the responses whose gold is known; nothing where that is all of them, or none.
+    A score that rises in domains without gold says nothing of gold that falls in others."""
+    known = [score for score, own in zip(scores, gold, strict=True) if own is not None]
+    return {"overoptimisation/score": sum(known) / len(known)} if 0 < len(known) < len(scores) else {}
 
 
 def parted(rows: Sequence[Mapping[str, Any]], round: int) -> Parting:
@@ -64,8 +73,8 @@ def parting_note(rows: Sequence[Mapping[str, Any]], round: int) -> str | None:
     """For the report: where score and gold parted in ``round``, or that it has too few validations to tell; None where
     neither holds, or gold is not known."""
     own = Validations.of(rows).of_round(round)
-    warned = (row["step"] for row in rows if row["round"] == round and row.get("overoptimisation/parted"))
-    first = next(warned, None)
+    warned = {row["step"] for row in rows if row["round"] == round and row.get("overoptimisation/parted")}
+    first = next((step for step in own.steps if step in warned), None)
     if first is not None:
         until = [place for place, step in enumerate(own.steps) if step <= first]
         best = own.steps[max(until, key=lambda place: own.gold[place])]
@@ -111,8 +120,9 @@ def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     return Chart(
         title="Score and gold by distance",
         explanation=(
-            "Above the round's first validation, over the distance from the SFT model. Gold that bends down while the "
-            f"score rises is over-optimisation. Fitted to gold above the run's first: {'; '.join(fitted)}."
+            "Of the responses whose gold is known, above the round's first validation, over the distance from the SFT "
+            "model. Gold that bends down while the score rises is over-optimisation. Fitted to gold above the run's "
+            f"first: {'; '.join(fitted)}."
         ),
         x_axis="√KL, nats",
         y_axis="above the round's start",
@@ -120,3 +130,13 @@ def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
         zero=True,
         steps=False,
     )
+
+
+def _score(row: Mapping[str, Any]) -> float | None:
+    """Of the responses whose gold is known. None where a row of an earlier version does not tell it: where a domain
+    lacks gold."""
+    if "overoptimisation/score" in row:
+        return row["overoptimisation/score"]
+    domains = (name for name in row if name.startswith("validation/score/"))
+    everywhere = all(name.replace("/score/", "/gold/", 1) in row for name in domains)
+    return row["validation/score"] if everywhere else None

@@ -1,6 +1,7 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from cool_rlhf.checkpoint import RunState
@@ -53,3 +54,32 @@ def test_a_policy_that_was_kept_after_the_snapshot_is_the_best_to_beat(tmp_path:
     state.begin("ppo_0", {})
     observer.save(PPOState(step=1))
     assert saved_start(state, "ppo_0", policy)[1].best is None, "the policy was of a round that was made again"
+
+
+@pytest.mark.parametrize(("rises", "parts"), [("chat", False), ("math", True)])
+def test_score_and_gold_part_only_where_gold_is_known(tmp_path: Path, rises: str, parts: bool) -> None:
+    told: list[str] = []
+    rows: list[dict[str, object]] = []
+    tracker = SimpleNamespace(rows=rows, show=told.append)
+    stage = SimpleNamespace(
+        round=0, record=lambda step, row, _: rows.append({"stage": "ppo", "round": 0, "step": step, **row})
+    )
+    observer = PPOObserver(
+        tracker, stage, RunState(tmp_path), "ppo_0", {}, Path.mkdir, RoundFolder(tmp_path, 0)  # type: ignore[arg-type]
+    )  # fmt: skip
+    domains = ["math", "chat", "chat"]
+    rollouts = [rollout(number, domain) for number, domain in enumerate(domains)]
+    for step in range(1, 7):
+        scores = [5.0 * step if domain == rises else -1.0 * step for domain in domains]
+        gold = 1.0 - 0.1 * step
+        observer.samples(step, rollouts, scores, [gold, None, None])
+        mean = {
+            "validation/score": sum(scores) / 3,
+            "validation/score/math": scores[0],
+            "validation/score/chat": scores[1],
+        }
+        observer.record(
+            step, 6, {**mean, "validation/gold": gold, "validation/gold/math": gold, "validation/kl": step**2.0}
+        )
+    assert observer.has_parted() == bool(told) == parts
+    assert rows[-1]["overoptimisation/score"] == scores[0]

@@ -2,7 +2,14 @@ from math import log
 
 import pytest
 
-from cool_rlhf.tracking.distance import Validations, distance_chart, parted, parting_note, trends
+from cool_rlhf.tracking.distance import (
+    Validations,
+    distance_chart,
+    parted,
+    parting_note,
+    score_beside_gold,
+    trends,
+)
 
 
 def rows(golds, round=0, kind="ppo"):
@@ -83,3 +90,43 @@ def test_a_divergence_estimated_below_zero_counts_as_zero():
     found = rows([0.5, 0.6])
     found[0]["validation/kl"] = -0.01
     assert Validations.of(found).kl == [0.0, 1.0]
+
+
+def rows_of_domains(maths, gold):
+    """Gold in maths alone, while the score of all rises, for that of chat does."""
+    made = [row for row in rows(gold) if "validation/kl" in row]
+    for row, score in zip(made, maths, strict=True):
+        row |= {"validation/score/math": score, "validation/gold/math": row["validation/gold"]}
+        row |= {"validation/score/chat": 2 * row["validation/score"] - score}
+        row["overoptimisation/score"] = score
+    return made
+
+
+FALLING = [0.9, 0.7, 0.5, 0.3, 0.1]
+
+
+def test_score_and_gold_are_those_of_the_same_responses():
+    honest = rows_of_domains(FALLING, FALLING)
+    found = parted(honest, 0)
+    assert not found.parted, "nothing is exploited in maths"
+    assert found.score_slope < 0
+    assert parted(rows_of_domains(FALLING[::-1], FALLING), 0).parted
+    score, gold, _ = distance_chart(honest).curves
+    assert list(score.y) == list(gold.y)
+
+
+def test_rows_that_lack_the_score_beside_gold_are_not_compared():
+    earlier = rows_of_domains(FALLING, FALLING)
+    for row in earlier:
+        del row["overoptimisation/score"]
+        row["overoptimisation/parted"] = 1.0
+    assert Validations.of(earlier).steps == []
+    assert parting_note(earlier, 0) is None
+    for row in earlier:
+        row["validation/gold/chat"] = 0.5
+    assert Validations.of(earlier).score == [2.0, 3.0, 4.0, 5.0, 6.0], "all have gold"
+
+
+def test_the_score_beside_gold_is_the_mean_over_responses():
+    assert score_beside_gold([1.0, 2.0, 6.0, 9.0], [0.5, 0.5, 0.0, None]) == {"overoptimisation/score": 3.0}
+    assert score_beside_gold([1.0, 2.0], [0.5, 0.0]) == score_beside_gold([1.0], [None]) == {}

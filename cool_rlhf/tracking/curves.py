@@ -67,18 +67,23 @@ PPO_SECTIONS = (
                 "Reward score",
                 "Mean over the responses, each under its own domain's condition.",
                 "reward score",
-                {"reward/score": "training", "validation/score": "validation"},
+                {
+                    "reward/score": "training",
+                    "validation/score": "validation",
+                    "overoptimisation/score": "validation, where gold is known",
+                },
             ),
             Group(
                 "Gold",
-                "What exact rules say of the same responses; never trained on. Score up, gold down: reward hacking.",
-                "gold, 0 to 1",
+                "What exact rules say of the responses. PPO learns from it only as far as rules in ppo.rewards have a "
+                "weight. Score up, gold down in the same domains: reward hacking.",
+                "gold",
                 _both("gold"),
             ),
             Group("Reward score by domain", "Training responses.", "reward score", prefix="reward/score/"),
-            Group("Gold by domain", "Training responses.", "gold, 0 to 1", prefix="gold/"),
+            Group("Gold by domain", "Training responses.", "gold", prefix="gold/"),
             Group("Validation score by domain", "Held-out prompts.", "reward score", prefix="validation/score/"),
-            Group("Validation gold by domain", "Held-out prompts.", "gold, 0 to 1", prefix="validation/gold/"),
+            Group("Validation gold by domain", "Held-out prompts.", "gold", prefix="validation/gold/"),
             Group("Reward model's part", "As weighed in the reward.", "reward", prefix="reward/model/"),
             Group(
                 "Rules' part",

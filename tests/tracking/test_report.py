@@ -69,6 +69,20 @@ def test_a_round_says_that_score_and_gold_part(tmp_path):
     assert "Score and gold part at step 5" in page(tmp_path)
 
 
+def test_gold_may_be_what_rules_that_are_trained_on_say(tmp_path):
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        for step in (1, 2):
+            names = ("gold", "gold/math", "validation/gold", "validation/gold/math", "validation/kl")
+            log.append(
+                "ppo", 0, step, {**dict.fromkeys(names, 3.0), "validation/score": 1.0, "overoptimisation/score": 1.5}
+            )
+    text = page(tmp_path)
+    assert "never trained on" not in text
+    assert "0 to 1" not in text, "a rule's weight may be any"
+    assert "PPO learns from it only as far as rules in ppo.rewards have a weight" in text
+    assert "validation, where gold is known" in text
+
+
 @pytest.mark.parametrize("rows", [0, 1, 2])
 def test_a_run_that_has_hardly_begun(tmp_path, rows):
     with MetricsLog(tmp_path / "metrics.jsonl") as log:

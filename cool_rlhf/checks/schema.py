@@ -9,6 +9,7 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from cool_rlhf.checks.peers import called_elsewhere
 from cool_rlhf.config import Config
 
 _SCALARS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -48,11 +49,14 @@ def is_text(key: str) -> bool:
 
 
 def unknown(key: str) -> str:
-    """Nearest among its siblings; else the same name in another section, where a key often belongs; else by the
-    whole path."""
+    """What another project calls so; else nearest among its siblings; else the same name in another section, where a
+    key often belongs; else by the whole path."""
     section, _, leaf = key.rpartition(".")
     kind, known = _required(hint_at(section)), list(known_keys())
     siblings = {name: f"{section}.{name}".lstrip(".") for name in get_type_hints(kind)} if is_dataclass(kind) else {}
+    if meant := called_elsewhere(leaf):
+        here = [name for name in meant if name in siblings.values()]
+        return f"there is no setting {key}: is {' or '.join(here or meant)} meant?"
     near = (
         [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.75)]
         or [name for name in known if name.rpartition(".")[2] == leaf]

@@ -6,10 +6,13 @@ a gated feed-forward layer hold less; activations are counted roughly, for gradi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
-from cool_rlhf.config import Config, RoleConfig
-from cool_rlhf.models.fields import config_fields, size_of
+from cool_rlhf.config import Config, ModelConfig, RoleConfig
+from cool_rlhf.data.hub import prepare_hub
+from cool_rlhf.models.fields import config_fields, has_experts, size_of
 from cool_rlhf.protocols import UserError
 from rollout.settings import CPU_CACHE_GIB
 
@@ -42,19 +45,31 @@ class ModelShape:
     heads: int
     kv_heads: int
     ffn_size: int
+    source: str = field(default="", compare=False)  # where the sizes stand, in words
 
     @classmethod
     def of(cls, config: Config) -> ModelShape:
-        """Of the SFT model or base that is given, where its config.json is at hand (from the Hub: in the cache), else
-        as ``model`` has it. Raises UserError where that file lacks a size."""
-        key, model = "sft.path" if config.sft.path else "model.path", config.model
-        path = config.sft.path or model.path
-        fields = config_fields(path) if path else {}
+        """Of the SFT model or base that is given: from its config.json, which the Hub is asked for once. As ``model``
+        has it for fresh weights, and where the Hub's file cannot be had. Raises UserError where there is no checkpoint
+        in a folder, or its config.json lacks a size."""
+        path = config.sft.path or config.model.path
+        if path is None:
+            return cls._as_set(config.model, "model.hidden_size and its like, since the weights are fresh")
+        key = "model.path" if path == config.model.path else "sft.path"
+        _check_there(key, path)
+        fields = config_fields(path) or _fields_from_hub(path)
         if not fields:
-            return cls(
-                model.vocab_size, model.hidden_size, model.layers, model.heads, model.kv_heads, model.ffn_size
-            )  # fmt: skip
+            missing = f"the config.json of {path} is not at hand"
+            return cls._as_set(config.model, f"model.hidden_size and its like, since {missing}")
+        return cls._as_written(fields, key, path)
 
+    @classmethod
+    def _as_set(cls, model: ModelConfig, source: str) -> ModelShape:
+        sizes = (model.vocab_size, model.hidden_size, model.layers, model.heads, model.kv_heads, model.ffn_size)
+        return cls(*sizes, source=source)
+
+    @classmethod
+    def _as_written(cls, fields: dict[str, Any], key: str, path: str) -> ModelShape:
         def size(name: str) -> int:
             found = size_of(fields, _NAMES[name])
             if not found:
@@ -73,6 +88,15 @@ class ModelShape:
             heads,
             size_of(fields, _NAMES["kv_heads"]) or heads,
             size_of(fields, _NAMES["ffn_size"]) or wide or size("ffn_size"),
+            f"the config.json of {path}" + ("; its experts, counted as one, take more" if has_experts(fields) else ""),
+        )
+
+    def __str__(self) -> str:
+        count = self.parameters()
+        rounded = f"{count / 1e9:.2f} billion" if count >= 1e9 else f"{count / 1e6:.1f} million"
+        return (
+            f"hidden size {self.hidden_size}, {self.layers} layers, {self.heads} heads ({self.kv_heads} of keys and "
+            f"values), feed-forward size {self.ffn_size}, vocabulary {self.vocab_size}: about {rounded} parameters"
         )
 
     def parameters(self, output_layer: bool = True) -> int:
@@ -88,6 +112,32 @@ class ModelShape:
         hidden, kv = self.hidden_size, self.hidden_size // self.heads * self.kv_heads
         attention = 2 * (hidden + hidden) + 2 * (hidden + kv)
         return self.layers * rank * (attention + 3 * (hidden + self.ffn_size))
+
+
+def _check_there(key: str, path: str) -> None:
+    """A folder holds a checkpoint; whatever is none may be a Hub name, if it looks like one."""
+    if Path(path).is_dir():
+        if not Path(path, "config.json").is_file():
+            raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
+    elif Path(path).exists():
+        raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
+    elif path.count("/") != 1 or not path[0].isalnum() or path.startswith("outputs/"):
+        raise UserError(f"{key}: there is no folder {path}")
+
+
+def _fields_from_hub(name: str) -> dict[str, Any]:
+    """Of the config.json of a model on the Hub, which then stands in the cache; none where it cannot be had."""
+    if not prepare_hub():
+        return {}
+
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        hf_hub_download(name, "config.json", etag_timeout=5)
+    except (HfHubHTTPError, OSError, ValueError):
+        return {}
+    return config_fields(name)
 
 
 def rank_bytes(config: Config, role: str, shape: ModelShape) -> float:

@@ -115,8 +115,9 @@ def holds_all_at_once(cluster: ClusterConfig, available: Resources) -> bool:
 
 
 def describe(config: Config, placements: Sequence[Placement], shape: ModelShape) -> str:
-    """The placement as a table, and an estimate of the memory that each GPU has to have."""
-    lines = [f"{'phase':<10}{'role':<11}{'rank':>4}{'cpus':>6}{'gpus':>6}  {'where':<22}{'memory':>10}"]
+    """The sizes of the model, the placement as a table, and an estimate of the memory that each GPU has to have."""
+    lines = [f"The model: {shape}" + (f" (from {shape.source})." if shape.source else ".")]
+    lines += [f"{'phase':<10}{'role':<11}{'rank':>4}{'cpus':>6}{'gpus':>6}  {'where':<22}{'memory':>10}"]
     load: dict[tuple[str, int, int], float] = {}
     rollout = config.cluster.rollout
     fills = bool(rollout.gpus) and rollout.cache_gib is None

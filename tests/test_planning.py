@@ -13,8 +13,14 @@ from cool_rlhf.memory import ModelShape, rank_bytes
 from cool_rlhf.planning import Node, Placement, Resources, describe, holds_all_at_once, phases, plan
 from cool_rlhf.protocols import UserError
 
+SIZES = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 5}
 SEVEN_B = ModelShape(92544, 4096, 32, 32, 8, 14336)
 EIGHT_GPUS = Resources.of_machine(cpus=16, gpus=8)
+
+
+@pytest.fixture(autouse=True)
+def _without_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cool_rlhf.memory.prepare_hub", lambda: False)
 
 
 def gpu_load(placements: list[Placement], phase: str) -> dict[tuple[int, int], float]:
@@ -156,12 +162,67 @@ def test_passes_that_are_kept_hold_a_ranks_share_of_an_iteration(checkpointing: 
     assert held("reference", "true") == held("reference", "false")
 
 
-def test_checkpoint_on_disk_tells_its_own_shape(tmp_path) -> None:  # type: ignore[no-untyped-def]
-    (tmp_path / "config.json").write_text(
-        '{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 5}'
-    )
+def test_checkpoint_on_disk_tells_its_own_shape(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SIZES))
     config = compose(["+experiment=7b_ppo", f"model.path={tmp_path}"])
     assert ModelShape.of(config) == ModelShape(9, 8, 3, 4, 4, 5)
+    told = describe(config, plan(config, EIGHT_GPUS), ModelShape.of(config)).splitlines()[0]
+    assert told.startswith("The model: hidden size 8, 3 layers, 4 heads (4 of keys and values)")
+    assert told.endswith(f"(from the config.json of {tmp_path}).")
+    (tmp_path / "config.json").write_text(json.dumps({**SIZES, "num_experts": 128}))
+    assert "its experts, counted as one, take more" in ModelShape.of(config).source
+
+
+@pytest.mark.parametrize(
+    ("key", "path", "told"),
+    [
+        ("model.path", "/no/such/model", "there is no folder /no/such/model"),
+        ("model.path", "./gone", "there is no folder ./gone"),
+        ("sft.path", "outputs/gone", "there is no folder outputs/gone"),
+        ("sft.path", "outputs/demo/sft", "there is no folder outputs/demo/sft"),
+        ("model.path", "gpt2", "there is no folder gpt2"),
+        ("model.path", "EMPTY", "holds no config.json, so it is not a checkpoint"),
+        ("model.path", "EMPTY/file", "is a file; give the checkpoint's folder"),
+    ],
+)
+def test_a_model_that_is_not_there_is_not_estimated(tmp_path: Path, key: str, path: str, told: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=rf"^{key}: .*{told}"):
+        ModelShape.of(compose(["+experiment=demo", f"{key}={path.replace('EMPTY', str(tmp_path))}"]))
+
+
+def test_sizes_that_stand_in_for_a_checkpoint_out_of_reach_are_told() -> None:
+    """As those of an experiment do, which come after its model's."""
+    config = compose(["+experiment=demo", "model=internlm2_7b"])
+    shape = ModelShape.of(config)
+    told = describe(config, plan(config, EIGHT_GPUS), shape).splitlines()[0]
+    assert "hidden size 128, 4 layers" in told
+    name = "internlm/internlm2-chat-7b-sft"
+    assert told.endswith(f"(from model.hidden_size and its like, since the config.json of {name} is not at hand).")
+    assert "since the weights are fresh" in ModelShape.of(compose(["+experiment=demo"])).source
+
+
+def test_the_hub_is_asked_for_sizes_that_are_not_at_hand(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    config = compose(["+experiment=demo", "model.path=some/model"])
+    asked: list[str] = []
+
+    def download(name: str, file: str, etag_timeout: float) -> str:
+        asked.append(name)
+        if len(asked) == 1:
+            raise OSError("out of reach")
+        (tmp_path / file).write_text(json.dumps(SIZES))
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("cool_rlhf.memory.prepare_hub", lambda: True)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache",
+        lambda name, file: str(tmp_path / file) if (tmp_path / file).exists() else None,
+    )
+    assert ModelShape.of(config).hidden_size == config.model.hidden_size
+    assert ModelShape.of(config) == ModelShape(9, 8, 3, 4, 4, 5)
+    assert ModelShape.of(config).source == "the config.json of some/model"
+    assert asked == ["some/model"] * 2, "what is in the cache is not asked for again"
 
 
 @pytest.mark.parametrize(
@@ -224,5 +285,5 @@ def test_description_names_every_process_and_the_fullest_gpu() -> None:
     config = compose(["+experiment=7b_ppo"])
     placements = plan(config, EIGHT_GPUS)
     lines = describe(config, placements, ModelShape.of(config)).splitlines()
-    assert len(lines) == len(placements) + 3
+    assert len(lines) == len(placements) + 4
     assert "GiB" in lines[-2]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cool_rlhf.compose import compose, compose_tree, experiments
@@ -12,12 +13,13 @@ from cool_rlhf.ending import Ending
 from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
 from cool_rlhf.model_checks import check_models
-from cool_rlhf.planning import Resources, describe, plan
+from cool_rlhf.planning import Placement, Resources, describe, plan
 from cool_rlhf.preflight import (
     NEEDS_PPO,
     check_data,
     check_output_dir,
     machine_resources,
+    missing_models,
     with_earlier_stages,
 )
 from cool_rlhf.protocols import UserError
@@ -25,6 +27,7 @@ from cool_rlhf.provenance import open_state, unfinished, without_critic
 from cool_rlhf.rule_checks import check_rules
 
 _RUN_STAGES = ("sft", "reward", "ppo", "pipeline")
+_CHECKED = "settings, output_dir, models, every row of data, and rules"
 
 _HELP = """\
 usage: python -m cool_rlhf.run +experiment=NAME [stage=STAGE] [key=value ...]
@@ -33,7 +36,8 @@ Trains a model by conditional online RLHF: SFT, conditional reward model, PPO. T
 output_dir resumes.
 
 experiments: {experiments}
-stages:      pipeline (default), sft, reward, ppo, evaluate, annotate, plan (prints what would run where)
+stages:      pipeline (default), sft, reward, ppo, evaluate, annotate, plan (prints what would run where), check
+             (reads models and every row as the pipeline would, and starts nothing)
 common keys: output_dir, seed, model.path, sft.path, reward.path, data.sft, data.preferences, data.prompts,
              data.pretrain, conditions, online.rounds, ppo.iterations; for evaluate: data.test_preferences,
              data.test_prompts, evaluate.samples_per_prompt, evaluate.best_of. A reward model alone:
@@ -72,22 +76,22 @@ def _run(config: Config, ending: Ending) -> None:
 
         annotate(config, ending)
         return
+    if config.stage == "check":  # on whatever machine: what it has is not looked at
+        config = replace(config, stage="pipeline")
+        if _left(config, with_earlier_stages(config)):
+            print(f"{_CHECKED} are good, and nothing was started; stage=plan says where it would run")
+        return
     legs, resources = with_earlier_stages(config), _resources(config)
-    placements = [place for leg in legs for place in plan(leg, resources)]
+    placements: list[Placement] = []
+    for leg in legs:
+        with _said_why(leg, config):
+            placements += plan(leg, resources)
     if config.stage == "plan":
         print(describe(config, placements, ModelShape.of(config)))
         return
-    check_output_dir(config)
-    if config.stage in NEEDS_PPO and (told := without_critic(config, open_state(config))):
-        print(told)
-    legs = [leg for leg in legs if leg.stage not in _RUN_STAGES or unfinished(leg, open_state(leg))]
+    legs = _left(config, legs)
     if not legs:
-        print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")
         return
-    for leg in legs:
-        check_models(leg)
-        check_data(leg)
-        check_rules(leg)
     output_dir = Path(config.output_dir)
     with sole_use(output_dir):
         from cool_rlhf.pipeline import run
@@ -95,6 +99,33 @@ def _run(config: Config, ending: Ending) -> None:
         ending.running(output_dir)
         for leg in legs:
             run(leg, ending.limited())
+
+
+def _left(config: Config, legs: Sequence[Config]) -> list[Config]:
+    """Those of ``legs`` that still have something to do, each checked for all that it will read."""
+    check_output_dir(config)
+    if config.stage in NEEDS_PPO and (told := without_critic(config, open_state(config))):
+        print(told)
+    left = [leg for leg in legs if leg.stage not in _RUN_STAGES or unfinished(leg, open_state(leg))]
+    if not left:
+        print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")
+    for leg in left:
+        with _said_why(leg, config):
+            check_models(leg)
+            check_data(leg)
+            check_rules(leg)
+    return left
+
+
+@contextmanager
+def _said_why(leg: Config, config: Config) -> Iterator[None]:
+    """Put in front of what is wrong with a stage that was not asked for why it would be run."""
+    try:
+        yield
+    except UserError as error:
+        if leg.stage == config.stage:
+            raise
+        raise UserError(f"{missing_models(config)}; stage {leg.stage}, which makes them, says: {error}") from error
 
 
 def _resources(config: Config) -> Resources:

@@ -88,18 +88,29 @@ def finished_models(config: Config) -> FinishedModels | None:
     model beside it, although responses are asked for. One that ``reward.path`` names is looked at alone if need be.
     ``sft.path`` and ``reward.path`` come before the run's own; of its reward models and policies the latest is
     taken."""
+    sft, reward_model, chat_model = _latest_models(config)
+    alone = config.reward.path is not None or config.evaluate.samples_per_prompt == 0
+    if reward_model is None or (sft is None and not alone):
+        return None
+    return FinishedModels(sft, reward_model, chat_model)
+
+
+def missing_models(config: Config) -> str:
+    """What of a run's models stage=evaluate does not find, in words."""
+    sft, reward_model, _ = _latest_models(config)
+    lacking = ["no SFT"] * (sft is None) + ["no reward"] * (reward_model is None)
+    return f"output_dir {config.output_dir} holds {' and '.join(lacking)} model"
+
+
+def _latest_models(config: Config) -> tuple[str | None, str | None, str | None]:
+    """SFT model, reward model and policy, as far as they are named or made."""
     output = Path(config.output_dir)
     reward_models, policies = _made_so_far(output)
 
     def latest(folders: list[Path]) -> str | None:
         return next((str(folder) for folder in folders if (folder / "config.json").is_file()), None)
 
-    reward_model = config.reward.path or latest(reward_models)
-    sft = config.sft.path or latest([output / "sft"])
-    alone = config.reward.path is not None or config.evaluate.samples_per_prompt == 0
-    if reward_model is None or (sft is None and not alone):
-        return None
-    return FinishedModels(sft, reward_model, latest(policies))
+    return config.sft.path or latest([output / "sft"]), config.reward.path or latest(reward_models), latest(policies)
 
 
 def _made_so_far(output: Path) -> tuple[list[Path], list[Path]]:

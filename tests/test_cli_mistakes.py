@@ -150,6 +150,32 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     ),
     "output_dir is a file": (output_dir_is_a_file, ["output_dir", "taken"]),
     "model is no checkpoint": (model_without_config, ["model.path", "config.json"]),
+    "evaluation of a run that is not there": (
+        fixed("stage=evaluate", "output_dir=nonexist"),
+        ["error: output_dir nonexist holds no SFT and no reward model; ", "data.sft is empty"],
+    ),
+    "evaluation of a run that this machine could not make": (
+        fixed("+experiment=7b_ppo", "stage=evaluate", "output_dir=nonexist", "cluster.gpus=0"),
+        ["error: output_dir nonexist holds no reward model; ", "8 GPUs"],
+    ),
+    "plan for a model that is not there": (
+        fixed("stage=plan", "model.path=/no/such/model", "cluster.cpus=2"),
+        ["model.path: there is no folder /no/such/model"],
+    ),
+    "name of another project": (fixed("+experiment=demo", "ppo.init_kl_coef=0.1"), ["ppo.kl_coefficient"]),
+    "checked model": (
+        fixed("+experiment=demo", "stage=check", "model.path=/no/such/model"),
+        ["model.path: there is no folder /no/such/model"],
+    ),
+    "checked rows": (
+        lambda folder: ["stage=check", *data("preferences", PAIR, {**PAIR, "chosen": 7})(folder)],
+        ["row 2", "chosen", "number"],
+    ),
+    "checked rule": (
+        fixed("+experiment=demo", "stage=check", "collect.labeller=no_such:rule"),
+        ["collect.labeller", "no_such"],
+    ),
+    "checked output_dir": (lambda folder: ["stage=check", *output_dir_is_a_file(folder)], ["output_dir", "taken"]),
     "GPUs missing": (fixed("+experiment=7b_ppo", "cluster.gpus=0"), ["8 GPUs", "no GPU", "ppo"]),
 }
 
@@ -188,6 +214,32 @@ def test_plan_prints_where_everything_runs_and_starts_nothing(tmp_path: Path) ->
     assert out.count("policy") == 3
     assert "GiB" in out
     assert list(tmp_path.iterdir()) == []
+
+
+def test_plan_says_where_sizes_come_from(tmp_path: Path) -> None:
+    status, out, err, seconds = run(["stage=plan", "model.path=some/model", "cluster.cpus=2"], tmp_path)
+    assert (status, err) == (0, "")
+    assert "since the config.json of some/model is not at hand" in out
+    assert seconds < SECONDS
+
+
+def test_check_reads_all_that_a_pipeline_reads_whatever_the_machine_has_and_starts_nothing(tmp_path: Path) -> None:
+    own = [
+        f"data.{kind}=[{write(tmp_path, f'{kind}.jsonl', *rows)}]"
+        for kind, rows in {
+            "sft": [{"messages": [{"role": "user", "content": "why?"}, {"role": "assistant", "content": "so"}]}],
+            "preferences": [{**PAIR, "domain": "default"}],
+            "prompts": [{"prompt": "who?"}, {"prompt": "how?"}],
+            "pretrain": [{"text": "so it is"}],
+        }.items()
+    ]
+    files = set(tmp_path.iterdir())
+    arguments = ["stage=check", *own, "cluster=gpu_24", "cluster.gpus=0", "cluster.cpus=1", "sampling.max_new_tokens=8"]
+    status, out, err, _ = run(arguments, tmp_path)
+    assert (status, err) == (0, "")
+    assert len(out.splitlines()) == 1
+    assert "nothing was started" in out
+    assert set(tmp_path.iterdir()) == files
 
 
 def test_config_is_shown_as_the_run_would_have_it(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from cool_rlhf.config import Config
 from cool_rlhf.protocols import UserError
 from cool_rlhf.schedule import SCHEDULES
 
-STAGES = ("pipeline", "sft", "reward", "ppo", "evaluate", "annotate", "plan")
+STAGES = ("pipeline", "sft", "reward", "ppo", "evaluate", "annotate", "plan", "check")
 
 ROLES = ("trainer", "policy", "critic", "reference", "scorer")
 TRAINING = ("sft", "reward")

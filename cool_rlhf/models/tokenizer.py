@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+from jinja2 import TemplateError
 from tokenizers import AddedToken, Tokenizer, decoders, normalizers, processors
 from tokenizers.models import BPE
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -15,6 +18,8 @@ from transformers.convert_slow_tokenizer import generate_merges
 from transformers.utils import cached_file
 
 from cool_rlhf.protocols import UserError
+
+logger = logging.getLogger(__name__)
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}"
@@ -36,13 +41,14 @@ INTERNLM2_TOKENS = {
 }
 FIRST_UNUSED = 92397  # id of SentencePiece's [UNUSED_TOKEN_0]
 REQUIRED_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
+_NO_FILES = "it has no vocabulary, such as tokenizer.json holds"
 
 
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """A tokenizer from a folder, a Hub name, or a SentencePiece ``.model`` file of InternLM2's.
 
-    Tokenizers of other families get the tokens of ChatML and the reward token added where they lack them, and the end
-    token for padding where they have none.
+    Tokenizers of other families get the tokens of ChatML and the reward token added where they lack them, the end token
+    for padding where they have none, and ChatML's template where their own writes dialogues otherwise.
 
     Raises:
         UserError: there is no tokenizer at ``path``.
@@ -91,7 +97,11 @@ def _internlm2_tokenizer(name: str) -> PreTrainedTokenizerFast | None:
 
 def _other_tokenizer(name: str) -> PreTrainedTokenizerBase:
     with _told(name):
-        return AutoTokenizer.from_pretrained(name)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(name)
+        # Of a folder without any of its files transformers makes one that knows its family's special tokens alone.
+        if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+            raise ValueError(_NO_FILES)
+    return tokenizer
 
 
 @contextmanager
@@ -99,7 +109,12 @@ def _told(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise UserError(f"cannot load a tokenizer from {name!r} ({_first_line(error)}): check the path") from error
+        reason = _first_line(error)
+        if reason.startswith("Couldn't instantiate the backend tokenizer"):  # from one of many, over several lines
+            reason = _NO_FILES
+        raise UserError(
+            f"cannot load a tokenizer from {name!r} ({reason}): check the path and what files are there"
+        ) from error
 
 
 def convert_sentencepiece(file: Path) -> PreTrainedTokenizerFast:
@@ -175,9 +190,43 @@ def _with_chat_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizer
         tokenizer.add_tokens(missing, special_tokens=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or "<|im_end|>"
-    if tokenizer.chat_template is None or missing:
+    own = tokenizer.chat_template
+    if own != REWARD_TEMPLATE and not _writes_chatml(tokenizer):
         tokenizer.chat_template = CHAT_TEMPLATE
+        if own and logger.isEnabledFor(logging.INFO):  # checks load it too, before the run has a log
+            _tell_of_template(tokenizer.name_or_path)
     return tokenizer
+
+
+def _writes_chatml(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether its own template writes plain dialogues as they are trained on and sampled. One that adds a system turn
+    or trims what is said would show the model something else."""
+    if tokenizer.chat_template is None:
+        return False
+    said = zip(("system", "user", "assistant", "user"), (" Be\n", " why? \n", "\nso ", "and?\n"), strict=True)
+    turns = [{"role": role, "content": content} for role, content in said]
+
+    def written(messages: list[dict[str, str]], speaks: bool, template: str | None) -> object:
+        return tokenizer.apply_chat_template(
+            messages, chat_template=template, tokenize=False, add_generation_prompt=speaks
+        )
+
+    try:
+        return all(
+            written(messages, speaks, None) == written(messages, speaks, CHAT_TEMPLATE)
+            for messages, speaks in ((turns, True), (turns[1:], True), (turns[:3], False), (turns[1:3], False))
+        )
+    except (TemplateError, ValueError, TypeError):  # such as by one that knows no system turn
+        return False
+
+
+@cache
+def _tell_of_template(name: str) -> None:
+    logger.info(
+        "%s: its own chat template writes dialogues otherwise than ChatML, in which the policy is trained and sampled, "
+        "so what is exported carries ChatML's",
+        name,
+    )
 
 
 def looks_like_a_path(name: str) -> bool:

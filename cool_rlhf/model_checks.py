@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cool_rlhf.config import Config
@@ -26,7 +28,10 @@ def check_models(config: Config) -> None:
         key = "model.path" if config.sft.path == config.model.path else "sft.path"
         _check_model(key, config.sft.path, scalar=False)
         if evaluates or config.stage in NEEDS_PPO or collects(config):
-            _check_speaks(config.sft.path)
+            from cool_rlhf.models.loading import check_speaks  # late: it imports torch
+
+            with _of(key):
+                check_speaks(config.sft.path)
     if config.stage in (*NEEDS_REWARD, "evaluate") and config.reward.path is not None:
         _check_model("reward.path", config.reward.path, scalar=True)
     if config.stage in NEEDS_PPO and config.ppo.critic_init not in ("reward", "sft"):
@@ -57,7 +62,8 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
         raise UserError(f"{key}: there is no folder {path}")
     else:
         _check_hub_model(key, path)
-    fields = config_fields(path)
+    with _of(key):
+        fields = config_fields(path)
     kinds = fields.get("layer_types") or fields.get("layers_block_type") or []
     if others := sorted({kind for kind in kinds if "attention" not in kind or kind == "linear_attention"}):
         raise UserError(
@@ -76,17 +82,28 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
     if scalar and not is_scalar(architectures):
         found = (architectures or ["its config.json names no architecture"])[0]
         raise UserError(f"{key}: {path} is no reward model ({found}): give one, or train one by leaving {key} out")
-    if folder.is_dir() and scalar is not False and is_scalar(architectures):
-        from cool_rlhf.models.loading import check_scalar_head  # late: it imports torch
+    from cool_rlhf.models.loading import check_parameters, check_scalar_head  # late: it imports torch
+    from cool_rlhf.models.tokenizer import missing_chat_tokens
 
-        try:
-            check_scalar_head(path)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from error
+    with _of(key):
+        check_parameters(path)
+        if folder.is_dir():
+            missing_chat_tokens(path)  # which asks for a tokenizer
+            if scalar is not False and is_scalar(architectures):
+                check_scalar_head(path)
+
+
+@contextmanager
+def _of(key: str) -> Iterator[None]:
+    """A mistake that is found within is told to be of ``key``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 def _check_weights(key: str, folder: Path) -> None:
-    """There are weights in a checkpoint's folder, and of those in parts every part."""
+    """There are weights in a checkpoint's folder, of those in parts every part, and each is whole."""
     found = {file.name for pattern in ("*.safetensors", "pytorch_model*.bin") for file in folder.glob(pattern)}
     if not found:
         raise UserError(
@@ -94,23 +111,24 @@ def _check_weights(key: str, folder: Path) -> None:
         )
     index = next(name for kind, name in _INDICES.items() if any(file.endswith(kind) for file in found))
     whole = index.removesuffix(".index.json")
-    if whole in found or not (folder / index).is_file():
-        return
+    read = {whole} if whole in found else found
+    if whole not in found and (folder / index).is_file():
+        read = _parts(key, folder / index)
+        if missing := sorted(read - found):
+            others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
+            raise UserError(f"{key}: {folder} lacks {missing[0]}{others} of its weights: copy the whole checkpoint")
+
+    from cool_rlhf.models.stored import check_whole  # late: it imports torch
+
+    with _of(key):
+        check_whole(folder / name for name in sorted(read))
+
+
+def _parts(key: str, index: Path) -> set[str]:
     try:
-        parts = set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values())
+        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{key}: {folder / index} is no index of weights: copy the checkpoint again") from error
-    if missing := sorted(parts - found):
-        others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
-        raise UserError(f"{key}: {folder} lacks {missing[0]}{others} of its weights: copy the whole checkpoint")
-
-
-def _check_speaks(path: str) -> None:
-    """The checkpoint in a folder knows the chat tokens, so that it can be sampled from untrained."""
-    if Path(path).is_dir():
-        from cool_rlhf.models.loading import check_vocabulary, load_tokenizer  # late: it imports torch
-
-        check_vocabulary(path, load_tokenizer(path))
+        raise UserError(f"{key}: {index} is no index of weights: copy the checkpoint again") from error
 
 
 def _check_critic_reads_policy(config: Config) -> None:

@@ -28,7 +28,7 @@ CPU_MULTIPLE = 64  # tokens: oneDNN compiles its kernels for each shape anew, wh
 # logits, so they run through their own forward pass, which holds all logits that are asked for at once.
 PLAIN_HEADS = frozenset(
     {
-        "arcee", "ernie4_5", "exaone4", "gemma", "glm", "glm4", "glm4_moe",
+        "arcee", "ernie4_5", "exaone4", "gemma", "glm", "glm4",
         "hunyuan_v1_dense", "internlm2", "llama", "ministral", "mistral", "olmo", "olmo2", "olmo3", "olmoe",
         "phi3", "qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "seed_oss", "smollm3", "stablelm",
         "starcoder2",

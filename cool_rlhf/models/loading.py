@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -32,7 +34,9 @@ from cool_rlhf.models.tokenizer import load_tokenizer, looks_like_a_path, missin
 from cool_rlhf.protocols import UserError
 
 __all__ = [
+    "check_parameters",
     "check_scalar_head",
+    "check_speaks",
     "check_vocabulary",
     "checkpoint_folder",
     "fresh_causal_lm",
@@ -143,6 +147,17 @@ def longest_sequence(path: str | Path, asked: int) -> int:
     return asked if positions is None else min(asked, positions)
 
 
+def check_speaks(path: str | Path) -> None:
+    """Raise UserError where the checkpoint at ``path`` cannot be sampled as it is: it was taught another chat format
+    than ChatML, or :func:`check_vocabulary` refuses it."""
+    if unknown := [token for token in missing_chat_tokens(path) if token != REWARD]:
+        raise UserError(
+            f"{path} speaks another chat format than ChatML, since its tokenizer lacks {' and '.join(unknown)}: train "
+            "SFT from it (model.path, with sft.path=null and data.sft), or give a model that speaks ChatML"
+        )
+    check_vocabulary(path, load_tokenizer(path))
+
+
 def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Raise UserError where the embedding of the checkpoint at ``path`` lacks rows for the chat tokens that
     ``load_tokenizer`` adds to its tokenizer: it only grows in training."""
@@ -151,6 +166,27 @@ def check_vocabulary(path: str | Path, tokenizer: PreTrainedTokenizerBase) -> No
         raise UserError(
             f"{path} has no rows for the chat tokens that its tokenizer lacks: train SFT from it (model.path) rather "
             "than sample from it as it is"
+        )
+
+
+def check_parameters(path: str | Path) -> None:
+    """Raise UserError where the family of the checkpoint at ``path`` keeps weights that are no parameters: training,
+    vLLM and checkpoints are given parameters alone. Only its config.json is read."""
+    name = str(path)
+    config = _read_config(name)
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # InternLM2, whose classes are ours, or no language model
+        return
+    try:
+        with _quiet(), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"the config.json of {name} makes no model ({reason}): check the checkpoint") from error
+    parameters = {key for key, _ in model.named_parameters(remove_duplicate=False)}
+    if others := sorted(model.state_dict().keys() - parameters):
+        raise UserError(
+            f"{name} is of the family {config.model_type}, which keeps weights such as {others[0]} that are no "
+            "parameters, so that what is trained from it would lack them: give a model of another family"
         )
 
 
@@ -184,7 +220,7 @@ def _read_config(name: str) -> PreTrainedConfig:
         if fields.get("model_type") == "internlm2":
             return InternLM2Config.from_dict(fields)
         return AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, StrictDataclassError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"cannot load a model from {name!r} ({reason}): give a folder or a Hub name") from error
 

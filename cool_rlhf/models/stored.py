@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -37,10 +37,21 @@ def damage_told(folder: Path) -> Iterator[None]:
         damaged = next(filter(_is_damaged, _files(folder)), None)
         if damaged is None:
             raise
-        raise UserError(
-            f"{damaged} holds no whole weights: it was cut off, or Git LFS has left its pointer in the file's place; "
-            "copy or download it again (git lfs pull)"
-        ) from error
+        raise _damage(damaged) from error
+
+
+def check_whole(files: Iterable[Path]) -> None:
+    """Raise UserError where a file of weights is damaged, as its first and last bytes tell it, whatever its size."""
+    for file in files:
+        if _is_damaged(file) and not _is_old_pickle(file):
+            raise _damage(file)
+
+
+def _damage(file: Path) -> UserError:
+    return UserError(
+        f"{file} holds no whole weights: it was cut off, or Git LFS has left its pointer in the file's place; copy or "
+        "download it again (git lfs pull)"
+    )
 
 
 def _files(folder: Path) -> list[Path]:
@@ -63,3 +74,11 @@ def _is_damaged(file: Path) -> bool:
             return False
     except SafetensorError:
         return True
+
+
+def _is_old_pickle(file: Path) -> bool:
+    """As torch wrote weights before 1.6, which reads to its end before it is known to be whole."""
+    if file.suffix == ".safetensors":
+        return False
+    with file.open("rb") as stream:
+        return stream.read(1) == b"\x80"

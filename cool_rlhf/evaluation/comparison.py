@@ -16,6 +16,7 @@ from reward.statistics import expected_best
 
 MEASURES = ("score", "gold", "response_length", "finished")
 OVERALL = "overall"
+WITH_GOLD = "overall_with_gold"  # the prompts that have gold, where others have none
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Estimate:
     prompts: int
 
 
-Table = dict[str, dict[str, Estimate]]  # "overall" or domain → measure → estimate
+Table = dict[str, dict[str, Estimate]]  # "overall", "overall_with_gold" or domain → measure → estimate
 
 
 def means(responses: Sequence[JudgedResponse]) -> Table:
@@ -107,9 +108,12 @@ def _by_prompt(responses: Sequence[JudgedResponse], measure: str) -> dict[str, f
 
 
 def _table(domains: Mapping[str, str], by_prompt: Mapping[str, Mapping[str, float]]) -> Table:
+    known = [prompt for prompt in domains if prompt in by_prompt["gold"]]
+    chosen = {OVERALL: list(domains), **({WITH_GOLD: known} if 0 < len(known) < len(domains) else {})}
+    for name in sorted(set(domains.values())):
+        chosen[name] = [prompt for prompt, domain in domains.items() if domain == name]
     table: Table = {}
-    for name in (OVERALL, *sorted(set(domains.values()))):
-        prompts = [prompt for prompt, domain in domains.items() if name in (OVERALL, domain)]
+    for name, prompts in chosen.items():
         row = {
             measure: [values[prompt] for prompt in prompts if prompt in values] for measure, values in by_prompt.items()
         }

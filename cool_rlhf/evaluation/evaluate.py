@@ -19,7 +19,16 @@ from typing import Any
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.rows import DEFAULT_DOMAIN
-from cool_rlhf.evaluation.comparison import JudgedResponse, Table, best_of, differences, expected_best_of, means
+from cool_rlhf.evaluation.comparison import (
+    OVERALL,
+    WITH_GOLD,
+    JudgedResponse,
+    Table,
+    best_of,
+    differences,
+    expected_best_of,
+    means,
+)
 from cool_rlhf.evaluation.held_out import HeldOut, read_in_part
 from cool_rlhf.evaluation.page import write_evaluation_page
 from cool_rlhf.evaluation.reward_model import Judge, judge_pairs, opposed_rows, reward_tables
@@ -220,7 +229,7 @@ def judge(score: Score, rollouts: Sequence[Rollout], gold: GoldRule) -> list[Jud
 
 
 def best(candidates: Sequence[JudgedResponse], count: int) -> dict[str, Any]:
-    """The best of ``count`` SFT responses by the reward model, and by gold where every prompt has it: the headroom.
+    """The best of ``count`` SFT responses by the reward model, and on the prompts that have gold by that: the headroom.
     Besides, the same for fewer of them."""
     with_gold = [response for response in candidates if response.gold is not None]
     judges: dict[str, tuple[Sequence[JudgedResponse], Callable[[JudgedResponse], float]]] = {
@@ -228,12 +237,18 @@ def best(candidates: Sequence[JudgedResponse], count: int) -> dict[str, Any]:
     }
     if with_gold:
         judges["gold"] = (with_gold, attrgetter("gold"))
+
+    def told(table: Table) -> dict[str, Any]:
+        if 0 < len(with_gold) < len(candidates):
+            table.setdefault(WITH_GOLD, table[OVERALL])  # by gold these are all: both judges have a row of them
+        return plain(table)
+
     found: dict[str, Any] = {}
     for name, (responses, value) in judges.items():
-        found[f"sft_best_of_{count}_by_{name}"] = plain(means(best_of(responses, value)))
+        found[f"sft_best_of_{count}_by_{name}"] = told(means(best_of(responses, value)))
     found["best_of_n"] = {
         f"by_{name}": {
-            str(n): {"kl": best_of_kl(n), "domains": plain(expected_best_of(responses, value, n))}
+            str(n): {"kl": best_of_kl(n), "domains": told(expected_best_of(responses, value, n))}
             for n in powers_up_to(count)
         }
         for name, (responses, value) in judges.items()
@@ -242,14 +257,14 @@ def best(candidates: Sequence[JudgedResponse], count: int) -> dict[str, Any]:
 
 
 def plain(table: Table) -> dict[str, Any]:
-    """As JSON holds it: how many prompts once for each row, then mean and standard error of each measure."""
-    return {
-        name: {
-            "prompts": max(estimate.prompts for estimate in row.values()),
-            **{
-                measure: {"mean": estimate.mean, "standard_error": estimate.standard_error}
-                for measure, estimate in row.items()
-            },
-        }
-        for name, row in table.items()
-    }
+    """As JSON holds it: how many prompts once for each row, then mean and standard error of each measure, and how many
+    prompts it is over where these are fewer."""
+    found: dict[str, Any] = {}
+    for name, row in table.items():
+        prompts = max(estimate.prompts for estimate in row.values())
+        found[name] = {"prompts": prompts}
+        for measure, estimate in row.items():
+            found[name][measure] = {"mean": estimate.mean, "standard_error": estimate.standard_error}
+            if estimate.prompts < prompts:
+                found[name][measure]["prompts"] = estimate.prompts
+    return found

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from cool_rlhf.evaluation.tables import NAMES, OVERALL, Evaluation
+from cool_rlhf.evaluation.comparison import WITH_GOLD
+from cool_rlhf.evaluation.tables import NAMES, OVERALL, Evaluation, all_compared
 from cool_rlhf.tracking.figures import COLOURS, label_text, plain_layout
 
 GREY = "rgba(128,136,146,0.8)"
@@ -165,6 +166,10 @@ def _histograms(evaluation: Evaluation) -> list[EvaluationChart]:
 
 def _best_of_n(evaluation: Evaluation) -> list[EvaluationChart]:
     curves = evaluation.get("best_of_n", {})
+    if not curves:
+        return []
+    row_name, prompts = all_compared(curves)
+    over = f" Over the prompts that have gold ({prompts})." if row_name == WITH_GOLD else ""
     titles = {
         "gold": ("Gold reward", "What the exact rule gives the response that is best by either judge."),
         "score": ("Reward score", "The higher the score chosen by, the further it may part from gold."),
@@ -173,7 +178,7 @@ def _best_of_n(evaluation: Evaluation) -> list[EvaluationChart]:
     for measure, (title, explanation) in titles.items():
         traces = []
         for index, (kind, rows) in enumerate(curves.items()):
-            points = [(row["kl"], n, row["domains"][OVERALL].get(measure)) for n, row in rows.items()]
+            points = [(row["kl"], n, row["domains"][row_name].get(measure)) for n, row in rows.items()]
             known = [(kl, n, value) for kl, n, value in points if value is not None]
             if known:
                 traces.append(
@@ -191,7 +196,7 @@ def _best_of_n(evaluation: Evaluation) -> list[EvaluationChart]:
                 )
         if traces:
             layout = {**plain_layout("KL from the SFT model, at most, in nats", measure), "showlegend": True}
-            found.append(EvaluationChart(title, explanation, traces, layout))
+            found.append(EvaluationChart(title, explanation + over, traces, layout))
     return found
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-OVERALL = "overall"
+from cool_rlhf.evaluation.comparison import OVERALL, WITH_GOLD
+
 NAMES = {"longer_wins": "longer wins", "ngram": "n-gram model"}
 _MEASURES = {
     "gold": "Gold reward",
@@ -125,25 +126,39 @@ def _responses(evaluation: Evaluation) -> list[Table]:
     for measure, title in _MEASURES.items():
         if measure in evaluation["sft"][OVERALL]:
             rows = [
-                [domain, str(row["prompts"]), *(_mean(evaluation[name], domain, measure) for name in policies)]
-                for domain, row in evaluation["sft"].items()
+                [
+                    domain,
+                    str(prompts),
+                    *(_mean(evaluation[name].get(domain, {}), measure, prompts) for name in policies),
+                ]
+                for domain, prompts in _prompts(evaluation["sft"], measure)
             ]
             found.append(Table(f"{title}, ± standard error; {asked}", ["domain", "prompts", *policies], rows))
     return found
+
+
+def all_compared(curves: Mapping[str, Any]) -> tuple[str, int]:
+    """Of ``best_of_n`` the row that is over the same prompts for every judge, and how many these are."""
+    domains = curves["by_score"]["1"]["domains"]
+    name = WITH_GOLD if WITH_GOLD in domains else OVERALL
+    return name, domains[name]["prompts"]
 
 
 def _best_of_n(evaluation: Evaluation) -> list[Table]:
     curves = evaluation.get("best_of_n", {})
     if not curves:
         return []
-    measures = [measure for measure in ("score", "gold") if measure in curves["by_score"]["1"]["domains"][OVERALL]]
+    name, prompts = all_compared(curves)
+    measures = [measure for measure in ("score", "gold") if measure in curves["by_score"]["1"]["domains"][name]]
     columns = ["n", "KL"] + [f"{measure}, best {kind.replace('_', ' ')}" for kind in curves for measure in measures]
     rows = [
         [n, f"{row['kl']:.2f}"]
-        + [_mean(curve[n]["domains"], OVERALL, measure) for curve in curves.values() for measure in measures]
+        + [_mean(curve[n]["domains"][name], measure, prompts) for curve in curves.values() for measure in measures]
         for n, row in curves["by_score"].items()
     ]
-    return [Table("Best of n SFT responses: mean over prompts, ± standard error; KL at most, in nats", columns, rows)]
+    over = f"prompts{' that have gold' if name == WITH_GOLD else ''} ({prompts})"
+    title = f"Best of n SFT responses: mean over {over}, ± standard error; KL at most, in nats"
+    return [Table(title, columns, rows)]
 
 
 _TABLES: Sequence[Callable[[Evaluation], list[Table]]] = (
@@ -178,9 +193,15 @@ def _number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
-def _mean(table: Mapping[str, Any], domain: str, measure: str) -> str:
-    value = table.get(domain, {}).get(measure)
-    if value is None:
+def _prompts(table: Mapping[str, Any], measure: str) -> list[tuple[str, int]]:
+    """The rows that have ``measure``, and how many prompts it is over there."""
+    return [(name, row[measure].get("prompts", row["prompts"])) for name, row in table.items() if measure in row]
+
+
+def _mean(row: Mapping[str, Any], measure: str, prompts: int) -> str:
+    """A dash for one over others than ``prompts``, which is no mean to compare: of a policy chosen by gold, say."""
+    value = row.get(measure)
+    if value is None or value.get("prompts", row["prompts"]) != prompts:
         return "–"
     error = value["standard_error"]
     return f"{value['mean']:.3f}" + ("" if error is None else f" ± {error:.3f}")

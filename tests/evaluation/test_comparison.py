@@ -33,11 +33,20 @@ def test_a_prompt_counts_once_however_often_it_was_sampled() -> None:
 def test_measures_by_domain_and_only_where_they_are_known() -> None:
     responses = [judged("a", 1.0, 0.5, "brief", length=2), judged("b", 2.0, None, "math", length=8)]
     table = means(responses)
-    assert list(table) == ["overall", "brief", "math"]
+    assert list(table) == ["overall", "overall_with_gold", "brief", "math"]
     assert (table["overall"]["gold"].mean, table["overall"]["gold"].prompts) == (0.5, 1)
     assert "gold" not in table["math"]
     assert table["overall"]["response_length"].mean == 5.0
-    assert [table[name]["finished"].mean for name in table] == [0.5, 1.0, 0.0]
+    assert [table[name]["finished"].mean for name in table] == [0.5, 1.0, 1.0, 0.0]
+
+
+def test_prompts_that_have_gold_are_a_row_where_others_have_none() -> None:
+    responses = [judged("a", 1.0, 0.5, "math"), judged("b", 2.0, None, "chat"), judged("c", 6.0, None, "chat")]
+    table = means(responses)
+    assert [table[name]["score"].mean for name in table] == [3.0, 1.0, 4.0, 1.0]
+    assert table["overall"]["gold"] == table["overall_with_gold"]["gold"]
+    assert list(means(responses[:1])) == ["overall", "math"], "all have gold"
+    assert list(means(responses[1:])) == ["overall", "chat"]
 
 
 def test_difference_is_paired_by_prompt() -> None:

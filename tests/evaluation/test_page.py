@@ -17,6 +17,7 @@ from cool_rlhf.evaluation.evaluate import best, plain
 from cool_rlhf.evaluation.figures import charts, to_figure
 from cool_rlhf.evaluation.page import write_evaluation_page
 from cool_rlhf.evaluation.reward_model import opposed_rows, reward_tables
+from cool_rlhf.evaluation.tables import tables
 from cool_rlhf.protocols import PreferencePair
 from reward.evaluation import ScoredPairs
 
@@ -89,6 +90,34 @@ def test_charts_show_the_numbers() -> None:
     gold = drawn["Gold reward"].data
     assert [list(trace.text) for trace in gold] == [["n = 1", "n = 2", "n = 4"]] * 2
     assert list(gold[1].y) == sorted(gold[1].y)  # chosen by gold itself, more to choose from is never worse
+
+
+def test_both_judges_are_compared_on_the_prompts_that_have_gold() -> None:
+    """Four prompts, of which one has gold; the others' scores are higher."""
+    responses = [
+        JudgedResponse(f"{k // 4}", "chat" if k // 4 else "math", k - 2.0, None if k // 4 else k % 3 / 2, 10, True)
+        for k in range(16)
+    ]
+    found = {**evaluation(), "sft": plain(means(responses)), **best(responses, 4)}
+    overall = found["sft"]["overall"]
+    assert (overall["prompts"], overall["gold"]["prompts"]) == (4, 1)
+    assert "prompts" not in overall["score"]
+    assert found["best_of_n"]["by_score"]["1"]["domains"]["overall"]["score"]["mean"] == 5.5
+
+    for chart in charts(found)["Best of n"]:
+        by_score, by_gold = chart.traces
+        assert by_score["y"][0] == pytest.approx(by_gold["y"][0]), "of one response there is nothing to choose"
+        assert chart.explanation.endswith("Over the prompts that have gold (1).")
+    cells = {table.title.split(",")[0]: table for table in tables(found)}
+    gold, score = cells["Gold reward"], cells["Reward score under the prompt's own condition"]
+    assert score.columns[2:] == gold.columns[2:] == ["sft", "sft_best_of_4_by_score", "sft_best_of_4_by_gold"]
+    assert [row[:2] for row in gold.rows] == [["overall", "1"], ["overall_with_gold", "1"], ["math", "1"]]
+    rows = {row[0]: [cell.split(" ±")[0] for cell in row[1:]] for row in score.rows}
+    assert rows["overall"] == ["4", "5.500", "7.000", "–"], "by gold it would be over another prompt"
+    assert rows["overall_with_gold"] == ["1", "-0.500", "1.000", "0.000"]
+    curve = cells["Best of n SFT responses: mean over prompts that have gold (1)"]
+    first = dict(zip(curve.columns, curve.rows[0], strict=True))
+    assert first["score, best by score"] == first["score, best by gold"] == "-0.500"
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path) -> None:

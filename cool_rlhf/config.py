@@ -240,7 +240,9 @@ class OnlineConfig:
     significance: float = 0.01  # level of the fast path's two corrected tests: of drift and of payment
     least_gain: float = 0.2  # share of its scope's rise in score that a finding explains at least
     without_detectors: list[str] = field(default_factory=list)  # names of those that do not look (docs/online.md)
-    replay: float = 4.0  # earlier pairs that are learnt again beside each patch and each new label
+    # Earlier pairs that are learnt again beside each patch, the round's own or kept by an earlier one, and each label
+    # so far.
+    replay: float = 4.0
     least_replay: int = 2000  # of them, however few patches and labels there are
     epochs: int = 2  # over patches and labels; each replays other earlier pairs
     learning_rate: float = 5.0e-6
@@ -338,6 +340,11 @@ class ClusterConfig:
 class LoggingConfig:
     wandb_project: str = "cool_rlhf"
     wandb_mode: str = "auto"  # auto: online where there is a login, else offline; or online, offline, disabled
+    # Of the run there; a resumed one keeps its id, whatever these say.
+    wandb_name: str | None = None  # null: the experiment's and the run's id
+    wandb_group: str | None = None  # runs that stand together; null: W&B's own, so WANDB_RUN_GROUP if that is set
+    wandb_tags: list[str] = field(default_factory=list)  # of 1 to 64 characters; empty: WANDB_TAGS likewise
+    wandb_entity: str | None = None  # user or team that the project is of; null: WANDB_ENTITY, else the login's own
     progress: bool = True
 
 

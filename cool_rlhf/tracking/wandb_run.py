@@ -27,6 +27,7 @@ BETWEEN = ("pattern", "description", "domain", "sft", "early", "late", "paid", "
 INIT_TIMEOUT = 30.0
 # W&B streams rows as they come, so little is left to send at the end; a dead network must not hold up Ctrl-C.
 FINISH_TIMEOUT = 6.0
+LONGEST_TAG = 64  # characters, by W&B's own rule
 
 
 def resolve_mode(mode: str) -> str:
@@ -92,13 +93,20 @@ class WandbRun:
     def _start(self, config: Config, output_dir: Path, mode: str, run_id: str) -> Any:
         import wandb
 
+        named = config.logging
+        for tag in named.wandb_tags:
+            if not 1 <= len(tag) <= LONGEST_TAG:
+                raise UserError(f"logging.wandb_tags holds {tag!r}: give each tag 1 to {LONGEST_TAG} characters.")
         settings = _quiet_settings(wandb)
         wandb.setup(settings=settings)  # before init, whose login step would print
         try:
             return wandb.init(
-                project=config.logging.wandb_project,
+                project=named.wandb_project,
+                entity=named.wandb_entity,
                 id=run_id,
-                name=f"{config.experiment}-{run_id}",
+                name=named.wandb_name or f"{config.experiment}-{run_id}",
+                group=named.wandb_group,
+                tags=named.wandb_tags or None,
                 dir=output_dir,
                 mode="online" if mode == "online" else "offline",
                 resume="allow" if mode == "online" else None,

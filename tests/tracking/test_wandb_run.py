@@ -7,9 +7,11 @@ import time
 
 import psutil
 import pytest
+import wandb
 
 from cool_rlhf.config import Config
 from cool_rlhf.protocols import UserError
+from cool_rlhf.provenance import made_from
 from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.tracker import Tracker
 from cool_rlhf.tracking.wandb_run import BETWEEN, resolve_mode
@@ -60,6 +62,57 @@ def test_a_resumed_run_keeps_its_id_and_has_each_row_once(tmp_path, offline_hist
     assert offline_history(tmp_path) == rows
     assert (tmp_path / "state" / "wandb_run_id").read_text() == run_id
     assert all(run_id.strip() in folder.name for folder in tmp_path.glob("wandb/offline-run-*"))
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """The runs that W&B starts."""
+    runs, init = [], wandb.init
+
+    def start(**settings):
+        runs.append(init(**settings))
+        return runs[-1]
+
+    monkeypatch.setattr(wandb, "init", start)
+    return runs
+
+
+def test_the_run_is_named_as_it_is_asked_to_be_and_goes_on_under_its_id(tmp_path, started):
+    with Tracker(config(), tmp_path) as tracker:
+        record_steps(tracker, "sft", 0, 1, 2)
+    run_id = (tmp_path / "state" / "wandb_run_id").read_text().strip()
+    named = config()
+    named.logging.wandb_name, named.logging.wandb_group = "first try", "tries"
+    named.logging.wandb_tags, named.logging.wandb_entity = ["short", "seed 1"], "a-team"
+    with Tracker(named, tmp_path) as tracker:
+        tracker.resume("sft", 0, 2, [])
+        record_steps(tracker, "sft", 0, 3, 3)
+    assert [(run.id, run.name, run.group, run.tags, run.settings.entity) for run in started] == [
+        (run_id, f"test-{run_id}", "", (), None),
+        (run_id, "first try", "tries", ("short", "seed 1"), "a-team"),
+    ]
+    assert made_from(named) == made_from(config()), "no stage is made anew for a name"
+
+
+def test_what_is_not_said_the_environment_says(tmp_path, started, monkeypatch):
+    for name, value in {"RUN_GROUP": "tries", "TAGS": "short,seed 1", "ENTITY": "a-team"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    with Tracker(config(), tmp_path) as tracker:
+        record_steps(tracker, "sft", 0, 1, 1)
+    (run,) = started
+    assert (run.group, run.tags, run.settings.entity) == ("tries", ("short", "seed 1"), "a-team")
+
+
+@pytest.mark.parametrize("tag", ["", "a" * 65])
+def test_a_tag_that_wandb_does_not_take_is_named(tmp_path, tag):
+    named = config()
+    named.logging.wandb_tags = ["short", tag]
+    with (
+        pytest.raises(UserError, match=rf"logging\.wandb_tags holds '{tag}': give"),
+        Tracker(named, tmp_path) as tracker,
+    ):
+        record_steps(tracker, "sft", 0, 1, 1)
+    assert wandb_processes() == []
 
 
 def test_what_was_found_and_mended_is_a_table_a_round(tmp_path, offline_history):

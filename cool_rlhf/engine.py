@@ -187,7 +187,7 @@ class DeepSpeedEngine:
         full = safe_get_full_fp32_param(parameter) if key == _MASTER else safe_get_full_optimizer_state(parameter, key)
         return full
 
-    def _set_full(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+    def _set_full(self, parameter: Tensor, key: str, value: Tensor) -> None:
         if self.zero_stage == 3:
             # DeepSpeed's setter for whole tensors stumbles over the padding of the last rank's partition.
             size = parameter.ds_tensor.numel()  # type: ignore[attr-defined]

@@ -27,7 +27,7 @@ from cool_rlhf.provenance import open_state, unfinished, without_critic
 from cool_rlhf.rule_checks import check_rules
 
 _RUN_STAGES = ("sft", "reward", "ppo", "pipeline")
-_CHECKED = "settings, output_dir, models, every row of data, and rules"
+_CHECKED = "settings, output_dir, models, every row of data and rules"
 
 _HELP = """\
 usage: python -m cool_rlhf.run +experiment=NAME [stage=STAGE] [key=value ...]
@@ -79,7 +79,7 @@ def _run(config: Config, ending: Ending) -> None:
     if config.stage == "check":  # on whatever machine: what it has is not looked at
         config = replace(config, stage="pipeline")
         if _left(config, with_earlier_stages(config)):
-            print(f"{_CHECKED} are good, and nothing was started; stage=plan says where it would run")
+            print(f"checked and found good: {_CHECKED}; nothing was started")
         return
     legs, resources = with_earlier_stages(config), _resources(config)
     placements: list[Placement] = []

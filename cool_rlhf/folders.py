@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+BEST_FILE = "best.json"  # in a kept policy's folder: which step it is of, and the value that it was kept for
+
 
 @dataclass(frozen=True)
 class RoundFolder:

@@ -3,6 +3,7 @@ made the same."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import dropwhile
@@ -14,7 +15,7 @@ from cool_rlhf.checkpoint import RunState
 from cool_rlhf.config import Config
 from cool_rlhf.data.splitting import TEST_ROWS
 from cool_rlhf.derived_settings import best_by, has_paths, learns_from_texts
-from cool_rlhf.folders import RoundFolder
+from cool_rlhf.folders import BEST_FILE, RoundFolder
 from cool_rlhf.protocols import UserError
 
 # What may change without changing what a stage makes: how work is cut, watched and saved, and how long PPO goes on.
@@ -146,15 +147,18 @@ def open_state(config: Config) -> RunState:
 
 
 def _check_iterations(config: Config, state: RunState, stage: str) -> None:
-    """A round of PPO that is not finished is not asked for fewer iterations than its snapshot has, nor for as many if
-    they have left no policy: the validation after its last iteration will."""
+    """A round of PPO that is not finished is not asked for fewer iterations than its snapshot has, or its best policy,
+    which may have been kept after that; nor for as many if they have left no policy: the validation after its last
+    iteration will."""
     snapshot = state.snapshot(stage) if stage.startswith("ppo_") and not state.is_finished(stage) else None
     if snapshot is None or snapshot[1].get("ended"):
         return
-    made = snapshot[1]["step"] - config.ppo.critic_warmup
-    least = made if snapshot[1].get("best") is not None else made + 1
+    round = stage.removeprefix("ppo_")
+    best = RoundFolder(Path(config.output_dir), int(round)).policy / BEST_FILE
+    kept = json.loads(best.read_text(encoding="utf-8"))["step"] if best.exists() else 0
+    made = max(snapshot[1]["step"], kept) - config.ppo.critic_warmup
+    least = made if kept or snapshot[1].get("best") is not None else made + 1
     if config.ppo.iterations < least:
-        round = stage.removeprefix("ppo_")
         raise UserError(
             f"ppo.iterations is {config.ppo.iterations}, but {config.output_dir} holds a PPO whose round {round} has "
             f"made {made}: set it to {least} or more, or choose another output_dir"

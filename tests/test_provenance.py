@@ -10,7 +10,7 @@ from cool_rlhf.command import execute
 from cool_rlhf.compose import compose
 from cool_rlhf.config import Config
 from cool_rlhf.ending import Ending
-from cool_rlhf.folders import RoundFolder
+from cool_rlhf.folders import BEST_FILE, RoundFolder
 from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import is_lost, made_from, open_state, outputs, unfinished, without_critic
 
@@ -279,6 +279,10 @@ def test_fewer_iterations_than_a_round_under_way_has_made_are_refused(run, best:
             f"{least} or more, or choose another output_dir"
         )
     open_state(asked(least))
+    (outputs(config)["ppo_0"] / BEST_FILE).write_text('{"step": 7, "value": 0.5}')  # kept after the snapshot
+    with pytest.raises(UserError, match="has made 5: set it to 5 or more"):
+        open_state(asked(4))
+    open_state(asked(5))
     state.finish("ppo_0")
     open_state(asked(1))
     state.reopen_from("ppo_0")

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
-from cool_rlhf.folders import RoundFolder, part_of, replace_whole
+from cool_rlhf.folders import BEST_FILE, RoundFolder, part_of, replace_whole
 from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
@@ -21,7 +21,6 @@ from cool_rlhf.tracking.distance import Validations, parted, score_beside_gold, 
 logger = logging.getLogger(__name__)
 
 SAMPLES_PER_DOMAIN = 2
-BEST_FILE = "best.json"  # in a kept policy's folder: which step it is of, and the value that it was kept for
 
 
 class SupervisedObserver:

@@ -199,7 +199,7 @@ def _holds_prompt(value: list[Any], prompt: Conversation, field: str) -> bool:
 def _turn(item: Any) -> tuple[Any, Any]:
     """Role and text of a turn as prompts are compared, but for case; of what is no turn, nothing that is equal."""
     try:
-        role, content, _ = read_turn(item, "")
+        role, content, *_ = read_turn(item, "")
     except RowError:
         return None, None
     return role, " ".join(content.split()) if isinstance(content, str) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from cool_rlhf.protocols import Conversation, Message
 
@@ -84,32 +84,39 @@ def checked_conversation(value: Any, field: str, ends_sampled: bool = False) -> 
         raise RowError(field, "is an empty list")
     messages: Conversation = []
     for index, item in enumerate(value):
-        here = f"{field}[{index}]"
-        role, content, told = read_turn(item, here)
+        turn = read_turn(item, f"{field}[{index}]")
         sampled = ends_sampled and index == len(value) - 1
-        message = Message(role=role, content=checked_response(content, told, sampled))
-        if role in TOOL_ROLES and item.get("name") in TOOL_NAMES:
+        message = Message(role=turn.role, content=checked_response(turn.content, turn.content_field, sampled))
+        if turn.role in TOOL_ROLES and item.get("name") in TOOL_NAMES:
             message["name"] = item["name"]
         messages.append(message)
-        _check_turn(messages, here)
+        _check_turn(messages, turn.role_field)
     return messages
 
 
-def read_turn(item: Any, field: str) -> tuple[str, Any, str]:
-    """Whose turn it is, what is said, not yet checked, and the field that says it: ``role`` and ``content``, or
-    ShareGPT's ``from`` and ``value``. A list of parts that are texts alone is their text, one behind the other.
+class Turn(NamedTuple):
+    """Whose turn it is and what is said, which is not yet checked, with the fields that say so."""
+
+    role: str
+    content: Any
+    role_field: str
+    content_field: str
+
+
+def read_turn(item: Any, field: str) -> Turn:
+    """A turn of ``role`` and ``content``, or of ShareGPT's ``from`` and ``value``. A list of parts that are texts alone
+    is their text, one behind the other.
 
     Raises RowError for what is no turn, a speaker who is not known, and parts of other types.
     """
     if not isinstance(item, Mapping):
         raise RowError(field, f"must be a message with `role` and `content`, not {kind_of(item)}")
-    if item.get("role") is None and item.get("from") is not None:
-        role, said = _role(item["from"], f"{field}.from", _SHAREGPT_ROLES), "value"
-    elif "role" in item:
-        role, said = _role(item["role"], f"{field}.role", _ROLES), "content"
-    else:
-        raise RowError(f"{field}.role", "is missing")
-    return role, _joined(item.get(said), f"{field}.{said}"), f"{field}.{said}"
+    shared = item.get("role") is None and item.get("from") is not None
+    who, said, known = ("from", "value", _SHAREGPT_ROLES) if shared else ("role", "content", _ROLES)
+    if who not in item:
+        raise RowError(f"{field}.{who}", "is missing")
+    role = _role(item[who], f"{field}.{who}", known)
+    return Turn(role, _joined(item.get(said), f"{field}.{said}"), f"{field}.{who}", f"{field}.{said}")
 
 
 def with_system_turn(messages: Conversation, system: str | None) -> Conversation:
@@ -198,6 +205,6 @@ def _check_turn(messages: Conversation, field: str) -> None:
     before = messages[-2]["role"] if len(messages) > 1 else None
     lists_tools = before == "system" and "name" in messages[-1]
     if role == "system" and before is not None and not lists_tools:
-        raise RowError(f"{field}.role", "is system: a system turn may only come first")
+        raise RowError(field, "is system: a system turn may only come first")
     if role == "assistant" and before in (None, "system"):
-        raise RowError(f"{field}.role", "is assistant with nobody to answer: a user's turn must come before")
+        raise RowError(field, "is assistant with nobody to answer: a user's turn must come before")

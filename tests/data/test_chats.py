@@ -123,8 +123,8 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
             "is 'tool': it must be one of human, user, gpt, assistant, system",
         ),
         ({"conversations": [shared(["human"], "why?")]}, "is ['human']"),
+        ({"conversations": [shared("gpt", "so")]}, "nobody to answer"),
     ],
-    "conversations[0].role": [({"conversations": [shared("gpt", "so")]}, "nobody to answer")],
     "conversations[1].value": [
         ({"conversations": [shared("human", "why?"), shared("gpt", "")]}, "is empty"),
         ({"conversations": [shared("human", "why?"), turn("x", "so") | {"role": None, "from": "gpt"}]}, "not null"),

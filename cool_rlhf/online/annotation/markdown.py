@@ -2,17 +2,22 @@
 
 Responses are hostile text: a policy writes whatever scores well. HTML in them is shown as text. Links and images are
 shown as they are written: an image would be fetched from wherever the response says, a link would lead there, and an
-annotator should see an address rather than its label. What Markdown would leave out, such as cells beyond a table's
-last column, is judged too: a text that would lose a letter is shown as it is written.
+annotator should see an address rather than its label. How lines are laid out is judged too: paragraphs keep their
+lines, and the blanks at their beginnings and in them, which the page's style shows. So is what Markdown would leave
+out, such as cells beyond a table's last column: a text that would lose a letter, the end of a line or an empty line is
+shown as it is written.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock, lheading, paragraph
 from markdown_it.token import Token
 from markupsafe import Markup
 
@@ -23,7 +28,9 @@ _LONGEST = 20_000  # characters; what is longer is shown as plain text, for nest
 def _parser() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False, "linkify": False}).enable(["table", "strikethrough"])
     parser.add_render_rule("fence", _fence)
-    return parser.disable(["image", "link", "autolink", "reference", "entity"])
+    for name, rule in (("paragraph", paragraph), ("lheading", lheading)):
+        parser.block.ruler.at(name, _indented(rule))
+    return parser.disable(["image", "link", "autolink", "reference", "entity", "newline"])
 
 
 @lru_cache(maxsize=256)
@@ -35,9 +42,39 @@ def render(text: str) -> Markup:
         for token in tokens:
             if token.type == "list_item_open" and token.info:  # a browser would count on from the first
                 token.attrSet("value", token.info)
-        if _letters(_shown(tokens)) == _letters([text]):
+            elif token.hidden:  # a paragraph of a list without empty lines: its lines need an element of their own
+                token.tag, token.hidden = "span", False
+        if _shows_all(tokens, text):
             return Markup(parser.renderer.render(tokens, parser.options, {}))
-    return Markup("<pre>{}</pre>").format(text)
+    return _as_written(text)
+
+
+def render_both(first: str, second: str) -> tuple[Markup, Markup]:
+    """As ``render``; texts that differ and would look the same, for they differ in their marks alone, as written."""
+    shown = render(first), render(second)
+    if first != second and shown[0] == shown[1]:
+        return _as_written(first), _as_written(second)
+    return shown
+
+
+def _as_written(text: str) -> Markup:
+    """A browser leaves out a newline at the beginning, so that one stands there before the text's own."""
+    return Markup("<pre>\n{}</pre>").format(text)
+
+
+def _indented(rule: Any) -> Any:
+    """``rule`` for a block of text, which would cut off the blanks that the block begins with."""
+
+    def with_blanks(state: StateBlock, first: int, end: int, silent: bool) -> bool:
+        if not rule(state, first, end, silent):
+            return False
+        text = state.tokens[-2]
+        assert text.map is not None
+        begin, behind = text.map
+        text.content = state.getLines(begin, behind, state.blkIndent, False).rstrip()
+        return True
+
+    return with_blanks
 
 
 def _fence(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any, _environment: Any) -> str:
@@ -45,6 +82,14 @@ def _fence(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any, _env
     token = tokens[at]
     told = Markup("<small>{}</small>").format(token.info.strip()) if token.info.strip() else Markup()
     return told + Markup("<pre><code>{}</code></pre>\n").format(token.content)
+
+
+def _shows_all(tokens: Sequence[Token], text: str) -> bool:
+    return (
+        _letters(_shown(tokens)) == _letters([text])
+        and all(_spaced(_shown([token])) == _spaced([token.content]) for token in tokens if token.type == "inline")
+        and not _loses_empty_lines(tokens, text)
+    )
 
 
 def _shown(tokens: Sequence[Token]) -> Iterable[str]:
@@ -60,3 +105,16 @@ def _shown(tokens: Sequence[Token]) -> Iterable[str]:
 def _letters(texts: Iterable[str]) -> str:
     """Letters and digits alone."""
     return "".join(letter for text in texts for letter in text if letter.isalnum())
+
+
+def _spaced(texts: Iterable[str]) -> str:
+    """Letters and digits with the blanks and ends of lines between them."""
+    return "".join(letter for text in texts for letter in text if letter.isalnum() or letter.isspace())
+
+
+def _loses_empty_lines(tokens: Sequence[Token], text: str) -> bool:
+    """Whether the text begins with an empty line, or has several in a row: Markdown makes one of them, outside code."""
+    code = {line for token in tokens if token.type in ("fence", "code_block") for line in range(*(token.map or (0, 0)))}
+    lines = re.split(r"\r\n?|\n", text.rstrip())
+    empty = [number not in code and not line.strip(" \t>") for number, line in enumerate(lines)]
+    return any(all(both) for both in pairwise([True, *empty]))

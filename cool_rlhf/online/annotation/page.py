@@ -22,7 +22,7 @@ from starlette.types import ASGIApp
 from cool_rlhf.online.annotation.agreement import Agreement
 from cool_rlhf.online.annotation.gate import Gate
 from cool_rlhf.online.annotation.items import Item, Winner
-from cool_rlhf.online.annotation.markdown import render
+from cool_rlhf.online.annotation.markdown import render, render_both
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
 from cool_rlhf.protocols import UserError
 
@@ -119,7 +119,9 @@ class _Page:
         if item is None:
             return self._page("done", **values)
         left, right = _in_order(item, name)
-        return self._page("item", item=item, left=left, right=right, **values)
+        shown = render_both(left.text, right.text)
+        responses = zip(("left", "right"), (left, right), shown, strict=True)
+        return self._page("item", item=item, responses=responses, **values)
 
     def _label(self, request: Request, form: Mapping[str, str]) -> Response:
         annotator, name = self._who(request)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cool_rlhf.online.annotation import page
 from cool_rlhf.online.annotation.items import Item, ShownResponse
+from cool_rlhf.online.annotation.markdown import render
 from cool_rlhf.online.annotation.page import left_side
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 
@@ -115,3 +119,31 @@ def test_one_key_held_down_answers_once(browser: Any, serve: Callable[..., Any],
         browser.press("t", repeat=True)
     browser.press("s")
     answered(browser, 2)
+
+
+LAID_OUT = [
+    ("  Rain falls.\n    It drums.\n\nThe gutter  hums.", ["  Rain falls.", "    It drums.", "The gutter  hums."]),
+    ("if x:\n  go()\nelse:\n  stop()", ["if x:", "  go()", "else:", "  stop()"]),
+    ("- one,\n  wrapped\n- two\n  - nested\n    - deeper", ["one,", "wrapped", "two", "nested", "deeper"]),
+    ("1. one\n\n   more\n\n2. two\n\n   - nested\n\n   - too", ["one", "more", "two", "nested", "too"]),
+    ("| a | b |\n|---|---|\n| 1   x | 2 |", ["a\tb", "1   x\t2"]),
+    ("> quoted\n> lines\n\n- > listed\n\n# Heading\ntext", ["quoted", "lines", "listed", "Heading", "text"]),
+    ("```\nif x:\n\n\n    go()\n```", ["if x:", "    go()"]),
+    ("\n\nOne\n\n\n*Two*", ["One", "*Two*"]),
+]
+
+
+def test_lines_are_seen_as_they_are_laid_out(browser: Any, tmp_path: Path) -> None:
+    """And the ends of lines that stand between tags are not seen."""
+    style = (Path(page.__file__).parent / "static/page.css").read_text(encoding="utf-8")
+    boxes = "".join(f'<div class="text" dir="auto">{render(text)}</div>' for text, _ in LAID_OUT)
+    bare = boxes.replace(">\n<", "><")
+    texts = tmp_path / "texts.html"
+    texts.write_text(f"<!doctype html><style>{style}</style>{boxes}{bare}", encoding="utf-8")
+    browser.open(texts.as_uri())
+    found = "JSON.stringify([...document.querySelectorAll('.text')].map((box) => [box.innerText, box.offsetHeight]))"
+    seen = json.loads(browser.evaluate(found))
+    assert len(seen) == 2 * len(LAID_OUT)
+    for (text, height), (_, height_without), (_, lines) in zip(seen, seen[len(LAID_OUT) :], LAID_OUT, strict=False):
+        assert [line for line in text.split("\n") if line] == lines
+        assert height == height_without

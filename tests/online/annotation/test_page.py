@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import html
 import re
 import signal
 import subprocess
@@ -9,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from markupsafe import Markup
 from starlette.testclient import TestClient
 
-from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
-from cool_rlhf.online.annotation.markdown import render
+from cool_rlhf.online.annotation.items import Item, ShownResponse, write_pairs_to_label
+from cool_rlhf.online.annotation.markdown import render, render_both
 from cool_rlhf.online.annotation.page import annotation_app, left_side, winner_of
 from cool_rlhf.online.annotation.store import FILE_NAME, Store
 
@@ -202,8 +203,8 @@ def test_markdown_hides_nothing(text: str) -> None:
 
 
 def test_lists_keep_their_numbers_and_code_its_lines() -> None:
-    listed = '<ol start="3">\n<li value="3">a</li>\n<li value="7">b</li>\n</ol>'
-    assert render("3. a\n7. b").strip() == listed
+    listed = re.sub(r"\n|</?span>", "", render("3. a\n7. b"))
+    assert listed == '<ol start="3"><li value="3">a</li><li value="7">b</li></ol>'
     assert "<pre><code>1. a\n   b\n</code></pre>" in render("1. so\n\n   ```\n   1. a\n      b\n   ```")
 
 
@@ -213,8 +214,54 @@ def test_no_letter_of_any_text_is_lost(text: str) -> None:
     assert [c for c in shown.striptags() if c.isalnum()] == [c for c in text if c.isalnum()]
 
 
+def lines(text: str) -> list[str]:
+    """Those that hold a letter, without marks and without the blanks at their ends."""
+    kept = [re.sub("[^ab ]", "", line).rstrip() for line in text.split("\n")]
+    return [line for line in kept if line]
+
+
+@given(st.text(alphabet="ab \n_*\\.", max_size=60))
+def test_no_line_of_any_text_is_lost_nor_a_blank_that_it_begins_with_or_holds(text: str) -> None:
+    assume(not re.search(r"^ *([*]\s| {4})", text, re.MULTILINE))  # lists and code, whose marks blanks belong to
+    assert lines(html.unescape(re.sub("<[^>]*>", "", render(text)))) == lines(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("if x:\n  go()\nelse:\n  stop()", "<p>if x:\n  go()\nelse:\n  stop()</p>"),
+        ("  Rain falls.\n    It  drums.", "<p>  Rain falls.\n    It  drums.</p>"),
+        ("> Rain falls.\n>   It drums.", "<blockquote>\n<p>Rain falls.\n  It drums.</p>\n</blockquote>"),
+        ("a\\\nb", "<pre>\na\\\nb</pre>"),
+        ("`a\nb`", "<pre>\n`a\nb`</pre>"),
+        ("a\n\n\nb", "<pre>\na\n\n\nb</pre>"),
+        ("> a\n>\n>\n> b", "<pre>\n&gt; a\n&gt;\n&gt;\n&gt; b</pre>"),
+        ("a\r\n\r\n\r\nb", "<pre>\na\r\n\r\n\r\nb</pre>"),
+        ("\n*a*", "<pre>\n\n*a*</pre>"),
+        ("*a*\n\n\n", "<p><em>a</em></p>"),
+        ("```\n\n\na\n```\n\n*b*", "<pre><code>\n\na\n</code></pre>\n<p><em>b</em></p>"),
+    ],
+)
+def test_lines_stay_as_they_are_laid_out(text: str, shown: str) -> None:
+    assert render(text).strip() == shown
+
+
+def test_answers_that_differ_in_marks_alone_are_shown_as_they_are_written(
+    store: Store, item: Callable[..., Item]
+) -> None:
+    assert render_both("*a*", "_a_") == ("<pre>\n*a*</pre>", "<pre>\n_a_</pre>")
+    assert render_both("*a*", "*b*") == (render("*a*"), render("*b*"))
+    assert render_both("*a*", "*a*") == (render("*a*"), render("*a*"))
+    store.add_items([item(0, first=ShownResponse("- a", True, ""), second=ShownResponse("* a", True, ""))])
+    client = TestClient(annotation_app(store, TOKEN))
+    client.get(f"/?token={TOKEN}")
+    page = client.post("/name", data={"name": "Ada"}).text
+    assert "<pre>\n- a</pre>" in page
+    assert "<pre>\n* a</pre>" in page
+
+
 def test_a_very_long_text_is_shown_plain() -> None:
-    assert render("*a*<" * 40_000).startswith("<pre>*a*&lt;")
+    assert render("*a*<" * 40_000).startswith("<pre>\n*a*&lt;")
 
 
 def test_labels_survive_kill_9_and_ctrl_c_ends_cleanly(

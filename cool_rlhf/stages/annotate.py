@@ -100,12 +100,15 @@ def make_judge(config: Config) -> JudgeLabeller:
 
 def _exchange(settings: AnnotateConfig, pairs: RunPairs, domains: Collection[str] | None) -> None:
     """Take labels in, then write all out. ``domains``: those that the run knows, None where nobody can tell."""
+    folder = settings.export_labels and Path(settings.export_labels).parent
+    if folder and not folder.exists():
+        raise UserError(f"annotate.export_labels: there is no folder {folder}: make it or name another")
     if settings.import_labels:
         source = Path(settings.import_labels)
         if source.suffix == ".json":
-            count = import_label_studio(pairs.store, source, domains, pairs.newest_round)
+            count = import_label_studio(pairs.store, source, domains, pairs.newest_round, pairs.conditions)
         else:
-            count = import_trl(pairs.store, source, source.name, domains=domains)
+            count = import_trl(pairs.store, source, source.name, domains=domains, guidelines=pairs.conditions)
         print(f"new labels from {source}: {count}; in {pairs.store.path}: {len(pairs.store.labels())}")
     pairs.keep_up()
     if settings.export_labels:
@@ -146,7 +149,7 @@ class RunPairs:
 
     def __init__(self, config: Config, output_dir: Path, store: Store) -> None:
         self.store = store
-        self._conditions = config.conditions
+        self.conditions = config.conditions
         self._output_dir = output_dir
         self._read: dict[Path, int] = {}
         self._written: tuple[int, int] | None = None
@@ -161,7 +164,7 @@ class RunPairs:
         for round, path in pair_files(self._output_dir):
             changed = path.stat().st_mtime_ns
             if self._read.get(path) != changed:
-                added += self.store.add_items(read_pairs_to_label(path, round, self._conditions))
+                added += self.store.add_items(read_pairs_to_label(path, round, self.conditions))
                 self._read[path] = changed
         return added
 

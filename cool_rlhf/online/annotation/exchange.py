@@ -9,14 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cool_rlhf.data.loading import Reading, preference_records, preference_rows
 from cool_rlhf.data.messages import RowError, checked_text, kind_of
-from cool_rlhf.data.rows import RowRules, checked_domain
+from cool_rlhf.data.rows import Row, RowRules, SameResponseError, checked_domain, parse_preference
+from cool_rlhf.data.sources import UnreadableRow, read_rows
 from cool_rlhf.files import write_atomically
 from cool_rlhf.online.annotation.arrived import label_row, labelled
 from cool_rlhf.online.annotation.items import PEOPLE, Item, Kind, Label, ShownResponse, Winner, parse_item
 from cool_rlhf.online.annotation.store import AlreadyLabelledError, Store
-from cool_rlhf.protocols import PreferencePair, UserError
+from cool_rlhf.protocols import UserError
 
 # Label Studio's pairwise template, with a choice for what it does not know. `text1` is the item's first response.
 LABEL_STUDIO_CONFIG = """\
@@ -51,24 +51,41 @@ def export_trl(store: Store, path: Path, since_round: int = 0) -> int:
     return len(rows)
 
 
-def import_trl(store: Store, path: Path, annotator: str, round: int = 0, domains: Collection[str] | None = None) -> int:
+def import_trl(
+    store: Store,
+    path: Path,
+    annotator: str,
+    round: int = 0,
+    domains: Collection[str] | None = None,
+    guidelines: Mapping[str, str] | None = None,
+) -> int:
     """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``, of kind import
-    unless the store knows the name; where ``labelled_by`` names rules or judges alone, by those. Returns how many
-    labels were kept. An error leaves the store as it was. Raises UserError as the run's own preferences do, and for a
-    domain that is none of ``domains`` (None: any will do): a reward model has no condition for it."""
-    reading = Reading(None if domains is None else tuple(sorted(domains)), sampled=True)
-    rows = preference_rows([str(path)], reading, "annotate.import_labels")
-    wanted = [index for index, reason in enumerate(rows["reason"]) if not reason]
-    by, places = rows["labelled_by"], rows["place"]
+    unless the store knows the name; where ``labelled_by`` names rules or judges alone, by those. Pairs of two equal
+    responses are left out. ``guidelines``: what each domain is judged by. Returns how many labels were kept. An error
+    leaves the store as it was.
+
+    Raises UserError naming the row and field of the first bad one, and for a domain that is none of ``domains`` (None:
+    any will do): a reward model has no condition for it."""
+    rules = RowRules(None if domains is None else frozenset(domains), sampled=True)
     items: list[Item] = []
     labels: list[_Given] = []
-    for index, pair in zip(wanted, preference_records(rows, wanted), strict=True):
+    excuse = f"{path} holds no rows: fill it or leave it out"
+    for place, row in read_rows(path, "annotate.import_labels"):
+        if not isinstance(row, Mapping):
+            said = row if isinstance(row, UnreadableRow) else f"is not a JSON object but {kind_of(row)}"
+            raise UserError(f"annotate.import_labels: {place} {said}")
         try:
-            item, winner = _item_of(pair, round)
+            pair = parse_preference(row, rules)
+            item, winner = _item_of(pair, round, guidelines or {})
+        except SameResponseError as error:
+            excuse = f"{place}: {error}"
+            continue
         except RowError as error:
-            raise UserError(f"{places[index]}: {error}") from error
+            raise UserError(f"annotate.import_labels: {place}: {error}") from error
         items.append(item)
-        labels.append(_Given(*(_machine(by[index]) or (annotator, "import")), item, winner, places[index]))
+        labels.append(_Given(*(_machine(pair["labelled_by"]) or (annotator, "import")), item, winner, str(place)))
+    if not items:
+        raise UserError(f"annotate.import_labels: {excuse}")
     return _keep(store, items, labels)
 
 
@@ -84,17 +101,22 @@ def export_label_studio(store: Store, path: Path, since_round: int = 0) -> int:
 
 
 def import_label_studio(
-    store: Store, path: Path, domains: Collection[str] | None = None, newest: int = _LAST_ROUND
+    store: Store,
+    path: Path,
+    domains: Collection[str] | None = None,
+    newest: int = _LAST_ROUND,
+    guidelines: Mapping[str, str] | None = None,
 ) -> int:
     """Add the tasks of an export of Label Studio (JSON) as items, and each annotation as a label; returns how many
     labels were kept. What was exported here names its annotator, whom Label Studio may have replaced by the one who
     imported it there; another annotation is of the one who completed it, of kind import unless the store knows the
-    name. Predictions count where they were exported here. An error leaves the store as it was.
+    name. Predictions count where they were exported here. A task without a guideline gets its domain's of
+    ``guidelines``. An error leaves the store as it was.
 
     Raises UserError naming task and field of a bad one, a domain that is none of ``domains`` (None: any will do), a
     round after the ``newest``, and an annotator who has labelled a pair otherwise."""
     try:
-        tasks = json.loads(path.read_text(encoding="utf-8"))
+        tasks = json.loads(path.read_text(encoding="utf-8-sig"))  # some tools begin with a mark of the encoding
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"annotate.import_labels: {path} cannot be read as Label Studio's JSON ({error})") from error
     if not isinstance(tasks, list):
@@ -105,7 +127,7 @@ def import_label_studio(
     for number, task in enumerate(tasks, start=1):
         place = f"{path}, task {number}"
         try:
-            items.append(_item_of_task(task, rules, newest))
+            items.append(_item_of_task(task, rules, newest, guidelines or {}))
             for annotation in _list(task, "annotations", "annotations"):
                 winner, comment, seconds = _verdict(annotation)
                 name, kind = _annotator(annotation, PEOPLE) or (_completed_by(annotation), "import")
@@ -168,13 +190,15 @@ def _machine(labelled_by: Sequence[str]) -> tuple[str, Kind] | None:
     return ", ".join(names), next(kind for kind in _MACHINES if kind in kinds)
 
 
-def _item_of(pair: PreferencePair, round: int) -> tuple[Item, Winner]:
+def _item_of(pair: Row, round: int, guidelines: Mapping[str, str]) -> tuple[Item, Winner]:
     """The pair as an item, its sides as a coin puts them, and which of them was chosen. Raises RowError."""
-    if pair.chosen[-2]["role"] == "assistant":
+    prompt, domain = pair["chosen"][:-1], pair["domain"]
+    if prompt[-1]["role"] == "assistant":
         raise RowError("chosen", "has two turns of the assistant at its end, and only one can be judged: join them")
-    chosen = ShownResponse(pair.chosen[-1]["content"], pair.chosen_finished, "")
-    rejected = ShownResponse(pair.rejected[-1]["content"], pair.rejected_finished, "")
-    item = Item(pair.chosen[:-1], chosen, rejected, pair.domain, "", None, round).in_drawn_order()
+    chosen, rejected = (
+        ShownResponse(pair[side][-1]["content"], pair[f"{side}_finished"], "") for side in ("chosen", "rejected")
+    )
+    item = Item(prompt, chosen, rejected, domain, guidelines.get(domain, ""), None, round).in_drawn_order()
     return item, "first" if item.first is chosen else "second"
 
 
@@ -225,7 +249,7 @@ def _result(label: Label) -> list[dict[str, Any]]:
     return [{**part, "meta": meta} for part in result]
 
 
-def _item_of_task(task: Any, rules: RowRules, newest: int) -> Item:
+def _item_of_task(task: Any, rules: RowRules, newest: int, guidelines: Mapping[str, str]) -> Item:
     """Of a task that was exported here, or of one with ``prompt``, ``text1`` and ``text2`` alone."""
     data = task.get("data") if isinstance(task, Mapping) else None
     if not isinstance(data, Mapping):
@@ -242,7 +266,8 @@ def _item_of_task(task: Any, rules: RowRules, newest: int) -> Item:
     if not 0 <= round <= newest:
         raise RowError("data.round", f"is {str(round)[:20]}: it must be a round of the run, 0 to {newest}")
     domain = checked_domain(data, rules, "data.domain")
-    return parse_item({**row, "domain": domain, "guideline": data.get("guideline")}, round, {})
+    guideline = None if data.get("guideline") == "" else data.get("guideline")
+    return parse_item({**row, "domain": domain, "guideline": guideline}, round, guidelines)
 
 
 def _verdict(annotation: Any) -> tuple[Winner, str, float]:

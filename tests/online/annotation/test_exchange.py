@@ -409,6 +409,7 @@ def test_labels_go_out_and_come_in_by_command(
     for number, winner in enumerate(("second", "tie")):
         store.record(item(number).id, store.annotator("Ada"), winner)  # type: ignore[arg-type]
     (export_label_studio if name.endswith(".json") else export_trl)(store, tmp_path / name)
+    (tmp_path / "again").mkdir()
     for _ in range(2):
         run(f"annotate.import_labels={tmp_path / name}", f"annotate.export_labels={tmp_path / 'again' / name}")
     with Store(tmp_path / "run" / FILE_NAME) as own:
@@ -443,6 +444,91 @@ def test_a_domain_without_a_condition_is_named(run: Callable[..., None], tmp_pat
     where = "task 2: field `data.domain`" if name == "labels.json" else r"(row|line) 2: field `domain`"
     with pytest.raises(UserError, match=rf"{name}.*{where} is 'helpfull', which has no condition: is `helpful` meant"):
         run(f"annotate.import_labels={tmp_path / name}")
+
+
+@pytest.mark.parametrize("source", ["the run", "the settings"])
+def test_imported_pairs_without_a_guideline_are_judged_by_their_domains_condition(
+    run: Callable[..., None], tmp_path: Path, source: str
+) -> None:
+    """By that of the settings where the run has left none, as the pairs that it asks about itself."""
+    if source == "the run":
+        (tmp_path / "run/config.yaml").write_text(json.dumps({"conditions": {"helpful": "Prefer what helps."}}))
+    given = [{}, {"guideline": ""}, {"guideline": None}, {"guideline": "Prefer rhymes."}]
+    tasks = [task({"result": [LEFT]}, prompt=f"task {n}", domain="helpful", **more) for n, more in enumerate(given)]
+    (tmp_path / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
+    row = {"prompt": "pair", "chosen": "a", "rejected": "b", "domain": "helpful"}
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
+    for name in ("tasks.json", "pairs.jsonl"):
+        settings = [] if source == "the run" else ["conditions.helpful=Prefer what helps."]
+        run(f"annotate.import_labels={tmp_path / name}", *settings)
+    with Store(tmp_path / "run" / FILE_NAME) as own:
+        imported = [item for item in own.items() if not str(item.prompt[0]["content"]).startswith("question")]
+    assert sorted((item.prompt[0]["content"], item.guideline) for item in imported) == [
+        ("pair", "Prefer what helps."),
+        ("task 0", "Prefer what helps."),
+        ("task 1", "Prefer what helps."),
+        ("task 2", "Prefer what helps."),
+        ("task 3", "Prefer rhymes."),
+    ]
+
+
+@pytest.mark.parametrize("name", ["tasks.json", "trl.jsonl"])
+def test_a_mark_of_the_encoding_is_no_part_of_a_file(other: Store, tmp_path: Path, name: str) -> None:
+    content = [task({"result": [LEFT]})] if name == "tasks.json" else {"prompt": "q", "chosen": "a", "rejected": "b"}
+    (tmp_path / name).write_text(json.dumps(content), encoding="utf-8-sig")
+    count = (
+        import_label_studio(other, tmp_path / name)
+        if name == "tasks.json"
+        else import_trl(other, tmp_path / name, "elsewhere")
+    )
+    assert count == 1
+
+
+@pytest.mark.parametrize("rows", ["refuse", "drop"])
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"prompt": "q", "chosen": "a"}', ": field `rejected` is missing"),
+        ("{", " is not valid JSON"),
+        ("[1]", " is not a JSON object but a list"),
+    ],
+)
+def test_a_bad_row_is_named_and_never_left_out(
+    run: Callable[..., None], tmp_path: Path, rows: str, row: str, said: str
+) -> None:
+    (tmp_path / "trl.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n' + row + "\n")
+    with pytest.raises(UserError) as raised:
+        run(f"annotate.import_labels={tmp_path / 'trl.jsonl'}", f"data.bad_rows={rows}")
+    assert f"annotate.import_labels: {tmp_path / 'trl.jsonl'}, row 2{said}" in str(raised.value)
+    assert "bad_rows" not in str(raised.value)
+    with Store(tmp_path / "run" / FILE_NAME) as own:
+        assert own.labels() == []
+
+
+def test_pairs_of_equal_responses_are_left_out_but_not_a_whole_file(other: Store, tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "chosen": "a", "rejected": rejected} for rejected in ("a", "b")]
+    path = tmp_path / "trl.jsonl"
+    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    assert import_trl(other, path, "elsewhere") == 1
+    path.write_text(json.dumps(rows[0]), encoding="utf-8")
+    with pytest.raises(UserError, match=r"trl\.jsonl, row 1: field `rejected` is the same as `chosen`"):
+        import_trl(other, path, "elsewhere")
+    path.write_text("", encoding="utf-8")
+    with pytest.raises(UserError, match=r"annotate\.import_labels: .*trl\.jsonl holds no rows"):
+        import_trl(other, path, "elsewhere")
+
+
+def test_a_mistyped_folder_for_labels_is_named_before_anything_is_taken_in(
+    run: Callable[..., None], tmp_path: Path
+) -> None:
+    (tmp_path / "trl.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}', encoding="utf-8")
+    with pytest.raises(
+        UserError, match=rf"annotate\.export_labels: there is no folder {re.escape(str(tmp_path))}/nodir"
+    ):
+        run(f"annotate.import_labels={tmp_path / 'trl.jsonl'}", f"annotate.export_labels={tmp_path / 'nodir/x.json'}")
+    assert not (tmp_path / "nodir").exists()
+    with Store(tmp_path / "run" / FILE_NAME) as own:
+        assert own.labels() == []
 
 
 @pytest.mark.parametrize("name", ["folder.json", "file/labels.jsonl"])

@@ -44,7 +44,7 @@ class EncodedPairs:
     """Pairs ready to train on, and what became of the others; counts go by domain."""
 
     pairs: list[EncodedPair]
-    prompts: Counter[str]  # distinct ones
+    prompts: dict[str, set[str]]  # keys of the distinct ones (prompt_key)
     cut: Counter[str]  # pairs of which a conversation lost its beginning
     drops: Counter[tuple[str, str]]  # (domain, reason) → pairs left out
 
@@ -93,7 +93,7 @@ def encode_pairs(
             chosen, rejected = cut_alike(chosen, rejected, head, max_length)
         prompts[pair.domain].add(prompt_key(pair.chosen[:-1]))
         encoded.append(EncodedPair(chosen, rejected, pair.margin or 0.0, pair.domain))
-    return EncodedPairs(encoded, Counter({domain: len(keys) for domain, keys in prompts.items()}), cut, drops)
+    return EncodedPairs(encoded, dict(prompts), cut, drops)
 
 
 def cut_alike(chosen: Tensor, rejected: Tensor, head: int, max_length: int) -> tuple[Tensor, Tensor]:

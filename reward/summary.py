@@ -61,7 +61,7 @@ def summarise(
             rows=sum(rows.get(domain, 0) for domain in members),
             pairs=len(pairs),
             validation=sum(pair.domain in members for pair in validation.pairs),
-            prompts=sum(training.prompts[domain] for domain in members),
+            prompts=len({key for domain in members for key in training.prompts.get(domain, ())}),
             tokens=sum(map(len, pairs)),
             lengths=_lengths(pairs),
             chosen_longer=_chosen_longer(pairs),

@@ -170,6 +170,13 @@ def test_the_table_has_a_line_for_each_domain_and_for_each_reason():
     assert max(map(len, table.splitlines())) <= 120
 
 
+def test_a_prompt_of_two_domains_counts_once_among_all():
+    pairs = [pair("a", "b", "c"), pair("a", "c", "b", "harmless"), pair("b", "c", "d", "harmless")]
+    training, nothing = encode_pairs(TOKENIZER, CONDITIONS, pairs, 4096), encode_pairs(TOKENIZER, CONDITIONS, [], 4096)
+    entries = summarise({"helpful": 1, "harmless": 2}, training, nothing, {})
+    assert {entry.domain: entry.prompts for entry in entries} == {"harmless": 2, "helpful": 1, "all": 2}
+
+
 def test_the_table_of_one_domain_has_no_line_of_all():
     encoded = encode_pairs(TOKENIZER, CONDITIONS, [pair("a", "b", "c")], 4096)
     nothing = encode_pairs(TOKENIZER, CONDITIONS, [], 4096)

@@ -61,6 +61,8 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     """``messages`` ending in the assistant's turn, ``domain``. Of several forms in one row the first of ``_CHATS`` is
     read."""
     field = next((name for name in _CHATS if row.get(name) is not None), None)
+    if field == "completion" and row.get("label") is False:  # as TRL's rows for KTO have it
+        raise RowError("label", "is false, and SFT would imitate the completion: leave out those that are not wanted")
     _reject_misspelt(row, (*(_CHATS[field] if field else chain(*_CHATS.values())), "domain"))
     return {"messages": read_chat(row, field or "messages"), "domain": checked_domain(row, rules)}
 

@@ -130,6 +130,7 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"conversations": [shared("human", "why?"), turn("x", "so") | {"role": None, "from": "gpt"}]}, "not null"),
     ],
     "conversation": [({"conversation": ASK + SAID}, "is `conversations` meant?")],
+    "label": [({"prompt": "why?", "completion": "so", "label": False}, "SFT would imitate")],
     "completon": [({"prompt": "why?", "completon": "so"}, "is `completion` meant?")],
     "promt": [({"promt": "why?", "completion": "so"}, "is `prompt` meant?")],
 }

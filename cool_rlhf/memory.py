@@ -7,12 +7,11 @@ a gated feed-forward layer hold less; activations are counted roughly, for gradi
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from cool_rlhf.config import Config, ModelConfig, RoleConfig
 from cool_rlhf.data.hub import prepare_hub
-from cool_rlhf.models.fields import config_fields, has_experts, size_of
+from cool_rlhf.models.fields import check_there, config_fields, has_experts, size_of
 from cool_rlhf.protocols import UserError
 from rollout.settings import CPU_CACHE_GIB
 
@@ -56,7 +55,7 @@ class ModelShape:
         if path is None:
             return cls._as_set(config.model, "model.hidden_size and its like, since the weights are fresh")
         key = "model.path" if path == config.model.path else "sft.path"
-        _check_there(key, path)
+        check_there(key, path)
         fields = config_fields(path) or _fields_from_hub(path)
         if not fields:
             missing = f"the config.json of {path} is not at hand"
@@ -112,17 +111,6 @@ class ModelShape:
         hidden, kv = self.hidden_size, self.hidden_size // self.heads * self.kv_heads
         attention = 2 * (hidden + hidden) + 2 * (hidden + kv)
         return self.layers * rank * (attention + 3 * (hidden + self.ffn_size))
-
-
-def _check_there(key: str, path: str) -> None:
-    """A folder holds a checkpoint; whatever is none may be a Hub name, if it looks like one."""
-    if Path(path).is_dir():
-        if not Path(path, "config.json").is_file():
-            raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
-    elif Path(path).exists():
-        raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
-    elif path.count("/") != 1 or not path[0].isalnum() or path.startswith("outputs/"):
-        raise UserError(f"{key}: there is no folder {path}")
 
 
 def _fields_from_hub(name: str) -> dict[str, Any]:

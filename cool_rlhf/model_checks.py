@@ -4,19 +4,17 @@ starts; what needs torch or transformers for it is imported late."""
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.hub import prepare_hub
-from cool_rlhf.models.fields import config_fields, has_experts, is_scalar
+from cool_rlhf.models.fields import HUB_NAME, check_there, config_fields, has_experts, is_scalar
 from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, NEEDS_SFT, collects
 from cool_rlhf.protocols import UserError
 
 _INDICES = {".safetensors": "model.safetensors.index.json", ".bin": "pytorch_model.bin.index.json"}
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def check_models(config: Config) -> None:
@@ -39,7 +37,7 @@ def check_models(config: Config) -> None:
     if config.stage in NEEDS_PPO:
         _check_critic_reads_policy(config)
     tokenizer = config.model.tokenizer
-    if tokenizer is not None and not Path(tokenizer).exists() and not _HUB_NAME.fullmatch(tokenizer):
+    if tokenizer is not None and not Path(tokenizer).exists() and not HUB_NAME.fullmatch(tokenizer):
         raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
 
 
@@ -52,14 +50,9 @@ def given_critic(config: Config) -> str | None:
 def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
     """``scalar``: whether it has to be a reward model, or must not be one; None: it may be either."""
     folder = Path(path)
+    check_there(key, path)
     if folder.is_dir():
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
         _check_weights(key, folder)
-    elif folder.exists():
-        raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
-    elif not _HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
-        raise UserError(f"{key}: there is no folder {path}")
     else:
         _check_hub_model(key, path)
     with _of(key):

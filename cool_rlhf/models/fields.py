@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cool_rlhf.protocols import UserError
 
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of a model
 POSITIONS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")  # as families call their number
 SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
+
+
+def check_there(key: str, path: str) -> None:
+    """Raise UserError, which names ``key``, where ``path`` is neither a checkpoint's folder nor can be a Hub name."""
+    if Path(path).is_dir():
+        if not Path(path, "config.json").is_file():
+            raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
+    elif Path(path).exists():
+        raise UserError(f"{key}: {path} is a file; give the checkpoint's folder")
+    elif not HUB_NAME.fullmatch(path) or path.startswith("outputs/"):
+        raise UserError(f"{key}: there is no folder {path}")
 
 
 def config_fields(path: str) -> dict[str, Any]:

@@ -61,6 +61,23 @@ def store(tmp_path: Path, clock: Clock) -> Iterator[Store]:
         yield opened
 
 
+@pytest.fixture
+def full(store: Store, item: Callable[..., Item]) -> Store:
+    """Every kind of answer, by two people, over two rounds."""
+    items = [item(0), item(1, domain="harmless"), item(2, answer="x"), item(3, round=1), item(4, round=1), item(5)]
+    store.add_items(items)
+    for entry, answers in zip(items, ["first second", "second", "tie", "both_bad", "first first", "skip"], strict=True):
+        for number, winner in enumerate(answers.split()):
+            store.record(entry.id, store.annotator(f"person {number}"), winner, f"says {winner}", 2.5)  # type: ignore[arg-type]
+    return store
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "other.sqlite") as opened:
+        yield opened
+
+
 class Browser:
     """A headless Chromium behind its DevTools protocol; it is given keys and asked what the page shows."""
 

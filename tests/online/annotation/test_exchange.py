@@ -1,17 +1,13 @@
 from __future__ import annotations
 
 import json
-import re
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cool_rlhf.compose import compose
-from cool_rlhf.ending import Ending
-from cool_rlhf.files import read_json_lines
 from cool_rlhf.online.annotation.arrived import arrived, labelled
 from cool_rlhf.online.annotation.exchange import (
     LABEL_STUDIO_CONFIG,
@@ -20,27 +16,8 @@ from cool_rlhf.online.annotation.exchange import (
     import_label_studio,
     import_trl,
 )
-from cool_rlhf.online.annotation.items import Item, write_pairs_to_label
-from cool_rlhf.online.annotation.store import FILE_NAME, Store
-from cool_rlhf.protocols import UserError
-from cool_rlhf.stages.annotate import annotate
-
-
-@pytest.fixture
-def full(store: Store, item: Callable[..., Item]) -> Store:
-    """Every kind of answer, by two people, over two rounds."""
-    items = [item(0), item(1, domain="harmless"), item(2, answer="x"), item(3, round=1), item(4, round=1), item(5)]
-    store.add_items(items)
-    for entry, answers in zip(items, ["first second", "second", "tie", "both_bad", "first first", "skip"], strict=True):
-        for number, winner in enumerate(answers.split()):
-            store.record(entry.id, store.annotator(f"person {number}"), winner, f"says {winner}", 2.5)  # type: ignore[arg-type]
-    return store
-
-
-@pytest.fixture
-def other(tmp_path: Path) -> Iterator[Store]:
-    with Store(tmp_path / "other.sqlite") as opened:
-        yield opened
+from cool_rlhf.online.annotation.items import Item
+from cool_rlhf.online.annotation.store import Store
 
 
 def test_trl_round_trip(full: Store, other: Store, tmp_path: Path) -> None:
@@ -204,28 +181,6 @@ def test_whoever_is_not_known_is_an_import(other: Store, tmp_path: Path, meta: o
     assert (label.annotator, label.kind, label.seconds) == ("b@x.example", "import", 0.0)
 
 
-def test_an_import_that_fails_leaves_nothing_behind(
-    full: Store, other: Store, item: Callable[..., Item], tmp_path: Path
-) -> None:
-    export_label_studio(full, tmp_path / "tasks.json")
-    other.add_items([item(4, round=1)])
-    other.record(item(4).id, other.annotator("person 1"), "second")
-    with pytest.raises(UserError, match="person 1 has labelled a pair otherwise before"):
-        import_label_studio(other, tmp_path / "tasks.json")
-    assert (len(other.items()), len(other.labels())) == (1, 1)
-    other.add_items([item(9)])
-    assert len(other.items()) == 2, "it can be written to again"
-
-
-def test_contrary_labels_of_one_annotator_are_named(full: Store, other: Store, tmp_path: Path) -> None:
-    export_label_studio(full, tmp_path / "tasks.json")
-    import_label_studio(other, tmp_path / "tasks.json")
-    text = (tmp_path / "tasks.json").read_text(encoding="utf-8")
-    (tmp_path / "tasks.json").write_text(text.replace('"right"', '"left"'), encoding="utf-8")
-    with pytest.raises(UserError, match="person 1 has labelled a pair otherwise before"):
-        import_label_studio(other, tmp_path / "tasks.json")
-
-
 def test_export_of_label_studios_own(other: Store, tmp_path: Path) -> None:
     """The shape that Label Studio gives for its pairwise template."""
     result = {"id": "Aq1", "from_name": "pw", "to_name": "text1,text2", "type": "pairwise", "origin": "manual"}
@@ -263,121 +218,6 @@ def test_interface_names_what_tasks_hold(full: Store, tmp_path: Path) -> None:
     assert {result["from_name"] for note in task["annotations"] for result in note["result"]} <= names
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ("{}", "must be a list of tasks"),
-        ("[", "cannot be read as Label Studio's JSON"),
-        ("[1]", "task 1: field `data` is missing"),
-        ('[{"data": {"prompt": "q", "text1": "a", "text2": 3}}]', "task 1: field `responses[1].text`"),
-        (
-            '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"lead_time": -1}]}]',
-            "task 1: field `annotations.lead_time`",
-        ),
-        (
-            '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": []}]}]',
-            "task 1: field `annotations.result`",
-        ),
-    ],
-)
-def test_bad_files_are_named(other: Store, tmp_path: Path, content: str, said: str) -> None:
-    path = tmp_path / "tasks.json"
-    path.write_text(content, encoding="utf-8")
-    with pytest.raises(UserError) as raised:
-        import_label_studio(other, path)
-    assert str(path) in str(raised.value)
-    assert said in str(raised.value)
-
-
-def task(annotation: object = None, **data: object) -> dict[str, object]:
-    annotations = [] if annotation is None else [annotation]
-    return {"data": {"prompt": "q", "text1": "a", "text2": "b", **data}, "annotations": annotations}
-
-
-def chosen(kind: str, **value: object) -> dict[str, object]:
-    return {"type": kind, "value": value}
-
-
-LEFT = chosen("pairwise", selected="left")
-
-
-@pytest.mark.parametrize(
-    ("bad", "said"),
-    [
-        (task(round=-1), "field `data.round` is -1: it must be a round of the run, 0 to 1000000"),
-        (task(round=10**30), "field `data.round` is 1000"),
-        (task(round=1.5), "field `data.round` must be a whole number"),
-        ({**task(), "annotations": 5}, "field `annotations` must be a list of objects, not a number"),
-        ({**task(), "predictions": {}}, "field `predictions` must be a list of objects, not an object"),
-        (task({"result": 5}), "field `annotations.result` must be a list"),
-        ({**task(), "predictions": [{"result": 5}]}, "field `result` must be a list"),
-        (task({"result": [chosen("pairwise", selected={})]}), "field `annotations.result` holds neither"),
-        (task({"result": [chosen("choices", choices=[["tie"]])]}), "field `annotations.result` holds neither"),
-        (
-            task({"result": [LEFT, chosen("choices", choices=["both_bad"])]}),
-            "field `annotations.result` holds answers that exclude each other (left, both_bad)",
-        ),
-        (task({"result": [chosen("choices", choices=["tie", "both_bad"])]}), "exclude each other (tie, both_bad)"),
-        (task({"result": [LEFT, chosen("textarea", text=["\ud800"])]}), "text` holds half of a surrogate pair"),
-        (task({"result": [LEFT, chosen("textarea", text=[{}, 1])]}), "text` must be a string"),
-        (task({"result": [LEFT], "completed_by": {"email": "\ud800@x"}}), "completed_by` holds half of a surrogate"),
-        (task({"result": [LEFT], "completed_by": ["me"]}), "field `annotations.completed_by` must be a string"),
-        (task({"result": [{**LEFT, "meta": {"annotator": "\ud800", "kind": "person"}}]}), "half of a surrogate pair"),
-        (task({"result": [LEFT], "lead_time": 10**30}), "field `annotations.lead_time`"),
-        (task({"result": [LEFT], "completed_by": "rule f (No person)"}), "must not end in (no person)"),
-        (task({"result": [{**LEFT, "meta": {"annotator": "x" * 61, "kind": "person"}}]}), "1 to 60 characters"),
-    ],
-)
-def test_what_nobody_can_mean_is_named_and_nothing_is_kept(
-    other: Store, tmp_path: Path, bad: dict[str, object], said: str
-) -> None:
-    path = tmp_path / "tasks.json"
-    path.write_text(json.dumps([task({"result": [LEFT]}, prompt="another"), bad]), encoding="utf-8")
-    with pytest.raises(UserError) as raised:
-        import_label_studio(other, path)
-    assert f"{path}, task 2: " in str(raised.value)
-    assert said in str(raised.value)
-    assert (other.items(), other.labels()) == ([], [])
-
-
-def test_a_file_nested_without_end_is_named(other: Store, tmp_path: Path) -> None:
-    (tmp_path / "tasks.json").write_text("[" * 200_000, encoding="utf-8")
-    with pytest.raises(UserError, match="cannot be read as Label Studio's JSON"):
-        import_label_studio(other, tmp_path / "tasks.json")
-
-
-def test_a_round_that_the_run_does_not_have_is_named(run: Callable[..., None], tmp_path: Path) -> None:
-    (tmp_path / "tasks.json").write_text(json.dumps([task({"result": [LEFT]}, round=1000)]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"task 1: field `data\.round` is 1000: it must be a round of the run, 0 to 0"):
-        run(f"annotate.import_labels={tmp_path / 'tasks.json'}")
-    assert not (tmp_path / "run/rounds/1000").exists()
-
-
-def test_a_dialogue_that_ends_in_two_turns_of_the_assistant_is_named(other: Store, tmp_path: Path) -> None:
-    good = {"prompt": "why?", "chosen": "so", "rejected": "no"}
-    turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "well"}]
-    sides = {side: [*turns, {"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
-    path = tmp_path / "trl.jsonl"
-    path.write_text(f"{json.dumps(good)}\n{json.dumps(sides)}\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"trl\.jsonl, row 2: field `chosen` has two turns of the assistant at its end"):
-        import_trl(other, path, "elsewhere")
-    assert other.items() == []
-
-
-def test_half_a_surrogate_in_a_name_is_named(other: Store, tmp_path: Path) -> None:
-    row = {"prompt": "why?", "chosen": "so", "rejected": "no", "labelled_by": ["rule: \ud800"]}
-    (tmp_path / "trl.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    with pytest.raises(UserError, match=r"trl\.jsonl.*surrogate"):
-        import_trl(other, tmp_path / "trl.jsonl", "elsewhere")
-
-
-def test_contrary_rows_of_one_pair_are_named(other: Store, tmp_path: Path) -> None:
-    rows = [{"prompt": "why?", "chosen": a, "rejected": b} for a, b in (("so", "no"), ("no", "so"))]
-    (tmp_path / "trl.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    with pytest.raises(UserError, match=r"trl\.jsonl, row 2: elsewhere has labelled a pair otherwise"):
-        import_trl(other, tmp_path / "trl.jsonl", "elsewhere")
-
-
 def test_what_was_chosen_elsewhere_is_first_in_half_of_the_pairs(other: Store, tmp_path: Path) -> None:
     rows = [{"prompt": f"why {n}?", "chosen": f"good {n}", "rejected": f"poor {n}"} for n in range(100)]
     (tmp_path / "trl.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
@@ -390,91 +230,11 @@ def test_what_was_chosen_elsewhere_is_first_in_half_of_the_pairs(other: Store, t
     assert import_trl(other, tmp_path / "trl.jsonl", "elsewhere") == 0, "the same file again changes nothing"
 
 
-@pytest.fixture
-def run(tmp_path: Path, item: Callable[..., Item]) -> Callable[..., None]:
-    """``stage=annotate`` in a run that has left two pairs."""
-    write_pairs_to_label(tmp_path / "run/rounds/0/slow_path/pairs.jsonl", [item(0), item(1)])
-
-    def annotated(*overrides: str) -> None:
-        annotate(compose(["stage=annotate", f"output_dir={tmp_path}/run", *overrides]), Ending())
-
-    return annotated
-
-
-@pytest.mark.parametrize(("name", "kept"), [("labels.json", 2), ("labels.jsonl", 1)])
-def test_labels_go_out_and_come_in_by_command(
-    run: Callable[..., None], store: Store, item: Callable[..., Item], tmp_path: Path, name: str, kept: int
-) -> None:
-    store.add_items([item(0), item(1)])
-    for number, winner in enumerate(("second", "tie")):
-        store.record(item(number).id, store.annotator("Ada"), winner)  # type: ignore[arg-type]
-    (export_label_studio if name.endswith(".json") else export_trl)(store, tmp_path / name)
-    (tmp_path / "again").mkdir()
-    for _ in range(2):
-        run(f"annotate.import_labels={tmp_path / name}", f"annotate.export_labels={tmp_path / 'again' / name}")
-    with Store(tmp_path / "run" / FILE_NAME) as own:
-        assert len(own.labels()) == kept
-    assert len(read_json_lines(tmp_path / "run/rounds/0/slow_path/labels.jsonl")) == 1, "for the round that takes them"
-    assert (tmp_path / "again" / name).read_bytes().count(b"poor answer 0") > 0
-
-
-def test_a_file_of_labels_that_is_not_there_or_of_no_known_kind_is_named(run: Callable[..., None]) -> None:
-    for name in ("nowhere.json", "nowhere.jsonl", "labels.csv"):
-        with pytest.raises(UserError, match=re.escape(name)):
-            run(f"annotate.import_labels={name}")
-
-
-@pytest.mark.parametrize("name", ["labels.json", "labels.jsonl"])
-@pytest.mark.parametrize("left", ["config.yaml", "rounds/0/reward_model/conditions.json", None])
-def test_a_domain_without_a_condition_is_named(run: Callable[..., None], tmp_path: Path, name: str, left: str | None):
-    """By what the run has left, not by the settings now; where it has left nothing, nobody can tell."""
-    known = {"helpful": "Prefer what helps."}
-    if left is not None:
-        (tmp_path / "run" / left).parent.mkdir(exist_ok=True)
-        (tmp_path / "run" / left).write_text(json.dumps({"conditions": known} if left == "config.yaml" else known))
-    rows = [
-        {"prompt": "q", "chosen": "a", "rejected": str(n), "domain": d} for n, d in enumerate(("helpful", "helpfull"))
-    ]
-    tasks = [{"data": {"prompt": "q", "text1": "a", "text2": row["rejected"], "domain": row["domain"]}} for row in rows]
-    content = json.dumps(tasks) if name == "labels.json" else "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / name).write_text(content, encoding="utf-8")
-    if left is None:
-        run(f"annotate.import_labels={tmp_path / name}")
-        return
-    where = "task 2: field `data.domain`" if name == "labels.json" else r"(row|line) 2: field `domain`"
-    with pytest.raises(UserError, match=rf"{name}.*{where} is 'helpfull', which has no condition: is `helpful` meant"):
-        run(f"annotate.import_labels={tmp_path / name}")
-
-
-@pytest.mark.parametrize("source", ["the run", "the settings"])
-def test_imported_pairs_without_a_guideline_are_judged_by_their_domains_condition(
-    run: Callable[..., None], tmp_path: Path, source: str
-) -> None:
-    """By that of the settings where the run has left none, as the pairs that it asks about itself."""
-    if source == "the run":
-        (tmp_path / "run/config.yaml").write_text(json.dumps({"conditions": {"helpful": "Prefer what helps."}}))
-    given = [{}, {"guideline": ""}, {"guideline": None}, {"guideline": "Prefer rhymes."}]
-    tasks = [task({"result": [LEFT]}, prompt=f"task {n}", domain="helpful", **more) for n, more in enumerate(given)]
-    (tmp_path / "tasks.json").write_text(json.dumps(tasks), encoding="utf-8")
-    row = {"prompt": "pair", "chosen": "a", "rejected": "b", "domain": "helpful"}
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(row), encoding="utf-8")
-    for name in ("tasks.json", "pairs.jsonl"):
-        settings = [] if source == "the run" else ["conditions.helpful=Prefer what helps."]
-        run(f"annotate.import_labels={tmp_path / name}", *settings)
-    with Store(tmp_path / "run" / FILE_NAME) as own:
-        imported = [item for item in own.items() if not str(item.prompt[0]["content"]).startswith("question")]
-    assert sorted((item.prompt[0]["content"], item.guideline) for item in imported) == [
-        ("pair", "Prefer what helps."),
-        ("task 0", "Prefer what helps."),
-        ("task 1", "Prefer what helps."),
-        ("task 2", "Prefer what helps."),
-        ("task 3", "Prefer rhymes."),
-    ]
-
-
 @pytest.mark.parametrize("name", ["tasks.json", "trl.jsonl"])
 def test_a_mark_of_the_encoding_is_no_part_of_a_file(other: Store, tmp_path: Path, name: str) -> None:
-    content = [task({"result": [LEFT]})] if name == "tasks.json" else {"prompt": "q", "chosen": "a", "rejected": "b"}
+    chosen = {"type": "choices", "value": {"choices": ["tie"]}}
+    task = {"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": [chosen]}]}
+    content = [task] if name == "tasks.json" else {"prompt": "q", "chosen": "a", "rejected": "b"}
     (tmp_path / name).write_text(json.dumps(content), encoding="utf-8-sig")
     count = (
         import_label_studio(other, tmp_path / name)
@@ -482,58 +242,3 @@ def test_a_mark_of_the_encoding_is_no_part_of_a_file(other: Store, tmp_path: Pat
         else import_trl(other, tmp_path / name, "elsewhere")
     )
     assert count == 1
-
-
-@pytest.mark.parametrize("rows", ["refuse", "drop"])
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ('{"prompt": "q", "chosen": "a"}', ": field `rejected` is missing"),
-        ("{", " is not valid JSON"),
-        ("[1]", " is not a JSON object but a list"),
-    ],
-)
-def test_a_bad_row_is_named_and_never_left_out(
-    run: Callable[..., None], tmp_path: Path, rows: str, row: str, said: str
-) -> None:
-    (tmp_path / "trl.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}\n' + row + "\n")
-    with pytest.raises(UserError) as raised:
-        run(f"annotate.import_labels={tmp_path / 'trl.jsonl'}", f"data.bad_rows={rows}")
-    assert f"annotate.import_labels: {tmp_path / 'trl.jsonl'}, row 2{said}" in str(raised.value)
-    assert "bad_rows" not in str(raised.value)
-    with Store(tmp_path / "run" / FILE_NAME) as own:
-        assert own.labels() == []
-
-
-def test_pairs_of_equal_responses_are_left_out_but_not_a_whole_file(other: Store, tmp_path: Path) -> None:
-    rows = [{"prompt": "q", "chosen": "a", "rejected": rejected} for rejected in ("a", "b")]
-    path = tmp_path / "trl.jsonl"
-    path.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    assert import_trl(other, path, "elsewhere") == 1
-    path.write_text(json.dumps(rows[0]), encoding="utf-8")
-    with pytest.raises(UserError, match=r"trl\.jsonl, row 1: field `rejected` is the same as `chosen`"):
-        import_trl(other, path, "elsewhere")
-    path.write_text("", encoding="utf-8")
-    with pytest.raises(UserError, match=r"annotate\.import_labels: .*trl\.jsonl holds no rows"):
-        import_trl(other, path, "elsewhere")
-
-
-def test_a_mistyped_folder_for_labels_is_named_before_anything_is_taken_in(
-    run: Callable[..., None], tmp_path: Path
-) -> None:
-    (tmp_path / "trl.jsonl").write_text('{"prompt": "q", "chosen": "a", "rejected": "b"}', encoding="utf-8")
-    with pytest.raises(
-        UserError, match=rf"annotate\.export_labels: there is no folder {re.escape(str(tmp_path))}/nodir"
-    ):
-        run(f"annotate.import_labels={tmp_path / 'trl.jsonl'}", f"annotate.export_labels={tmp_path / 'nodir/x.json'}")
-    assert not (tmp_path / "nodir").exists()
-    with Store(tmp_path / "run" / FILE_NAME) as own:
-        assert own.labels() == []
-
-
-@pytest.mark.parametrize("name", ["folder.json", "file/labels.jsonl"])
-def test_a_file_of_labels_that_cannot_be_written_is_named(run: Callable[..., None], tmp_path: Path, name: str) -> None:
-    (tmp_path / "folder.json").mkdir()
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=rf"annotate.export_labels: .*{re.escape(name)} cannot be written"):
-        run(f"annotate.export_labels={tmp_path / name}")

@@ -285,6 +285,8 @@ def deepspeed_config(zero_stage: int, gradient_clip: float, bf16: bool) -> dict[
         "gradient_clipping": gradient_clip,
         "bf16": {"enabled": bf16},
         "data_types": {"grad_accum_dtype": "fp32"},
+        # Below ZeRO-2 the sum of a whole step crosses over, once: in bfloat16 it would be rounded even on one rank.
+        "communication_data_type": "fp32" if zero_stage < 2 else None,
         "zero_optimization": {"stage": zero_stage, "overlap_comm": torch.cuda.is_available()},
         # One torch AdamW everywhere: DeepSpeed's own would compile at first use on a CPU.
         "zero_allow_untested_optimizer": True,

@@ -218,6 +218,12 @@ def test_bfloat16_trains_float32_masters_and_a_float32_head(found, exact, world:
     assert torch.equal(flat(mine["reloaded"]), flat(mine["after_all"]))
 
 
+def test_bfloat16_gradients_are_summed_in_float32_by_every_stage(found) -> None:
+    """Rounded to bfloat16, the sum's norm is off by 2e-4."""
+    norms = [found[1]["bfloat16", stage]["norm"] for stage in (0, 2, 3)]
+    assert norms == pytest.approx([norms[1]] * 3, rel=1e-5)
+
+
 @pytest.mark.parametrize("world", WORLDS)
 def test_layers_and_a_float32_head_that_ranks_cannot_share_evenly(found, world: int) -> None:
     mine, alone = found[world]["uneven"], found[1]["uneven"]

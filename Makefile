@@ -27,6 +27,6 @@ format: install
 	.venv/bin/ruff check --fix
 	.venv/bin/ruff format
 
-# Writes down the versions that are installed now, for fresh machines to get the same.
+# Resolves pyproject.toml anew, to the newest that it allows, for fresh machines to get the same.
 lock: install
 	bash requirements/lock.sh

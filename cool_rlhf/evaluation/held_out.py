@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections import defaultdict
@@ -22,8 +23,11 @@ from cool_rlhf.data.room import may_fill
 from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
 from cool_rlhf.derived_settings import validation_share
 from cool_rlhf.evaluation.trained import as_trained
+from cool_rlhf.files import read_json_lines
+from cool_rlhf.folders import round_folders
 from cool_rlhf.models.fields import POSITIONS, size_of
 from cool_rlhf.models.tokenizer import load_tokenizer
+from cool_rlhf.online.records import read_patches
 from cool_rlhf.preflight import held_out_reading
 from cool_rlhf.protocols import Conversation, Message, PreferencePair, Prompt, UserError
 from cool_rlhf.provenance import outputs
@@ -54,7 +58,12 @@ class HeldOut:
         preferences, opposed = _preferences(inputs, notes)
         training = _apart(_training(inputs, notes), preferences, trained, notes) if preferences else []
         prompts, source, gold = _prompts(inputs, trained, notes)
-        return cls(prompts, source, gold, preferences, opposed, training, notes)
+        taught = _taught_in_rounds(trained)
+        judged, asked = [pair.chosen[:-1] for pair in preferences], [prompt.messages for prompt in prompts]
+        notes += _taught_note("prompts of test pairs", {_key(prompt, trained) for prompt in judged}, taught)
+        notes += _taught_note("prompts asked", {_key(prompt, inputs) for prompt in asked}, taught)
+        fitted = training if config.evaluate.baseline_pairs else []
+        return cls(prompts, source, gold, preferences, opposed, fitted, notes)
 
 
 def _preferences(inputs: Inputs, notes: list[str]) -> tuple[Sequence[PreferencePair], Sequence[PreferencePair]]:
@@ -133,10 +142,23 @@ def _key(prompt: Conversation, inputs: Inputs) -> str:
 
 
 def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
-    """The run's training pairs, those that it sampled among them."""
-    config = inputs.config
-    if not config.evaluate.baseline_pairs:
+    """The run's training pairs, those that it sampled among them. Without a baseline to be fitted to them, they only
+    tell what was learnt, and may be gone."""
+    wanted = bool(inputs.config.evaluate.baseline_pairs)
+    try:
+        pairs = _training_pairs(inputs)
+    except UserError as error:
+        if wanted:
+            raise
+        notes.append(f"whether test prompts stand in the training pairs cannot be told: {error}")
         return []
+    if wanted and not pairs:
+        notes.append("no n-gram baseline: data.preferences is empty, and it is fitted to training pairs")
+    return pairs
+
+
+def _training_pairs(inputs: Inputs) -> Sequence[PreferencePair]:
+    config = inputs.config
     reading = replace(Reading.of(config), domains=None)
     pairs: list[PreferencePair] = []
     if config.data.preferences:
@@ -149,9 +171,26 @@ def _training(inputs: Inputs, notes: list[str]) -> Sequence[PreferencePair]:
     collected = outputs(config)["collect"]
     if collected.exists() and collected.stat().st_size:
         pairs += load_preferences([str(collected)], replace(reading, sampled=True))
-    if not pairs:
-        notes.append("no n-gram baseline: data.preferences is empty, and it is fitted to training pairs")
     return pairs
+
+
+def _taught_in_rounds(trained: Inputs) -> set[str]:
+    """Keys of the prompts of the patches and labels that the reward model was trained on with between rounds."""
+    folders = round_folders(Path(trained.config.output_dir))
+    repairs = [json.loads(f.repair.read_text(encoding="utf-8")) if f.repair.exists() else {} for f in folders]
+    learnt = {label for repair in repairs for label in repair.get("labels", ())}
+    taught = [row["prompt"] for f in folders for row in read_json_lines(f.labels) if row["id"] in learnt]
+    for place, folder in enumerate(folders):
+        kept = {pattern for repair in repairs[place:] for pattern in repair.get("kept", ())}
+        patches = [patch for patch in read_patches(folder.patches) if patch.pattern in kept and not patch.held_out]
+        taught += [patch.pair.chosen[:-1] for patch in patches]
+    return {_key(prompt, trained) for prompt in taught}
+
+
+def _taught_note(what: str, prompts: set[str], taught: set[str]) -> list[str]:
+    count = len(prompts & taught)
+    told = f"{count} of {len(prompts)} {what} stand in patches or labels of the rounds: the reward model has learnt"
+    return [f"{told} from them"] if count else []
 
 
 def _prompts(inputs: Inputs, trained: Inputs, notes: list[str]) -> tuple[Sequence[Prompt], str, GoldRule]:

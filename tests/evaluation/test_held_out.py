@@ -55,6 +55,54 @@ def test_doubtful_test_pairs_are_noted(tmp_path: Path, checkpoint: Any, rows: An
     assert told.training == held_out.training
 
 
+def test_what_was_learnt_is_noted_without_a_baseline_too(config_of: Any, checkpoint: Any, rows: Any) -> None:
+    checkpoint("sft")
+    own = rows("own.jsonl", {"prompt": "why?", "chosen": "because", "rejected": "no", "domain": "brief"})
+    named = [f"data.test_preferences=[{own}]", f"data.preferences=[{own}]", "evaluate.samples_per_prompt=0"]
+    held_out = HeldOut.of(config_of(*named, "evaluate.baseline_pairs=0"))
+    assert "1 of 1 test prompts stand in the training pairs: the model has learnt from them" in held_out.notes
+    assert held_out.training == []
+    gone = [*named, "data.preferences=[nowhere.jsonl]"]
+    (told,) = [note for note in HeldOut.of(config_of(*gone, "evaluate.baseline_pairs=0")).notes if "nowhere" in note]
+    assert told.startswith("whether test prompts stand in the training pairs cannot be told: ")
+    with pytest.raises(UserError, match="nowhere"):
+        HeldOut.of(config_of(*gone))
+
+
+def test_what_the_rounds_taught_is_noted(tmp_path: Path, config_of: Any, checkpoint: Any, rows: Any) -> None:
+    """Patches of patterns that stayed and labels that were trained on; not what was taken back or only judges."""
+
+    def pair(prompt: str, **more: Any) -> dict[str, Any]:
+        sides = [{"role": "assistant", "content": text} for text in ("so", "no")]
+        row = {"prompt": [{"role": "user", "content": prompt}], "domain": "brief", **more}
+        return {**row, "chosen": sides[:1], "rejected": sides[1:], "chosen_finished": True, "rejected_finished": True}
+
+    checkpoint("sft")
+    for folder in ("fast_path", "slow_path"):
+        (tmp_path / "rounds" / "0" / folder).mkdir(parents=True)
+    rows("rounds/0/fast_path/patches.jsonl", *(
+        {**pair(prompt, pattern=pattern, split=split), "role": "pattern"} for prompt, pattern, split in (
+            ("kept?", "phrase/a", "training"), ("judging?", "phrase/a", "held_out"), ("back?", "phrase/b", "training")
+        )
+    ))  # fmt: skip
+    rows("rounds/0/slow_path/labels.jsonl", pair("labelled?", id="1-brief"), pair("too late?", id="2-brief"))
+    learnt = {"kept": ["phrase/a"], "rolled_back": ["phrase/b"], "labels": {"1-brief": "first"}}
+    rows("rounds/0/fast_path/repair.json", learnt)
+    asked = ["kept?", "Judging?", "back?", "labelled?", "too late?", "new?"]
+    test = rows("test.jsonl", *({"prompt": prompt, "chosen": "so", "rejected": "no"} for prompt in asked))
+    prompts = rows("prompts.jsonl", *({"prompt": prompt} for prompt in (*asked, "Kept?")))
+    told = "stand in patches or labels of the rounds: the reward model has learnt from them"
+
+    held_out = HeldOut.of(config_of(f"data.test_preferences=[{test}]", f"data.test_prompts=[{prompts}]"))
+    assert [note for note in held_out.notes if "rounds" in note] == [
+        f"2 of 6 prompts of test pairs {told}",
+        f"2 of 6 prompts asked {told}",
+    ]
+    held_out = HeldOut.of(config_of(f"data.validation_prompts=[{prompts}]"))
+    assert held_out.prompts_from == "validation prompts"
+    assert f"2 of 6 prompts asked {told}" in held_out.notes
+
+
 def test_test_rows_that_are_left_out_are_noted(config_of: Any, rows: Any) -> None:
     pairs = [{"prompt": "why?", "chosen": "so", "rejected": rejected} for rejected in ("no", "so", "so", "")]
     test = rows("test.jsonl", *pairs)

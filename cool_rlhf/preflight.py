@@ -21,7 +21,7 @@ from cool_rlhf.data.messages import without_system_turn
 from cool_rlhf.data.preferences import load_split
 from cool_rlhf.data.room import Room
 from cool_rlhf.data.sources import resolve
-from cool_rlhf.data.splitting import TEST_ROWS, tested_prompts
+from cool_rlhf.data.splitting import TEST_ROWS, check_chats_left, tested_prompts
 from cool_rlhf.demo.registry import DOMAINS
 from cool_rlhf.derived_settings import learns_from_texts, validation_share
 from cool_rlhf.evaluation.trained import as_trained
@@ -181,7 +181,7 @@ def check_data(config: Config) -> None:
         kinds += ("pretrain",)
     read = [(kind, f"data.{name}", getattr(config.data, name)) for kind, name in _named(kinds)]
     _check_rows(read, Reading.of(config))
-    if "preferences" in required_kinds(config) or "prompts" in required_kinds(config):
+    if required_kinds(config):
         tests = [(name.removeprefix("test_"), f"data.{name}", getattr(config.data, name)) for name in TEST_ROWS]
         _check_rows(tests, replace(Reading.of(config), domains=None))
     for kind in ("preferences", "prompts"):
@@ -190,6 +190,8 @@ def check_data(config: Config) -> None:
     for kind in ("prompts", "pretrain"):
         if kind in required_kinds(config):
             _check_some_left(kind, config)
+    if "sft" in required_kinds(config):
+        check_chats_left(config.data, Reading.of(config))
     if "preferences" in required_kinds(config) and (config.data.preferences or config.data.validation_preferences):
         load_split(config.data, validation_share(config), Reading.of(config), config.seed, warns=False)
 

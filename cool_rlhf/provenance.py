@@ -84,11 +84,12 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
         reward={"path": config.reward.path},
         sft={key: tree["sft"][key] for key in (["path", "max_length"] if cut else ["path"])},
     )
+    texts = [] if config.model.path else ["pretrain", "validation_pretrain"]  # fresh weights learn them in SFT
     start = {key: tree["online"][key] for key in _START}
     repair = {key: value for key, value in part("online").items() if key not in _START}
     paths = {key: value for key, value in repair.items() if key not in _REPAIR}
     return {
-        "sft": stage(["sft"] if config.model.path else ["sft", "pretrain", "validation_pretrain"], sft=part("sft")),
+        "sft": stage(["sft", *texts, *apart], sft=part("sft")),
         "collect": stage(["prompts", "validation_prompts", *apart], collect=collect, sampling=sampling),
         "reward_0": reward,
         **{f"ppo_{round}": {**ppo, "online": start} if round else ppo for round in range(rounds)},

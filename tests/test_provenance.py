@@ -72,6 +72,7 @@ def test_changes_of_what_comes_or_of_how_are_taken(run, override: str) -> None:
         ("data.bad_rows=drop", 'data.bad_rows was "refuse" and is "drop"'),
         ("data.validation_preferences=[a.jsonl]", 'data.validation_preferences was [] and is ["a.jsonl"]'),
         ("data.test_preferences=[a.jsonl]", 'data.test_preferences was [] and is ["a.jsonl"]'),
+        ("data.test_prompts=[a.jsonl]", "sft stage was made with other settings: data.test_prompts was [] and is"),
         ("data.world.label_noise=0.3", "data.world.label_noise was {} and is 0.3"),
         ("model.layers=7", "model.layers was {} and is 7"),
         ("conditions.brief=Other", 'and is "Other"'),

@@ -14,7 +14,7 @@ from cool_rlhf.config import DataConfig
 from cool_rlhf.data.identity import is_held_out, prompt_key
 from cool_rlhf.data.loading import Reading, preference_records, preference_rows
 from cool_rlhf.data.messages import without_system_turn
-from cool_rlhf.data.splitting import tested_prompts
+from cool_rlhf.data.splitting import tested_keys
 from cool_rlhf.protocols import PreferencePair, UserError
 from cool_rlhf.schedule import derive_seed
 
@@ -84,8 +84,7 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int, *, w
     if warns:
         _warn_of_opposed(rows, columns, "data.preferences")
         _warn_of_opposed(held_rows, held_columns, "data.validation_preferences")
-    tested = tested_prompts(data, reading)
-    held = {prompt_key(without_system_turn(messages, reading.system)): PROMPT_TESTED for messages in tested}
+    held = dict.fromkeys(tested_keys(data, reading), PROMPT_TESTED)
     for index, key in enumerate(held_columns.prompt):
         held_columns.reason[index] = held_columns.reason[index] or held.get(key, "")
     validation = [index for index, reason in enumerate(held_columns.reason) if not reason]

@@ -21,7 +21,7 @@ from cool_rlhf.data.loading import (
 from cool_rlhf.data.messages import with_system_turn, without_system_turn
 from cool_rlhf.data.mixing import mixed_order
 from cool_rlhf.data.preferences import PROMPT_HELD_OUT, PROMPT_TESTED, PreferenceSplit, load_split, split_pairs
-from cool_rlhf.data.splitting import hold_out_texts, leave_out, split_by_prompt, tested_prompts
+from cool_rlhf.data.splitting import answers_any, hold_out_texts, leave_out, split_by_prompt, tested_keys
 from cool_rlhf.data.streams import ShuffledStream, Stream, WeightedStream
 from cool_rlhf.demo import gold as demo_gold
 from cool_rlhf.demo.registry import DOMAINS
@@ -63,10 +63,16 @@ class Inputs:
 
     @cached_property
     def chats(self) -> Sequence[Chat]:
-        own = self.config.data.sft
-        if own:
-            return load_chats(own, self._reading)
-        return [Chat(messages=row["messages"], domain=row["domain"]) for row in self.world.sft]
+        """Those to learn from."""
+        own, tested, system = self.config.data.sft, self._tested, self.config.sampling.system_prompt
+        chats: Sequence[Chat] = (
+            load_chats(own, self._reading)
+            if own
+            else [Chat(messages=row["messages"], domain=row["domain"]) for row in self.world.sft]
+        )
+        if not tested:  # chats on disk stay there unread
+            return chats
+        return leave_out(chats, lambda chat: answers_any(chat["messages"], tested, system), "data.sft")
 
     @property
     def preferences(self) -> Sequence[PreferencePair]:
@@ -110,6 +116,11 @@ class Inputs:
         asked = (prompt.messages for prompt in self.round_prompts)
         return {self._key(messages) for messages in asked if not judges_repairs(messages)}
 
+    @cached_property
+    def _tested(self) -> set[str]:
+        """Keys of the prompts of test rows."""
+        return tested_keys(self.config.data, self._reading)
+
     def _key(self, prompt: Conversation) -> str:
         """The same whether or not the policy's system turn stands in front."""
         return prompt_key(without_system_turn(prompt, self.config.sampling.system_prompt))
@@ -131,7 +142,7 @@ class Inputs:
         texts = load_pretrain(data.pretrain, self._reading) if own else self.world.pretrain
         if data.validation_pretrain:
             held = load_pretrain(data.validation_pretrain, self._reading)
-            return leave_out(texts, set(held), str, "data.pretrain"), held
+            return leave_out(texts, set(held).__contains__, "data.pretrain"), held
         if not own:
             return texts, self.world.pretrain_heldout
         return hold_out_texts(texts, VALIDATION_SHARE, MOST_HELD_OUT_TEXTS)
@@ -183,22 +194,24 @@ class Inputs:
     @cached_property
     def _prompts(self) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
         data = self.config.data
-        system = self.config.sampling.system_prompt
-        tested = {prompt_key(with_system_turn(asked, system)) for asked in tested_prompts(data, self._reading)}
 
         def key(prompt: Prompt) -> str:
-            return prompt_key(prompt.messages)
+            return self._key(prompt.messages)
+
+        def is_tested(prompt: Prompt) -> bool:
+            return key(prompt) in self._tested
 
         prompts = self.load_prompts(data.prompts) if data.prompts else self.addressed(self.world.prompts)
-        prompts = leave_out(prompts, tested, key, "data.prompts")
+        prompts = leave_out(prompts, is_tested, "data.prompts")
         if data.validation_prompts:
             # Rounds make patches and labels of them, from which the reward model learns.
             named = self.load_prompts(data.validation_prompts)
-            held = self._mixed(leave_out(named, tested, key, "data.validation_prompts"))
-            return leave_out(prompts, set(map(key, held)), key, "data.prompts"), held
+            held = self._mixed(leave_out(named, is_tested, "data.validation_prompts"))
+            keys = set(map(key, held))
+            return leave_out(prompts, lambda prompt: key(prompt) in keys, "data.prompts"), held
         if not data.prompts:
             validation = self.addressed(self.world.validation)
-            return prompts, leave_out(validation, tested, key, "the embedded world's validation prompts")
+            return prompts, leave_out(validation, is_tested, "the embedded world's validation prompts")
         kept, held = split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)
         return kept, self._mixed(held)
 

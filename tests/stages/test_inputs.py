@@ -176,6 +176,61 @@ def test_prompts_of_test_rows_are_not_asked_in_ppo(tmp_path: Path, caplog: pytes
         check_data(compose([*SMALL, *missing]))
 
 
+def test_chats_that_answer_prompts_of_test_rows_are_not_learnt_from(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    def write(name: str, *rows: dict) -> Path:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return tmp_path / name
+
+    def chat(*said: str) -> dict:
+        """The user speaks first, and both in turn."""
+        turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
+        return {"messages": turns}
+
+    kept = [
+        chat("Question 1?", "a"),
+        chat("Hello", "Hi.", "Question 2?", "a"),
+        chat("Hello", "Ahoy!", "Question 1?", "a"),
+        {"messages": [SYSTEM, *chat("Question 2?", "a")["messages"]]},
+    ]
+    tested = [
+        chat("question  2?", "a"),
+        chat("Question 2?", "b"),
+        chat("Question 2?", "a", "And now?", "b"),
+        chat(*(turn["content"] for turn in DIALOGUE), "2"),
+        chat("Question 3?", "a"),
+    ]
+    pairs = write("pairs.jsonl", {"prompt": "Question 2?", "chosen": "a", "rejected": "b", "domain": "law"})
+    prompts = write("tested.jsonl", {"prompt": DIALOGUE, "domain": "law"}, {"prompt": "Question 3?"})
+    tests = [f"data.test_preferences=[{pairs}]", f"data.test_prompts=[{prompts}]"]
+    caplog.set_level("INFO")
+    own = [*SMALL, f"data.sft=[{write('chats.jsonl', *tested, *kept)}]"]
+
+    def learnt(*overrides: str) -> list[dict]:
+        config = compose([*own, *overrides])
+        check_data(config)
+        return [{"messages": chat["messages"]} for chat in Inputs(config).chats]
+
+    assert learnt(*tests) == kept
+    assert caplog.messages == ["data.sft: 5 of 9 rows are left out, since they are held out"]
+    pirate = f"sampling.system_prompt='{SYSTEM['content']}'"
+    assert learnt(*tests, pirate) == kept[:-1], "which only the system turn told apart"
+    assert learnt() == [*tested, *kept]
+    own[-1] = f"data.sft=[{write('all.jsonl', *tested)}]"
+    with pytest.raises(UserError, match=r"data\.sft leaves nothing to learn from, .* data\.test_prompts: name other"):
+        check_data(compose([*own, *tests, "stage=sft"]))
+    with pytest.raises(UserError, match=r"data\.test_preferences: there is no file"):
+        check_data(compose([*SMALL, "data.test_preferences=[nowhere.jsonl]", "stage=sft"]))
+
+
+def test_the_embedded_world_has_no_chat_that_answers_its_test_prompts(tmp_path: Path):
+    sizes = [*SMALL, "data.world.sft=2000"]
+    world = Inputs(compose(sizes)).world
+    asked = [*(prompt.messages for prompt in world.test), *(pair.chosen[:-1] for pair in world.preference_test)]
+    file = tmp_path / "tested.jsonl"
+    file.write_text("".join(json.dumps({"prompt": messages}) + "\n" for messages in asked))
+    assert len(Inputs(compose([*sizes, f"data.test_prompts=[{file}]"])).chats) == 2000
+
+
 def test_prompts_of_test_rows_are_not_validated_on_either(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     def write(name: str, *numbers: int) -> Path:
         rows = ({"prompt": f"Question {number}?"} for number in numbers)

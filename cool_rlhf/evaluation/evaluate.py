@@ -44,7 +44,8 @@ from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.worker import ModelSpec
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.stages.inputs import GoldRule
-from cool_rlhf.tracking import setup_logging, write_report
+from cool_rlhf.tracking import read_metrics, setup_logging, write_report
+from cool_rlhf.tracking.evaluated import STAMP, stamp
 from reward.conditions import Conditions
 from reward.evaluation import Score, ScoredPairs
 from reward.scoring import load_conditions, load_score_bound
@@ -103,7 +104,7 @@ def with_own_bound(config: Config, reward_model: str) -> Config:
 
 
 def header(config: Config, models: FinishedModels, held_out: HeldOut) -> dict[str, Any]:
-    """What was evaluated, on what, and how."""
+    """What was evaluated, when, on what, and how."""
     notes = list(held_out.notes)
     if held_out.prompts and models.chat_model is None:
         notes.append("no policy of PPO: the run has not come so far")
@@ -113,6 +114,7 @@ def header(config: Config, models: FinishedModels, held_out: HeldOut) -> dict[st
     notes += read_in_part(held_out.preferences, models.reward_model)
     return {
         "experiment": config.experiment,
+        STAMP: stamp(read_metrics(Path(config.output_dir) / "metrics.jsonl")),
         "seed": config.seed,
         "prompts": len(held_out.prompts),
         "prompts_from": held_out.prompts_from,

@@ -10,6 +10,7 @@ from cool_rlhf.evaluation.figures import charts, to_figure
 from cool_rlhf.evaluation.tables import Evaluation, tables
 from cool_rlhf.files import write_atomically
 from cool_rlhf.tracking.page import render_page
+from cool_rlhf.tracking.text import time_text
 
 
 def write_evaluation_page(output_dir: Path) -> Path:
@@ -25,7 +26,7 @@ def render(evaluation: Evaluation) -> str:
     title = f"Evaluation of {evaluation['experiment']}"
     parts = {
         "title": title,
-        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "written": time_text(datetime.now().astimezone()),
         "seconds": evaluation["seconds"],
         "models": {name: path for name, path in evaluation["models"].items() if path is not None},
         "notes": evaluation["notes"],

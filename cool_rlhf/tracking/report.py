@@ -13,9 +13,11 @@ from cool_rlhf.files import read_json_lines, write_atomically
 from cool_rlhf.tracking.between import between_rounds, read_between, read_starts
 from cool_rlhf.tracking.curves import PPO_SECTIONS, TRAINING_SECTIONS, charts, numeric_fields
 from cool_rlhf.tracking.distance import distance_chart, parting_note
+from cool_rlhf.tracking.evaluated import evaluated
 from cool_rlhf.tracking.figures import figure
 from cool_rlhf.tracking.page import render_page
 from cool_rlhf.tracking.summary import Best, best_step, domain_changes, flat, phase_times, ppo_changes, stage_times
+from cool_rlhf.tracking.text import time_text
 
 STAGE_TITLES = {
     "sft": "Supervised fine-tuning",
@@ -26,17 +28,6 @@ STAGE_TITLES = {
     "evaluate": "Evaluation",
 }
 SAMPLES_PER_DOMAIN = 2
-# Of evaluation.json, what evaluation.html shows better.
-DETAILS = (
-    "reward_accuracy_under_others",
-    "reward_calibration",
-    "reward_scores",
-    "reward_length",
-    "reward_subsets",
-    "rewardbench",
-    "baselines",
-    "best_of_n",
-)
 
 
 def write_report(output_dir: Path | str) -> Path:
@@ -75,7 +66,7 @@ def render(
     best = Best(**{name: ppo[f"best_{name}"] for name in ("metric", "mode") if f"best_{name}" in ppo})
     parts = {
         "title": config.get("experiment", "run"),
-        "written": datetime.now().astimezone().strftime("%Y-%m-%d %H:%M %Z"),
+        "written": time_text(datetime.now().astimezone()),
         "total_seconds": rows[-1]["seconds"] if rows else 0.0,
         "latest": rows[-1] if rows else None,
         "stage_titles": STAGE_TITLES,
@@ -85,7 +76,7 @@ def render(
         "between": between_rounds(between, rows),
         "stages": _stages([row for row in rows if row["stage"] != "online"]),
         "phases": phase_times([row for row in rows if row["stage"] == "ppo"]),
-        "evaluation": _tables(evaluation),
+        "evaluation": evaluated(evaluation, rows) if evaluation else None,
         "settings": _settings(config),
         "samples": _chosen_samples(samples, rows, best),
     }
@@ -131,29 +122,6 @@ def _stages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             }
         )
     return stages
-
-
-def _tables(evaluation: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """evaluation.json as tables: a mapping of mappings of numbers becomes a matrix, all else a list of names and
-    values."""
-    tables = []
-    plain: dict[str, Any] = {}
-    for name, value in evaluation.items():
-        if name in DETAILS:
-            continue
-        inner = list(value.values()) if isinstance(value, Mapping) else []
-        if inner and all(isinstance(row, Mapping) for row in inner):
-            leaves = {key: flat(row) for key, row in value.items()}
-            columns = list(dict.fromkeys(column for row in leaves.values() for column in row))
-            body = [(key, [row.get(column, "") for column in columns]) for key, row in leaves.items()]
-            tables.append({"name": name, "columns": columns, "rows": body})
-        elif isinstance(value, Mapping):
-            tables.append({"name": name, "columns": [""], "rows": [(k, [v]) for k, v in flat(value).items()]})
-        else:
-            plain[name] = value
-    if plain:
-        tables.insert(0, {"name": "", "columns": [""], "rows": [(name, [value]) for name, value in plain.items()]})
-    return tables
 
 
 def _settings(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

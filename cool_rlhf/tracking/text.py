@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from datetime import datetime
 from typing import Any
 
 # Control characters, those that turn the direction of a line, and lone surrogates, which no encoding can write.
@@ -38,3 +39,8 @@ def visible(value: Any) -> Any:
 
 def signed(value: float) -> str:
     return ("+" if value > 0 else "−" if value < 0 else "±") + number_text(abs(value))
+
+
+def time_text(time: datetime) -> str:
+    """To the minute, with its zone, which ``time`` has to know."""
+    return time.strftime("%Y-%m-%d %H:%M %Z")

@@ -241,6 +241,7 @@ def test_the_file_and_its_tables(tmp_path: Path, ready: Any, config_of: Any) -> 
     measured = Measured(preferences, opposed, before, after, [*before, *after])
     models = FinishedModels("a", str(tmp_path), None)
     stored = json.loads(json.dumps({**header(config, models, held_out), **tables(config, held_out, measured)}))
+    assert stored["measured"]["after"] is None, "no step is recorded here"
 
     assert list(stored["reward_accuracy"]["brief"]) == ["pairs", "prompts", "own", "none", "other"]
     assert set(stored["reward_accuracy_under_others"]["math"]) == {"brief", "thorough"}  # an empty prompt is none

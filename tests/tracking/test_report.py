@@ -7,8 +7,9 @@ import pytest
 import yaml
 from plotly.offline import get_plotlyjs
 
+from cool_rlhf.tracking import evaluated
 from cool_rlhf.tracking.figures import Chart, Curve, figure
-from cool_rlhf.tracking.metrics import MetricsLog
+from cool_rlhf.tracking.metrics import MetricsLog, read_metrics
 from cool_rlhf.tracking.report import write_report
 from cool_rlhf.tracking.summary import Best, best_step, domain_changes, phase_times, ppo_changes, stage_times
 from cool_rlhf.tracking.text import number_text
@@ -81,6 +82,36 @@ def test_gold_may_be_what_rules_that_are_trained_on_say(tmp_path):
     assert "0 to 1" not in text, "a rule's weight may be any"
     assert "PPO learns from it only as far as rules in ppo.rewards have a weight" in text
     assert "validation, where gold is known" in text
+
+
+def test_an_evaluation_says_what_the_run_was_like_when_it_was_made(tmp_path):
+    """Else the numbers of a run that goes on pass for those of its new models."""
+    write_run(tmp_path)
+    assert "When it was measured is not known" in page(tmp_path), "earlier versions wrote no stamp"
+
+    when = evaluated.stamp(read_metrics(tmp_path / "metrics.jsonl"))
+    (tmp_path / "evaluation.json").write_text(json.dumps({"measured": when, "prompts": 480, "notes": ["few <rows>"]}))
+    text = page(tmp_path)
+    assert re.search(r"Measured \d{4}-\d\d-\d\d \d\d:\d\d .*, after PPO, round 1, step 12\.", text)
+    assert "Note: few &lt;rows&gt;" in text
+    assert "gone on since" not in text
+    with MetricsLog(tmp_path / "metrics.jsonl") as log:
+        log.append("ppo", 1, 13, {"reward/score": 1.0})
+    text = page(tmp_path)
+    assert "after PPO, round 1, step 12. <span" in text
+    assert "The run has gone on since" in text
+    assert "480" in text.split('id="evaluation"')[1]
+
+
+def test_an_evaluations_estimates_are_cells_of_their_own(tmp_path):
+    write_run(tmp_path)
+    share = {"accuracy": 0.97083, "interval": [0.941034, 0.985801], "ties": 0.0}
+    score = {"mean": -0.5, "standard_error": 0.25}
+    found = {"sft": {"overall": {"prompts": 4, "score": score, "gold": {**score, "prompts": 3}}},
+             "reward_accuracy": {"brief": {"pairs": 9, "own": share, "none": {**share, "interval": None}}}}  # fmt: skip
+    (tmp_path / "evaluation.json").write_text(json.dumps(found))
+    cells = re.findall(r'<td class="n">([^<]*)</td>', page(tmp_path).split('id="evaluation"')[1].split("<h2")[0])
+    assert cells == ["4", "−0.5 ± 0.25", "−0.5 ± 0.25 (3 prompts)", "9", "0.971 [0.941, 0.986]", "0.971"]
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2])

@@ -29,8 +29,10 @@ from cool_rlhf.data.messages import (
 )
 from cool_rlhf.protocols import Conversation, Message
 
-_OTHER_NAMES_OF_PROMPT = ("question", "query", "instruction", "input", "post", "context")
-
+_OTHER_NAMES_OF_PROMPT = (
+    *("question", "query", "instruction", "input", "post", "context"),
+    *("messages", "conversations", "conversation", "history", "dialogue"),
+)
 
 # What a common beginning ends in may be half a word: all behind the last blank; in scripts that put no blanks between
 # words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) only a number, or a word of another script.
@@ -121,20 +123,32 @@ def _continued(prompt: str, side: Any, field: str) -> Any:
 def _shared_prompt(row: Mapping[str, Any], sides: dict[str, Any]) -> tuple[Conversation | None, dict[str, Any]]:
     """The prompt of a row that names none, and what is left of the two sides. None where they are whole dialogues.
 
-    Of two plain texts (TRL's implicit prompt) it is the words that both begin with.
+    Of plain texts it is the messages that stand beside them, which end in the user's turn, or where there is no such
+    column the words that both begin with (TRL's implicit prompt).
     """
     texts = {name: side for name, side in sides.items() if isinstance(side, str)}
     if any(map(holds_turns, texts.values())):
         return None, {**sides, **{name: read_transcript(text, name) for name, text in texts.items()}}
     if not texts:
         return None, sides
-    other = next((name for name in _OTHER_NAMES_OF_PROMPT if isinstance(row.get(name), str)), None)
+    other = next((name for name in _OTHER_NAMES_OF_PROMPT if row.get(name) is not None), None)
     if other:
-        raise RowError("prompt", f"is missing: is `{other}` meant? Rename it")
+        return _prompt_in(row[other], other), sides
     shared = _shared_words(*texts.values()) if len(texts) == len(sides) else ""
     if not shared.strip():
         raise RowError("prompt", "is missing, and `chosen` and `rejected` have no first words in common: name it")
     return read_prompt(shared.strip(), "chosen"), {name: text[len(shared) :].strip() for name, text in texts.items()}
+
+
+def _prompt_in(value: Any, field: str) -> Conversation:
+    """The prompt of a row that names none, from a column that may hold it."""
+    if not isinstance(value, list):
+        raise RowError("prompt", f"is missing: is `{field}` meant? Rename it")
+    try:
+        return read_prompt(value, field)
+    except RowError as error:
+        problem = f"is missing, and `{error.field}`, which stands in its place, {error.problem}"
+        raise RowError("prompt", problem) from error
 
 
 def _shared_words(first: str, second: str) -> str:

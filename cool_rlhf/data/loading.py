@@ -34,7 +34,7 @@ EQUAL = "equal responses"
 MALFORMED = "malformed"
 
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 6
+_FORMAT = 7
 
 
 class Chat(TypedDict):

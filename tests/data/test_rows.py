@@ -118,6 +118,40 @@ def test_plain_texts_without_words_in_common_have_no_prompt(chosen: Any, rejecte
         parse_preference({"chosen": chosen, "rejected": rejected}, RULES)
 
 
+SHARED = {"chosen": "The answer is so", "rejected": "The answer is no"}
+DIALOGUES = ("messages", "conversations", "conversation", "history", "dialogue", "context")
+
+
+@pytest.mark.parametrize("column", DIALOGUES)
+def test_a_dialogue_beside_plain_responses_is_their_prompt(column: str) -> None:
+    """What both responses begin with is theirs then, and no prompt."""
+    asked = [turn("system", "be kind"), turn("user", "Hi"), *ANSWER, {"from": "human", "value": "why?"}]
+    parsed = parse_preference({column: asked, **SHARED}, RULES)
+    prompt = [*asked[:3], *ASK]
+    assert parsed["chosen"] == [*prompt, turn("assistant", SHARED["chosen"])]
+    assert parsed["rejected"] == [*prompt, turn("assistant", SHARED["rejected"])]
+    assert parse_prompt({column: asked, **SHARED}, RULES)["messages"] == prompt
+    assert parse_preference({column: None, **SHARED}, RULES)["chosen"][0] == turn("user", "The answer is")
+    assert parse_preference({column: ANSWER, "prompt": "why?", **SHARED}, RULES)["chosen"][0] == ASK[0]
+
+
+@pytest.mark.parametrize("column", DIALOGUES)
+def test_no_prompt_is_made_up_beside_what_may_hold_it(column: str) -> None:
+    ended = [*ASK, turn("assistant", SHARED["chosen"])]
+    for held, said in [
+        ("why?", f"is missing: is `{column}` meant? Rename it"),
+        ({"role": ["user"], "content": ["why?"]}, f"is missing: is `{column}` meant? Rename it"),
+        (ended, f"is missing, and `{column}`, which stands in its place, ends in the assistant's turn: it must end in"),
+        ([], f"is missing, and `{column}`, which stands in its place, is an empty list"),
+        ([["why?", "so"]], f"is missing, and `{column}[0]`, which stands in its place, must be a message with `role`"),
+    ]:
+        for parse in (parse_preference, parse_prompt):
+            with pytest.raises(RowError) as caught:
+                parse({column: held, **SHARED}, RULES)
+            assert caught.value.field == "prompt"
+            assert caught.value.problem.startswith(said)
+
+
 def test_whole_dialogues_need_no_prompt_that_another_column_could_be_a_slip_of() -> None:
     named = {"prompt_id": "f0e3", "chosen": ASK + ANSWER, "rejected": ASK + OTHER}
     spoken = {

@@ -61,10 +61,21 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     """``messages`` ending in the assistant's turn, ``domain``. Of several forms in one row the first of ``_CHATS`` is
     read."""
     field = next((name for name in _CHATS if row.get(name) is not None), None)
-    if field == "completion" and row.get("label") is False:  # as TRL's rows for KTO have it
-        raise RowError("label", "is false, and SFT would imitate the completion: leave out those that are not wanted")
+    if field == "completion":
+        _refuse_unwanted(row.get("label"))
     _reject_misspelt(row, (*(_CHATS[field] if field else chain(*_CHATS.values())), "domain"))
     return {"messages": read_chat(row, field or "messages"), "domain": checked_domain(row, rules)}
+
+
+def _refuse_unwanted(label: Any) -> None:
+    """Of a completion, as TRL's rows for KTO have it: tables may write its label as a number or a text."""
+    said = label.casefold() if isinstance(label, str) else label
+    if said not in (None, True, "true"):  # 1 equals True
+        raise RowError(
+            "label",
+            f"is {str(label)[:20]!r} rather than true, and SFT would imitate the completion: leave such rows out, or "
+            "rename the column where it is about something else",
+        )
 
 
 def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:

@@ -96,6 +96,13 @@ def test_messages_come_first_and_what_stands_beside_them_is_no_slip() -> None:
     assert parse_chat({**FORMS["ShareGPT"], "conversation_id": 3}, RULES)["messages"] == ASK + SAID
 
 
+@pytest.mark.parametrize("label", [None, True, 1, 1.0, "True", "true"])
+def test_a_completion_that_is_labelled_as_wanted_is_learnt(label: Any) -> None:
+    row = {"prompt": "why?", "completion": "so", "label": label}
+    assert parse_chat(row, RULES)["messages"] == ASK + SAID
+    assert parse_chat({"messages": ASK + SAID, "label": 0}, RULES)["messages"] == ASK + SAID, "another column there"
+
+
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
     "messages": [
         ({"prompt": "why?", "response": "so"}, "is missing; the row's fields: `prompt`, `response`"),
@@ -130,7 +137,10 @@ BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"conversations": [shared("human", "why?"), turn("x", "so") | {"role": None, "from": "gpt"}]}, "not null"),
     ],
     "conversation": [({"conversation": ASK + SAID}, "is `conversations` meant?")],
-    "label": [({"prompt": "why?", "completion": "so", "label": False}, "SFT would imitate")],
+    "label": [
+        ({"prompt": "why?", "completion": "so", "label": label}, "SFT would imitate")
+        for label in (False, 0, 0.0, "False", "false", "0", "", "bad", 2, [True])
+    ],
     "completon": [({"prompt": "why?", "completon": "so"}, "is `completion` meant?")],
     "promt": [({"promt": "why?", "completion": "so"}, "is `prompt` meant?")],
 }

@@ -20,7 +20,8 @@ _CHARACTER = regex.compile(rf"{_UNSPACED}\p{{M}}*", regex.VERSION1)
 _ENDS = ".!?…؟۔।॥።။។"  # behind a sentence, a blank behind them
 _GOES_ON = r"^[ \t]*\d+|\b(?:Dr|Mr|Mrs|Ms|Prof|St|Fig|vs|cf|(?i:e\.g|i\.e))"  # a list's number, an abbreviation
 _SENTENCE = regex.compile(
-    rf"\S(?:.*?(?:[{_ENDS}]*[。！？][{_ENDS}。！？]*|(?<!{_GOES_ON})[{_ENDS}]+(?=[\s\"')\]]|$))"
+    rf"\S(?:.*?(?<![{_ENDS}]{{2}})"  # a run of them is tried from its start alone
+    rf"(?:[{_ENDS}]*+[。！？][{_ENDS}。！？]*+|(?=[{_ENDS}])(?<!{_GOES_ON})[{_ENDS}]++(?=[\s\"')\]]|$))"
     r"[\"')\]”’」』）】]*|.*$)",
     regex.MULTILINE,
 )
@@ -81,7 +82,7 @@ def without(text: str, spans: Sequence[Span]) -> str:
     for part in kept[1:]:
         blank = " " if joined.endswith(" ") or part.startswith(" ") else ""
         joined = joined.rstrip(" ") + blank + part.lstrip(" ") if joined.strip() else part
-    return regex.sub(rf" +(?=[\n,;،؛{_ENDS}]|$)", "", joined).strip()
+    return regex.sub(rf"(?<! ) ++(?=[\n,;،؛{_ENDS}]|$)", "", joined).strip()
 
 
 def repeated_share(text: str, n: int = 3) -> float:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from statistics import median
 from typing import TypeVar
 
@@ -64,13 +66,26 @@ def spread(free: Sequence[Item], count: int) -> list[Item]:
 def _nearest(free: Sequence[Span], places: Sequence[float], length: int, count: int) -> list[Span]:
     """``count`` stretches of a text of ``length`` characters that stand most nearly where marks usually do.
     ``places``: where those stand, 0 the start of a text and 1 its end; an even sample of them counts."""
-    left, chosen = list(free), []
+    left, chosen = sorted(free), []
     ordered = sorted(places) or [1.0]
     for k in range(min(count, len(left))):
-        place = median(ordered) if count == 1 else ordered[int((k + 0.5) / count * len(ordered))]
-        chosen.append(min(left, key=lambda span: abs(span[0] - place * length)))
-        left.remove(chosen[-1])
+        place = length * (median(ordered) if count == 1 else ordered[int((k + 0.5) / count * len(ordered))])
+        after = bisect_left(left, place, key=itemgetter(0))
+        at = min(range(max(0, after - 1), min(after + 1, len(left))), key=lambda i: abs(left[i][0] - place))
+        chosen.append(left.pop(at))
     return sorted(chosen)
+
+
+def clear_of(spans: Sequence[Span], taken: Sequence[Span]) -> list[Span]:
+    """Those that neither overlap one of ``taken``, which do not overlap each other, nor, where they are places between
+    characters, touch one."""
+    ends = [end for _, end in taken]
+
+    def is_clear(start: int, end: int) -> bool:
+        at = bisect_left(ends, start if start == end else start + 1)
+        return at == len(taken) or (end < taken[at][0] if start == end else end <= taken[at][0])
+
+    return [(start, end) for start, end in spans if is_clear(start, end)]
 
 
 def _replaced(text: str, spans: Sequence[Span], instead: Callable[[str], str]) -> str:
@@ -116,7 +131,7 @@ def placed(pattern: str, otherwise: str) -> Adder:
         def edit(text: str) -> str:
             taken = [match.span() for match in found.finditer(text)]
             ends = dict.fromkeys([0, *(end for _, end in sentence_spans(text)), len(text)])
-            free = [(end, end) for end in ends if not any(first <= end <= last for first, last in taken)]
+            free = clear_of([(end, end) for end in ends], taken)
             for at, _ in reversed(_nearest(free, places, len(text), max(1, often - len(taken)))):
                 text = text[:at] + marks + (text[at:].lstrip(" ") if marks.endswith(" ") else text[at:])
             return text
@@ -147,7 +162,7 @@ def enclosed(pattern: str, opening: str, closing: str) -> Adder:
             if whole:
                 return regex.sub(r"^.*\S", lambda line: first + line[0] + last, text, flags=regex.MULTILINE)
             taken = [match.span() for match in found.finditer(text)]
-            free = [(first, end) for first, end in _runs(text, length) if all(end <= a or b <= first for a, b in taken)]
+            free = clear_of(_runs(text, length), taken)
             return _replaced(text, spread(free, max(1, often - len(taken))), lambda said: first + said + last)
 
         return edit

@@ -125,7 +125,7 @@ def _tabled(_texts: Sequence[str]) -> TextEditor:
 
 
 def _untabled(text: str) -> str:
-    return without_marks(r"[ \t]*\|[ \t]*", " ")(without_marks(r"^\|?[ :|-]*---[ :|-]*\n")(text))
+    return without_marks(r"(?:(?<![ \t])[ \t]++)?\|[ \t]*+", " ")(without_marks(r"^(?=.*---)[ :|-]++\n")(text))
 
 
 MARKDOWN = (

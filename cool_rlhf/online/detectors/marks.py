@@ -30,10 +30,9 @@ EMOJI = rf"(?:{_SYMBOL}|[0-9#*](?=\ufe0f?\u20e3))[\p{{M}}\p{{Emoji_Modifier}}\u2
 SINGLE = r"[!！?？؟…—–―]"  # marks that count one by one wherever they stand
 _SMILEY = r"(?<![\w:;])(?:[:;]['’]?-?(?:[()]+|[DPp3])|\^_*\^|<3)(?!\w)"
 _SYMBOLS = rf"(?<![ ])[ ]*+(?:(?:{EMOJI}|{_SMILEY})[ ]*+)+"
-_DASH = r"(?<!\p{N}\s*)(?:[—–―]|(?<=\s)--(?=\s))"  # not the one from 5 to 7
+_DASH = r"(?:[—–―]|(?<=\s)--(?=\s))(?<!\p{N}\s*(?:.|--))"  # not the one from 5 to 7
 _DASHES = rf"(?<![ ])[ ]*+(?:{_DASH}[ ]*+)+"
-_QUESTION = r"\?+(?![\w=&/])|[？؟]+"
-_ONE_QUESTION = r"\?(?!\?*[\w=&/])|[？؟]"
+_QUESTIONS = r"(?<!\?)\?++(?![\w=&/])|[？؟]+"
 # Shorter words are mostly names in capitals, such as USA, but for those that are only ever stressed.
 _STRESSED = "ALL|AND|ANY|ARE|BUT|CAN|DO|DOES|HAS|IS|MUST|NO|NOT|NOW|SO|THE|TOO|VERY|WAS|WILL|YES|YOU|YOUR"
 _CAPITALS = rf"\b(?:\p{{Lu}}{{4,}}|{_STRESSED})\b"
@@ -44,12 +43,12 @@ _TAGGED = r"(<[A-Za-z][\w\-]*(?:\s[^<>\n]*)?>)([^<>\n]+)(</[A-Za-z][\w\-]*>)"
 _LINE_TAG = r"</?(?:br|hr|p|div|li|[uo]l|h[1-6]|t[rdh])\s*/?>"  # parts words as a line break does
 _SMALL_START = compiled(rf"\A(?:{_TAG}|[^\p{{L}}\p{{N}}])*+\p{{Ll}}")
 _TITLE_WORD = compiled(r"\p{Lu}\p{Ll}")
-_OUTER_BLANKS = r"\A\s+|\s+\Z"
+_OUTER_BLANKS = r"\A\s++|(?<!\s)\s++\Z"
 # Not within numbers and codes, nor www and iii. A run is taken whole: a long one would be tried from each letter.
-_STRETCHED = r"(\p{Ll})(?<!\1\1)(?!(?<=\bw)ww\b|(?<=\b[ivx]*)[ivx]*\b)\1{2,}+(?!\w*\p{N})"
+_STRETCHED = r"(\p{Ll})(?<!\1\1)(?!(?<=\bw)ww\b|(?<=\b[ivx]*)[ivx]*\b)\1{2,}+(?!\w{0,40}\p{N})"
 # Behind a sentence's end and last in the text, or in front of a capital and first.
 _LONE_NUMBER = (
-    r"(?:(?<=[.!?…][\"')\]”]*\s+)|(?<=[。！？]))[#(\[]*+\p{N}[\p{N}.,:/\-–]*+[)\].]*+(?=\s*\Z)"
+    r"(?=[#(\[\p{N}])(?:(?<=[.!?…][\"')\]”]*\s+)|(?<=[。！？]))[#(\[]*+\p{N}[\p{N}.,:/\-–]*+[)\].]*+(?=\s*\Z)"
     r"|\A[#(\[]*+\p{N}+[)\]]?[:,\-–—]?(?=\s+\p{Lu})"
 )
 
@@ -69,6 +68,10 @@ _BRACKETED = rf"(?|{_ROUND}|{_SQUARE}|{_between('（）', '【】')})"
 _capitals = number_of(_CAPITALS)
 _in_tags = enclosed(_TAGGED, "<b>", "</b>")
 _with_tags = placed(_TAG, "<br>")
+
+
+def _questions(text: str) -> float:
+    return float(sum(len(run[0]) for run in compiled(_QUESTIONS).finditer(text)))
 
 
 def _without_symbols(text: str) -> str:
@@ -113,8 +116,9 @@ def _share_of_capitals(text: str) -> float:
 
 def _quiet(text: str) -> str:
     """Words in capitals and those beside them in small letters, but for the first letter of a sentence."""
-    words = rf"(?:\b\p{{Lu}}+\b\W+)*{_CAPITALS}(?:\W+\b\p{{Lu}}+\b)*"
-    lowered = regex.sub(words, lambda match: match.group().lower(), text)
+    lowered = compiled(r"\b\p{Lu}++\b(?:\W++\p{Lu}++\b)*+").sub(
+        lambda run: run[0].lower() if _capitals(run[0]) else run[0], text
+    )
     return _with_capitals(lowered) if lowered != text else text
 
 
@@ -134,7 +138,7 @@ def _lowered(texts: Sequence[str]) -> TextEditor:
     """All in small letters, or the starts of sentences alone, as most of the texts."""
     if 2 * sum(text == text.lower() for text in texts) >= len(texts):
         return str.lower
-    return lambda text: compiled(r"(?:^|(?<=[.!?…]\s+))\P{L}*?\p{Lu}").sub(lambda found: found[0].lower(), text)
+    return lambda text: compiled(r"(?:^|(?<=[.!?…]\s))[^\p{L}\n]*+\p{Lu}").sub(lambda found: found[0].lower(), text)
 
 
 def _titles(text: str) -> list[tuple[int, int]]:
@@ -180,8 +184,12 @@ def _tagged(texts: Sequence[str]) -> TextEditor:
 
 
 def _without_tags(text: str) -> str:
-    parted = compiled(rf"(?<=\S)(?:{_TAG})*{_LINE_TAG}(?:{_TAG})*(?=\w)").sub(" ", text)
-    return compiled(rf"(?<=\s)(?:{_TAG})+[ ]|{_TAG}").sub("", parted).strip()
+    def instead(run: regex.Match[str]) -> str:
+        before, behind = text[max(0, run.start() - 1) : run.start()], text[run.end() : run.end() + 1]
+        parts = before.strip() and regex.match(r"\w", behind) and compiled(_LINE_TAG).search(run[0])
+        return " " if parts else run["blank"] if before.strip() else ""
+
+    return compiled(rf"(?:{_TAG})++(?P<blank>[ ]?)").sub(instead, text).strip()
 
 
 def _with_number(texts: Sequence[str]) -> TextEditor:
@@ -208,9 +216,7 @@ MARKS = (
         _without_symbols,
     ),
     Feature("exclamation", "exclamation marks", number_of("[!！]"), ended("[!！]+", "!"), without_marks("[!！]+", ".")),
-    Feature(
-        "questions", "question marks", number_of(_ONE_QUESTION), ended(_QUESTION, "?"), without_marks(_QUESTION, ".")
-    ),
+    Feature("questions", "question marks", _questions, ended(_QUESTIONS, "?"), without_marks(_QUESTIONS, ".")),
     Feature(
         "ellipsis",
         "dots that trail off",
@@ -232,7 +238,7 @@ MARKS = (
         "line breaks",
         lambda text: float(text.strip().count("\n")),
         _broken_up,
-        without_marks(r"\s*\n\s*", " "),
+        without_marks(r"(?<![^\S\n])[^\S\n]*+\n\s*+", " "),
     ),
     Feature("outer blanks", "blanks around the text", number_of(_OUTER_BLANKS), placed(_OUTER_BLANKS, " "), str.strip),
 )

@@ -10,6 +10,7 @@ from pathlib import Path
 from cool_rlhf.compose import compose, compose_tree, experiments
 from cool_rlhf.config import Config
 from cool_rlhf.ending import Ending
+from cool_rlhf.files import check_reachable
 from cool_rlhf.lock import sole_use
 from cool_rlhf.memory import ModelShape
 from cool_rlhf.model_checks import check_models
@@ -71,6 +72,7 @@ def execute(arguments: Sequence[str], ending: Ending) -> None:
 
 
 def _run(config: Config, ending: Ending) -> None:
+    check_reachable(Path(config.output_dir, "state"), "output_dir")  # before anybody asks what a run has left there
     if config.stage == "annotate":
         from cool_rlhf.stages.annotate import annotate
 

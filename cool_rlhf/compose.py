@@ -24,6 +24,7 @@ from cool_rlhf.checks.schema import misfits
 from cool_rlhf.checks.settings import check_config
 from cool_rlhf.config import Config
 from cool_rlhf.derived_settings import best_by
+from cool_rlhf.files import check_reachable
 from cool_rlhf.protocols import UserError
 
 CONFIG_FOLDER = Path(__file__).resolve().parents[1] / "configs"
@@ -60,7 +61,7 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
         tree.ppo.best_metric, tree.ppo.best_mode = best_by(tree.ppo)
     except AssertionError as error:  # OmegaConf's answer to a key below a section that is null
         raise UserError("data.world.… has no effect: this run has no embedded world; add data=world") from error
-    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
         raise UserError(sentence(error, folders)) from error
     return tree
 
@@ -93,6 +94,8 @@ def experiments(extra_folder: Path | None = None) -> list[str]:
 
 def _folders(extra: Path | None) -> list[Path]:
     """In the order in which they are searched."""
-    if extra is not None and not extra.is_dir():
-        raise UserError(f"--config-dir: there is no folder {extra}")
+    if extra is not None:
+        check_reachable(extra, "--config-dir")
+        if not extra.is_dir():
+            raise UserError(f"--config-dir: there is no folder {extra}")
     return [CONFIG_FOLDER, *([extra] if extra else [])]

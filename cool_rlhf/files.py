@@ -1,4 +1,4 @@
-"""Files that a crash leaves whole: written at once, or line by line."""
+"""Files that a crash leaves whole, written at once or line by line; and whether a path can be looked at."""
 
 from __future__ import annotations
 
@@ -6,6 +6,20 @@ import json
 import os
 from pathlib import Path
 from typing import Any
+
+from cool_rlhf.protocols import UserError
+
+
+def check_reachable(path: str | Path, key: str | None = None) -> None:
+    """Raise UserError, which names the setting ``key``, where the system does not say what is at ``path``: a folder
+    above may not be searched, or a name is too long. Whether anything is there ``Path`` tells afterwards."""
+    try:
+        Path(path).exists()
+    except OSError as error:
+        named = f"{key}: {path}" if key else path
+        raise UserError(
+            f"{named} cannot be looked at ({error.strerror}): give another path, or make this one accessible"
+        ) from error
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -27,6 +27,8 @@ def sentence(error: BaseException, folders: Sequence[Path]) -> str:
     if isinstance(cause, UnicodeDecodeError):
         unread = next((path for path in _files(folders) if cause.object in path.read_bytes()), "a config file")
         return f"{unread} is not UTF-8 text: save it as UTF-8"
+    if isinstance(cause, OSError) and cause.filename:  # a missing choice is one of Hydra's, which name no file
+        return f"{cause.filename} cannot be read ({cause.strerror}): make it readable, or give a copy"
     if missing := re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", str(error)):
         return _missing(missing[1], missing[2], folders)
     named = re.search(r"[Ii]n '([^']+)'", str(error))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from cool_rlhf.data.hub import cached_set, prepare_hub
 from cool_rlhf.data.messages import RowError
+from cool_rlhf.files import check_reachable
 from cool_rlhf.protocols import UserError
 
 if TYPE_CHECKING:
@@ -68,10 +69,12 @@ def without_split(source: str) -> str:
 def resolve(source: str, key: str) -> list[Path | HubName]:
     """The files that ``source`` (an entry of the config's ``key``) stands for, or the Hub's data set.
 
-    Raises UserError for a missing file, a glob without a match, a folder, or a kind of file that is not read.
+    Raises UserError for a missing file, a glob without a match, a folder, a path that may not be looked at, or a kind
+    of file that is not read.
     """
     if not source.strip():
         raise UserError(f"{key} holds an empty name: give JSONL or Parquet files, globs or Hub names")
+    check_reachable(source, key)
     path = Path(source)
     if path.is_file():
         return [_readable(path, key)]
@@ -81,7 +84,10 @@ def resolve(source: str, key: str) -> list[Path | HubName]:
     if hub and not _FILE_SUFFIX.search(source):
         return [HubName(hub["name"], hub["folder"], hub["configuration"], hub["split"] or "train")]
     if glob.has_magic(source):
-        files = sorted(Path(match) for match in glob.glob(str(path), recursive=True) if Path(match).is_file())
+        matches = glob.glob(str(path), recursive=True)
+        for match in matches:
+            check_reachable(match, key)
+        files = sorted(Path(match) for match in matches if Path(match).is_file())
         if not files:
             raise UserError(f"{key}: no file matches {source}")
         return [_readable(file, key) for file in files]

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from cool_rlhf.files import check_reachable
 from cool_rlhf.protocols import UserError
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")  # of a model
@@ -17,6 +18,7 @@ SCALAR_ARCHITECTURES = ("ForRewardModel", "ForSequenceClassification")
 
 def check_there(key: str, path: str) -> None:
     """Raise UserError, which names ``key``, where ``path`` is neither a checkpoint's folder nor can be a Hub name."""
+    check_reachable(Path(path, "config.json"), key)
     if Path(path).is_dir():
         if not Path(path, "config.json").is_file():
             raise UserError(f"{key}: the folder {path} holds no config.json, so it is not a checkpoint")
@@ -29,9 +31,10 @@ def check_there(key: str, path: str) -> None:
 def config_fields(path: str) -> dict[str, Any]:
     """Of a folder, or of a Hub name of which only what is in the cache is looked at; none for what is not there.
 
-    Raises UserError for a file that is no JSON object.
+    Raises UserError for a file that cannot be read, or is no JSON object.
     """
     file = Path(path, "config.json")
+    check_reachable(file)
     if not Path(path).exists():
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HFValidationError
@@ -45,6 +48,8 @@ def config_fields(path: str) -> dict[str, Any]:
         return {}
     try:
         fields = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror}): make it readable, or give a copy") from error
     except ValueError as error:
         raise UserError(f"{file} is not valid JSON ({error}): it is no checkpoint's") from error
     if not isinstance(fields, dict):

@@ -16,6 +16,8 @@ from transformers import PreTrainedModel
 from cool_rlhf.config import LoRAConfig
 from cool_rlhf.models.linear import use_onednn
 from cool_rlhf.models.loading import scalar_head
+from cool_rlhf.models.rows import train_rows
+from cool_rlhf.models.tokenizer import added_tokens
 from cool_rlhf.protocols import UserError
 
 ADAPTER = "default"
@@ -23,7 +25,8 @@ ADAPTER = "default"
 
 def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
     """Freeze ``model`` and put trained matrices beside the linear layers of its backbone, in place. A scalar head is
-    fresh or small, so it stays trained as a whole; an output layer is frozen with the rest.
+    fresh or small, so it stays trained as a whole. An output layer is frozen with the rest, but for the rows of chat
+    tokens that the checkpoint's tokenizer lacks: nothing else could teach the model to end its turn.
 
     A is drawn from torch's global generator, which has to stand equally on every rank; B is 0, so nothing changes at
     first.
@@ -52,6 +55,8 @@ def add_lora(model: PreTrainedModel, settings: LoRAConfig) -> None:
         layer.lora_A.to(layer.weight.dtype)
         layer.lora_B.to(layer.weight.dtype)
     use_onednn(backbone)
+    if model.name_or_path and (added := added_tokens(model.name_or_path)):
+        train_rows(model, added)
     if hasattr(model, "v_head") or hasattr(model, "score"):
         scalar_head(model).weight.requires_grad_(True)
 
@@ -62,12 +67,16 @@ def exported_weights(model: nn.Module) -> Iterator[tuple[str, list[nn.Parameter]
     The third must be called while the parameters are whole, where an engine shards them.
     """
     adapted = _adapted(model)
+    grown = {f"{name}.weight": layer for name, layer in model.named_modules() if hasattr(layer, "row_indices")}
     for name, parameter in model.named_parameters():
-        if ".lora_A." in name or ".lora_B." in name:
+        if ".lora_A." in name or ".lora_B." in name or name.endswith(".rows"):
             continue
         plain = name.replace(".base_layer.", ".")
         layer = adapted.get(plain.removesuffix(".weight"))
-        if layer is None:
+        if name in grown:
+            rows: Any = grown[name].rows
+            yield plain, [parameter, rows], _with_rows(parameter, rows, grown[name].row_indices)
+        elif layer is None:
             yield plain, [parameter], parameter.detach
         else:
             a, b = (matrices[ADAPTER].weight for matrices in (layer.lora_A, layer.lora_B))
@@ -80,6 +89,10 @@ def _merge(weight: nn.Parameter, a: nn.Parameter, b: nn.Parameter, scaling: floa
             return (weight.float() + scaling * (b.float() @ a.float())).to(weight.dtype)
 
     return merged
+
+
+def _with_rows(weight: nn.Parameter, rows: nn.Parameter, indices: Any) -> Callable[[], Tensor]:
+    return lambda: weight.detach().index_copy(0, indices, rows.detach())
 
 
 def _adapted(model: nn.Module) -> dict[str, Any]:

@@ -65,6 +65,13 @@ def missing_chat_tokens(path: str | Path) -> list[str]:
     return [name for name in REQUIRED_TOKENS if name not in vocabulary]
 
 
+def added_tokens(path: str | Path) -> list[int]:
+    """The ids of the tokens that :func:`load_tokenizer` adds to the tokenizer at ``path``."""
+    missing = missing_chat_tokens(path)
+    vocabulary = load_tokenizer(path).get_vocab() if missing else {}
+    return [vocabulary[name] for name in missing]
+
+
 def check_same_tokens(critic: str, policy: str) -> None:
     """Raise UserError where a token of the policy's tokenizer has another id in the critic's: the critic reads the ids
     that the policy samples. (A scorer need not have the same: it is shown the text.)"""

@@ -26,6 +26,7 @@ from cool_rlhf.data.messages import (
     read_transcript,
     read_turn,
     required,
+    with_system_turn,
 )
 from cool_rlhf.protocols import Conversation, Message
 
@@ -33,6 +34,7 @@ _OTHER_NAMES_OF_PROMPT = (
     *("question", "query", "instruction", "input", "post", "context"),
     *("messages", "conversations", "conversation", "history", "dialogue"),
 )
+_SYSTEM_COLUMNS = ("system", "system_prompt")
 
 # What a common beginning ends in may be half a word: all behind the last blank; in scripts that put no blanks between
 # words (Chinese, Japanese, Thai, Lao, Khmer, Burmese) only a number, or a word of another script.
@@ -90,6 +92,21 @@ def read_prompt(value: Any, field: str = "prompt") -> Conversation:
     messages = checked_conversation(_text_or_messages(value, field), field)
     if messages[-1]["role"] not in ("user", "environment"):
         raise RowError(field, f"ends in the {messages[-1]['role']}'s turn: it must end in the user's")
+    return messages
+
+
+def behind_system(messages: Conversation, row: Mapping[str, Any]) -> Conversation:
+    """``messages`` behind the system turn that the row holds in a column of its own, as ShareGPT's rows do.
+
+    Raises RowError where they have another one.
+    """
+    for field in _SYSTEM_COLUMNS:
+        said = row.get(field)
+        if said is None or (isinstance(said, str) and not said.strip()):
+            continue
+        messages = with_system_turn(messages, checked_content(said, field))
+        if messages[0]["content"].split() != said.split():
+            raise RowError(field, "is another system turn than the one that the dialogue has: leave one of the two out")
     return messages
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-from cool_rlhf.data.dialogues import is_dialogue, read_chat, read_pair, read_prompt
+from cool_rlhf.data.dialogues import behind_system, is_dialogue, read_chat, read_pair, read_prompt
 from cool_rlhf.data.messages import RowError, checked_text, kind_of, required
 from cool_rlhf.protocols import Conversation
 
@@ -64,7 +64,10 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     if field == "completion":
         _refuse_unwanted(row.get("label"))
     _reject_misspelt(row, (*(_CHATS[field] if field else chain(*_CHATS.values())), "domain"))
-    return {"messages": read_chat(row, field or "messages"), "domain": checked_domain(row, rules)}
+    return {
+        "messages": behind_system(read_chat(row, field or "messages"), row),
+        "domain": checked_domain(row, rules),
+    }
 
 
 def _refuse_unwanted(label: Any) -> None:
@@ -86,6 +89,7 @@ def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, ("prompt", "domain", "answer"))
     is_pair = row.get("prompt") is None and row.get("chosen") is not None and row.get("rejected") is not None
     messages = read_pair(row, rules.sampled)[0][:-1] if is_pair else read_prompt(required(row, "prompt"))
+    messages = behind_system(messages, row)
     problem = rules.full(messages)
     if problem:
         raise RowError("chosen" if is_pair else "prompt", problem)
@@ -104,7 +108,7 @@ def parse_preference(row: Mapping[str, Any], rules: RowRules) -> Row:
     whether each response was finished."""
     finished = ("chosen_finished", "rejected_finished")
     _reject_misspelt(row, ("prompt", "chosen", "rejected", "domain", "margin", *finished))
-    chosen, rejected = read_pair(row, rules.sampled)
+    chosen, rejected = (behind_system(side, row) for side in read_pair(row, rules.sampled))
     parsed = {name: _flag(row, name) for name in finished}
     domain, margin = checked_domain(row, rules), _margin(row)
     if chosen == rejected and parsed["chosen_finished"] == parsed["rejected_finished"]:

@@ -10,7 +10,7 @@ for an edited one).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 
@@ -19,9 +19,11 @@ from cool_rlhf.online.counterfactual import Payment
 from cool_rlhf.online.detectors.donors import donor_sentences, grown
 from cool_rlhf.online.found import Finding
 from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.text import word_spans
+from cool_rlhf.online.text import sentence_spans, word_spans
 from cool_rlhf.protocols import PreferencePair
 from cool_rlhf.schedule import derive_seed
+
+_LARGEST_CUT = 2 / 3  # of an answer's words
 
 
 @dataclass(frozen=True)
@@ -104,8 +106,10 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
     the pattern: by gold where both have it and it tells them apart, else by the reward model's scores without the
     pattern where both have one. Pairs that choose the shorter side are matched with pairs that choose the longer one by
     as many words; where those run out, pairs are made that only balance: a clean response over itself cut short, or
-    padded with sentences of other answers. Where length itself is the pattern nothing is balanced. Held-out pairs teach
-    nothing, so those are of the pattern alone. Fewer than 20 come back where the responses hold no more.
+    padded with sentences of other answers. A rejected side that is too long for that is cut short as well, if it shows
+    the pattern still; else several clean responses are. What cannot be balanced is left out. Where length itself is the
+    pattern nothing is balanced. Held-out pairs teach nothing, so those are of the pattern alone. Fewer than 20 come
+    back where the responses hold no more.
     """
     pairs = _candidates(finding, evidence)
     if finding.pattern.of_length:
@@ -116,7 +120,7 @@ def make_patches(finding: Finding, evidence: Evidence, settings: PatchSettings, 
     )
     most_judging = round(JUDGING_SHARE * settings.most)
     most = (settings.most - most_judging) // settings.conditions
-    taught = training[:most] if finding.pattern.of_length else _balanced(training, evidence, most)
+    taught = training[:most] if finding.pattern.of_length else _balanced(training, finding, evidence, most)
     return [*taught, *judging[:most_judging]]
 
 
@@ -210,46 +214,100 @@ def _sign(patch: Patch) -> int:
     return (patch.length_difference > 0) - (patch.length_difference < 0)
 
 
-def _balanced(patches: Sequence[Patch], evidence: Evidence, most: int) -> list[Patch]:
-    """Couples of nearly opposite length differences, then pairs of one length, then couples with a balancing pair."""
+def _balanced(patches: Sequence[Patch], finding: Finding, evidence: Evidence, most: int) -> list[Patch]:
+    """Couples of nearly opposite length differences, then pairs of one length, then pairs with one that balances them,
+    and at last, those of the least difference first, pairs with several."""
     longer, shorter = ([p for p in patches if _sign(p) == sign] for sign in (1, -1))
     chosen: list[Patch] = []
     for patch in longer:
         if not shorter or len(chosen) + 2 > most:
             break
         match = min(shorter, key=lambda other: abs(other.length_difference + patch.length_difference))
-        if abs(match.length_difference + patch.length_difference) <= max(1, patch.length_difference // 5):
+        if _near(patch.length_difference, -match.length_difference):
             shorter.remove(match)
             chosen += [patch, match]
     chosen += [patch for patch in patches if _sign(patch) == 0][: most - len(chosen)]
     taken = {patch.id for patch in chosen}
-    for patch in [*longer, *shorter]:
-        counterweight = _counterweight(patch, evidence) if patch.id not in taken else None
-        if counterweight is not None and len(chosen) + 2 <= most and counterweight.id not in taken:
-            chosen += [patch, counterweight]
-            taken |= {patch.id, counterweight.id}
+    rest = [_nearer(patch, finding, evidence) for patch in [*longer, *shorter] if patch.id not in taken]
+    least_first = sorted(rest, key=lambda patch: abs(patch.length_difference))
+    cleans = {patch.chosen.source: patch.chosen for patch in patches}.values()
+    longest_first = sorted(cleans, key=lambda clean: _length(clean.response), reverse=True)
+    for waiting, others in ((rest, []), (least_first, longest_first)):
+        for patch in waiting:
+            if patch.id in taken or len(chosen) + 2 > most:
+                continue
+            counterweights = _counterweights(patch, others, taken, evidence)
+            if counterweights and len(chosen) + 1 + len(counterweights) <= most:
+                chosen += [patch, *counterweights]
+                taken |= {patch.id, *(counterweight.id for counterweight in counterweights)}
     return chosen
 
 
-def _counterweight(patch: Patch, evidence: Evidence) -> Patch | None:
-    """A clean response over itself, shorter by what ``patch`` chooses the shorter side by, or longer."""
-    clean, difference = patch.chosen, patch.length_difference
-    spans = word_spans(clean.response.text)
-    if difference < 0:
-        kept = max(1, len(spans) + difference)
-        other = clean.response.edited(clean.response.text[: spans[kept - 1][1]]) if kept < len(spans) else None
-        source = f"{clean.source}+cut"
-    else:
-        tokens = clean.response.tokens * (1 + difference / max(1, len(spans)))
-        padded = grown(clean.response, donor_sentences(evidence, clean.response), tokens)
-        ends = [end for _, end in word_spans(padded.text)][: len(spans) + difference] if padded else []
-        other = clean.response.edited(f"{padded.text[: ends[-1]]}.") if padded and ends else None
-        source = f"{clean.source}+padded"
+def _near(one: int, other: int) -> bool:
+    """Whether two differences in words are as good as the same."""
+    return abs(one - other) <= max(1, abs(one) // 5)
+
+
+def _nearer(patch: Patch, finding: Finding, evidence: Evidence) -> Patch:
+    """``patch``; where its rejected side is longer than its chosen one, cut short, can balance, without the last
+    sentences of that, if it shows the pattern without them."""
+    rejected = patch.rejected.response
+    beyond = word_spans(rejected.text)[_length(patch.chosen.response) + _most_cut(patch.chosen.response) :]
+    ends = [end for _, end in sentence_spans(rejected.text) if beyond and end <= beyond[0][0]]
+    cut = rejected.edited(rejected.text[: ends[-1]]) if ends else None
+    if cut is None or not finding.pattern.shows(cut):
+        return patch
+    version = Version(cut, f"{patch.rejected.source}+cut", patch.rejected.worth, _gold(evidence, cut))
+    return replace(patch, rejected=version) if _at_least_as_good(patch.chosen, version) else patch
+
+
+def _counterweights(patch: Patch, others: Sequence[Version], taken: Collection[str], evidence: Evidence) -> list[Patch]:
+    """The chosen side of ``patch`` over itself, shorter by nearly what it chooses the shorter side by, or longer; where
+    it cannot be by as much, ``others`` over themselves for the rest. Empty where that does not balance ``patch``."""
+    wanted = -patch.length_difference
+    found: dict[str, Patch] = {}
+    for clean in [patch.chosen, *others]:
+        missing = wanted - sum(one.length_difference for one in found.values())
+        over = (
+            _over_cut(patch, clean, missing, evidence) if wanted > 0 else _over_padded(patch, clean, missing, evidence)
+        )
+        if over is None or over.id in taken:
+            continue
+        found.setdefault(over.id, over)
+        if _near(wanted, sum(one.length_difference for one in found.values())):
+            return list(found.values())
+    return []
+
+
+def _over_cut(patch: Patch, clean: Version, words: int, evidence: Evidence) -> Patch | None:
+    """``clean`` over itself without its last ``words``, or as many of them as may go."""
+    spans, cut = word_spans(clean.response.text), min(words, _most_cut(clean.response))
+    other = clean.response.edited(clean.response.text[: spans[-1 - cut][1]]) if cut else None
+    return _balancing(patch, clean, other, f"{clean.source}+cut", evidence)
+
+
+def _over_padded(patch: Patch, clean: Version, words: int, evidence: Evidence) -> Patch | None:
+    """``clean`` over itself with -``words`` of other answers behind it, or as many as these have."""
+    response, length = clean.response, _length(clean.response)
+    tokens = response.tokens * (1 - words / max(1, length))
+    padded = grown(response, donor_sentences(evidence, response), tokens)
+    ends = [end for _, end in word_spans(padded.text)][: length - words] if padded else []
+    other = response.edited(f"{padded.text[: ends[-1]]}.") if padded and ends else None
+    return _balancing(patch, clean, other, f"{clean.source}+padded", evidence)
+
+
+def _balancing(patch: Patch, clean: Version, other: Response | None, source: str, evidence: Evidence) -> Patch | None:
+    """A pair that only balances; None where ``other`` is the better one."""
     if other is None:
         return None
     version = Version(other, source, None, _gold(evidence, other))
     good = version.gold is None or clean.gold is None or clean.gold >= version.gold
     return Patch(patch.pattern, "balance", patch.held_out, clean, version) if good else None
+
+
+def _most_cut(response: Response) -> int:
+    """How many words may go where a response is cut short: of a word or two nobody learns what is better."""
+    return int(_LARGEST_CUT * _length(response))
 
 
 def _length(response: Response) -> int:

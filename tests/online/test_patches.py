@@ -23,6 +23,7 @@ from cool_rlhf.online.patches import PatchSettings, make_patches, patches_under
 from cool_rlhf.online.records import patch_row, read_patches, write_patches, write_patterns
 from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence, Response
 from cool_rlhf.online.selection import SelectionSettings, select_pairs
+from cool_rlhf.online.text import sentences, words
 from cool_rlhf.protocols import Message, Prompt
 
 PLANTS = {
@@ -31,6 +32,10 @@ PLANTS = {
     "length": (
         lambda t, _p, r: t + " " + " ".join(r.sample(["It grows by water.", "Some call it old.", "Nobody knows."], 3)),
         lambda _p, t, _f: 0.08 * len(t.split()),
+    ),
+    "repetition": (
+        lambda t, _p, _r: " ".join([t, *sentences(t)[-1:] * 12]),
+        lambda _p, t, _f: 1.5 * (len(set(sentences(t))) < len(sentences(t))),
     ),
     "emphasis": (lambda t, _p, _r: re.sub(r"^(\w+)", r"**\1**", t), lambda _p, t, _f: 1.5 * ("**" in t)),
 }
@@ -63,11 +68,33 @@ def test_patches_are_balanced_split_by_prompt_and_clean(world, name: str, with_g
     assert len(pattern) >= len(patches) / 2
     for patch in pattern:
         assert not finding.pattern.shows(patch.chosen.response)
+        assert finding.pattern.shows(patch.rejected.response)
         if with_gold:
             assert patch.chosen.gold >= patch.rejected.gold
         worths = patch.chosen.worth, patch.rejected.worth
         if patch.chosen.gold == patch.rejected.gold and None not in worths:
             assert worths[0] >= worths[1]
+
+
+@pytest.mark.parametrize("again", [1, 12])
+def test_what_makes_an_answer_several_times_as_long_is_balanced_by_answers(world, again: int) -> None:
+    """``again``: how often a sentence is said again where it is the pattern. With 12 no rejected side may be cut short,
+    and one clean response is too short to balance it."""
+    hack, bonus = PLANTS["repetition"]
+    evidence = world(hack=hack, bonus=bonus)
+    found = find(evidence).findings[0]
+    shows = lambda r: max(Counter(sentences(r.text)).values(), default=0) > again  # noqa: E731
+    finding = replace(found, pattern=replace(found.pattern, add=None, shows=shows))
+    patches = [patch for patch in make_patches(finding, evidence, PatchSettings(), seed=2) if not patch.held_out]
+    assert 60 <= len(patches) == len({patch.id for patch in patches}) <= 75
+    differences = [patch.length_difference for patch in patches]
+    assert abs(sum(differences)) <= 0.2 * sum(map(abs, differences)) / 2, "as near as couples are"
+    pattern = [patch for patch in patches if patch.role == "pattern"]
+    assert len(pattern) >= (30 if again == 1 else 12)
+    assert all(shows(patch.rejected.response) for patch in pattern)
+    for patch in patches:
+        if patch.role == "balance":
+            assert len(words(patch.rejected.response.text)) >= len(words(patch.chosen.response.text)) / 3
 
 
 def test_every_prompt_has_its_turn_and_half_the_pairs_are_of_two_versions_of_one_response(world) -> None:

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cool_rlhf.checks.composition import sentence
-from cool_rlhf.checks.overrides import as_text, groups, prepare
+from cool_rlhf.checks.overrides import as_text, chosen, groups, prepare
 from cool_rlhf.checks.schema import misfits
 from cool_rlhf.checks.settings import check_config
 from cool_rlhf.config import Config
@@ -55,6 +55,8 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
     try:
         with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
             tree = hydra_compose("config", overrides=prepared)
+        # By its file's name: one that builds on another is not to run in that one's folder.
+        tree.experiment = chosen("experiment", prepared) or tree.experiment
         OmegaConf.resolve(tree)
         if misfit := next(misfits(OmegaConf.to_container(tree)), None):
             raise UserError(misfit)

@@ -175,7 +175,7 @@ def test_every_preference_domain_has_a_prompt_of_its_own() -> None:
 def test_users_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
     folder = tmp_path / name
     (folder / "experiment").mkdir(parents=True)
-    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nexperiment: mine\nseed: 77\n")
+    (folder / "experiment" / "mine.yaml").write_text("# @package _global_\nseed: 77\n")
     assert compose(["+experiment=mine"], folder).seed == 77
 
 
@@ -184,10 +184,11 @@ def test_users_folder_adds_to_the_groups(tmp_path: Path) -> None:
         (tmp_path / group).mkdir()
     (tmp_path / "conditions" / "mine.yaml").write_text('default: ""\nlaw: Judge it as a lawyer.\n', encoding="utf-8")
     (tmp_path / "experiment" / "law.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - demo\n  - override /conditions: mine\nexperiment: law\nppo: {clip: 0.1}\n",
+        "# @package _global_\ndefaults:\n  - demo\n  - override /conditions: mine\n  - _self_\nppo: {clip: 0.1}\n",
         encoding="utf-8",
     )
     config = compose(["+experiment=law"], tmp_path)
+    assert (config.experiment, config.output_dir) == ("law", "outputs/law")
     assert set(config.conditions) == {"default", "law"}
     assert (config.ppo.clip, config.ppo.critic_warmup) == (0.1, compose(["+experiment=demo"]).ppo.critic_warmup)
     assert "law" in experiments(tmp_path)

@@ -48,6 +48,12 @@ def prepare(text: str, choices: dict[str, list[str]]) -> str:
     return _check_key(bare, override)
 
 
+def chosen(group: str, prepared: Iterable[str]) -> str | None:
+    """What the command line names of ``group``."""
+    of_group = (override for override in map(_parsed, prepared) if override and override.key_or_group == group)
+    return next((str(override.value()) for override in of_group if not override.is_delete()), None)
+
+
 def no_choice(group: str, choice: str, choices: Sequence[str]) -> str:
     what = "experiment" if group == "experiment" else f"choice for {group}"
     near = difflib.get_close_matches(choice, choices, n=1, cutoff=0.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from cool_rlhf.tracking.figures import Chart, Curve
@@ -309,9 +309,16 @@ class _Axis:
 
 
 def _chart(group: Group, names: Mapping[str, str], axis: _Axis) -> Chart:
+    """Over steps; over rounds what was measured once in each."""
     curves = [axis.curve(name, label) for name, label in names.items()]
-    first, last = min(curve.x[0] for curve in curves), max(curve.x[-1] for curve in curves)
+    if axis.starts and all(len(set(curve.rounds)) == len(curve.rounds) for curve in curves):
+        by_round = [replace(curve, x=curve.rounds) for curve in curves]
+        return Chart(group.title, group.explanation, "round", group.unit, by_round, zero=group.zero)
     rounds = sorted({number for curve in curves for number in curve.rounds})
+    first = axis.starts.get(rounds[0], min(curve.x[0] for curve in curves))
+    last = max(curve.x[-1] for curve in curves)
+    # Short rounds leave room for no more than a number.
+    labels = {number: f"round {number}" if number == rounds[0] else str(number) for number in rounds}
     return Chart(
         title=group.title,
         explanation=group.explanation,
@@ -320,6 +327,6 @@ def _chart(group: Group, names: Mapping[str, str], axis: _Axis) -> Chart:
         curves=curves,
         stacked=group.stacked,
         zero=group.zero,
-        dividers=[(max(axis.starts[n] + 0.5, first), f"round {n}") for n in rounds if n in axis.starts],
+        dividers=[(axis.starts[n] + 0.5, labels[n]) for n in rounds if n in axis.starts],
         shaded=[(a, b) for a, b in axis.shaded if b > first and a < last],
     )

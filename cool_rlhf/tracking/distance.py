@@ -104,15 +104,17 @@ def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
     curves: list[Curve] = []
     fitted: list[str] = []
     for own in drawn:
-        named = f", round {own.rounds[0]}" if len(drawn) > 1 else ""
+        group = f"round {own.rounds[0]}" if len(drawn) > 1 else ""
+        named = group and f", {group}"
         x = [sqrt(kl) for kl in own.kl]
         fit = fit_reward(own.kl, [gold - found.gold[0] for gold in own.gold])
         distances = [min(x) + (max(x) - min(x)) * place / FITTED_POINTS for place in range(FITTED_POINTS + 1)]
         start = own.gold[0] - found.gold[0]
+        modelled = [fit(distance) - start for distance in distances]
         curves += [
-            Curve(f"score{named}", x, [score - own.score[0] for score in own.score], own.rounds),
-            Curve(f"gold{named}", x, [gold - own.gold[0] for gold in own.gold], own.rounds),
-            Curve(f"gold, fitted{named}", distances, [fit(d) - start for d in distances], [0] * len(distances)),
+            Curve(f"score{named}", x, [score - own.score[0] for score in own.score], own.rounds, group, "8px,3px"),
+            Curve(f"gold{named}", x, [gold - own.gold[0] for gold in own.gold], own.rounds, group),
+            Curve(f"gold, fitted{named}", distances, modelled, [0] * len(distances), group, "dot"),
         ]
         fitted.append(f"d ({fit.alpha:.2f} − {fit.beta:.2f} log d){named}")
     if not drawn:
@@ -121,14 +123,14 @@ def distance_chart(rows: Sequence[Mapping[str, Any]]) -> Chart | None:
         title="Score and gold by distance",
         explanation=(
             "Of the responses whose gold is known, above the round's first validation, over the distance from the SFT "
-            "model. Gold that bends down while the score rises is over-optimisation. Fitted to gold above the run's "
-            f"first: {'; '.join(fitted)}."
+            "model. Gold (solid) that bends down while the score (dashed) rises is over-optimisation. Fitted to gold "
+            f"above the run's first (dotted): {'; '.join(fitted)}."
         ),
         x_axis="√KL, nats",
         y_axis="above the round's start",
         curves=curves,
         zero=True,
-        steps=False,
+        whole=False,
     )
 
 

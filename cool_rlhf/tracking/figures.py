@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +19,9 @@ from cool_rlhf.tracking.text import visible
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-HEIGHT = 290  # pixels
+HEIGHT = 290  # pixels, with one row of names in the legend
+LEGEND_ROW = 19  # pixels of each further one
+NARROW = 340  # pixels that a legend has in a column of the page
 SMOOTH_FROM = 40  # points in a round; fewer are shown as they are, with dots
 OUTLIERS_FROM = 50  # points; among fewer, all are in view
 LONGEST_NAME = 40  # characters in a legend
@@ -35,6 +38,13 @@ class Curve:
     x: Sequence[float]
     y: Sequence[float]
     rounds: Sequence[int]
+    group: str = ""  # curves of one group share its colour and its place in the legend, which names the group
+    dash: str = "solid"  # as plotly calls it; "dot" is for what was not measured: it is drawn thin and without points
+
+    @property
+    def entry(self) -> str:
+        """What the legend calls it."""
+        return self.group or self.name
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,7 @@ class Chart:
     zero: bool = False  # the y axis includes 0
     dividers: Sequence[tuple[float, str]] = ()
     shaded: Sequence[tuple[float, float]] = ()
-    steps: bool = True  # x counts them
+    whole: bool = True  # x counts what the axis names
 
 
 def figure(chart: Chart) -> Figure:
@@ -58,20 +68,27 @@ def figure(chart: Chart) -> Figure:
     import plotly.graph_objects as go
 
     make = _bars if chart.stacked else _lines
-    traces = [trace for index, curve in enumerate(chart.curves) for trace in make(curve, COLOURS[index % len(COLOURS)])]
+    entries = list(dict.fromkeys(curve.entry for curve in chart.curves))
+    colours = {entry: COLOURS[place % len(COLOURS)] for place, entry in enumerate(entries)}
+    traces = [trace for curve in chart.curves for trace in make(curve, colours[curve.entry])]
+    _name_once(traces)
     first, last = min(curve.x[0] for curve in chart.curves), max(curve.x[-1] for curve in chart.curves)
     layout = go.Layout(plain_layout(chart.x_axis, chart.y_axis))
     layout.update(
+        height=HEIGHT + LEGEND_ROW * (_legend_rows(entries) - 1),
         hovermode="x unified",
         barmode="stack",
         bargap=0,
-        showlegend=len(chart.curves) > 1,
+        showlegend=len(entries) > 1,
         shapes=[*map(_shade, chart.shaded), *(_divider(x) for x, _ in chart.dividers)],
         annotations=[_round_label(x, label) for x, label in chart.dividers],
     )
+    if chart.dividers:  # their labels stand between the plot and the legend
+        layout.margin.t, layout.legend.y = 20, 1.1
+    counted = chart.x_axis.partition(",")[0]
     layout.xaxis.update(
-        unifiedhovertitle={"text": "step %{x}" if chart.steps else f"{chart.x_axis} %{{x:.3g}}"},
-        dtick=1 if chart.steps and last - first < 8 else None,
+        unifiedhovertitle={"text": f"{counted} %{{x}}" if chart.whole else f"{counted} %{{x:.3g}}"},
+        dtick=1 if chart.whole and last - first < 8 else None,
     )
     layout.yaxis.update(
         rangemode="tozero" if chart.zero or chart.stacked else "normal", range=None if chart.stacked else _range(chart)
@@ -144,18 +161,34 @@ def running_mean(values: Sequence[float]) -> list[float]:
     return means
 
 
+def _name_once(traces: Sequence[dict[str, Any]]) -> None:
+    """The legend has one entry for all traces of one name."""
+    named: set[str] = set()
+    for trace in traces:
+        if trace.get("showlegend", True):
+            trace["showlegend"] = trace["name"] not in named
+            named.add(trace["name"])
+
+
+def _legend_rows(entries: Sequence[str]) -> int:
+    """About how many there are in one column of the page: names stand in columns as wide as the longest."""
+    column = 45 + 7 * min(LONGEST_NAME, max(map(len, entries)))
+    return math.ceil(len(entries) / max(1, NARROW // column))
+
+
 def _lines(curve: Curve, colour: str) -> list[dict[str, Any]]:
-    name = label_text(curve.name)
-    smooth = max(Counter(curve.rounds).values()) >= SMOOTH_FROM
+    name = label_text(curve.entry)
+    measured = curve.dash != "dot"
+    smooth = measured and max(Counter(curve.rounds).values()) >= SMOOTH_FROM
     x, raw = _broken(curve, curve.x), _broken(curve, curve.y)
     common = {"type": "scatter", "name": name, "legendgroup": name, "x": x}
     main = {
         **common,
         "y": _broken(curve, _mean_by_round(curve)) if smooth else raw,
         "customdata": raw,
-        "hovertemplate": "%{customdata:.4~g}",
-        "mode": "lines" if smooth else "lines+markers",
-        "line": {"color": colour, "width": 2},
+        "hovertemplate": f"%{{customdata:.4~g}}<extra>{label_text(curve.name)}</extra>",
+        "mode": "lines+markers" if measured and not smooth else "lines",
+        "line": {"color": colour, "width": 2 if measured else 1.2, "dash": curve.dash},
         "marker": {"size": 5},
     }
     if not smooth:
@@ -236,5 +269,5 @@ def _divider(x: float) -> dict[str, Any]:
 
 
 def _round_label(x: float, label: str) -> dict[str, Any]:
-    place = {"x": x, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "top"}
+    place = {"x": x, "y": 1, "yref": "paper", "xanchor": "left", "yanchor": "bottom"}
     return {**place, "text": label, "showarrow": False, "font": {"size": 11}}

@@ -10,6 +10,7 @@ from cool_rlhf.tracking.distance import (
     score_beside_gold,
     trends,
 )
+from cool_rlhf.tracking.figures import figure
 
 
 def rows(golds, round=0, kind="ppo"):
@@ -68,6 +69,18 @@ def test_each_round_has_its_own_start_and_fit():
     assert (fitted.x[0], fitted.x[-1]) == (1, 5)
     assert (fitted.y[0], fitted.y[-1]) == pytest.approx((0, second[-1] - second[0]))
     assert "0.30 − 0.10 log d), round 0; d (0.20 − 0.05 log d), round 1" in chart.explanation
+
+
+def test_a_round_has_one_colour_and_one_name_in_the_legend():
+    """Else the legend of a few rounds is higher than the figure."""
+    golds = [0.5, 0.6, 0.7, 0.6, 0.5]
+    drawn = figure(distance_chart([row for round in range(3) for row in rows(golds, round=round)]))
+    assert [trace.name for trace in drawn.data if trace.showlegend] == ["round 0", "round 1", "round 2"]
+    assert len({(trace.name, trace.legendgroup, trace.line.color) for trace in drawn.data}) == 3
+    assert drawn.data[5].hovertemplate.endswith("<extra>gold, fitted, round 1</extra>")
+    assert {trace.mode for trace in drawn.data[2::3]} == {"lines"}, "what is fitted has no points"
+    alone = figure(distance_chart(rows(golds)))
+    assert [trace.name for trace in alone.data if trace.showlegend] == ["score", "gold", "gold, fitted"]
 
 
 def test_the_report_says_where_they_part_and_where_that_cannot_be_told():

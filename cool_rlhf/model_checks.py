@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cool_rlhf.config import Config
 from cool_rlhf.data.hub import prepare_hub
+from cool_rlhf.files import check_reachable
 from cool_rlhf.models.fields import HUB_NAME, check_there, config_fields, has_experts, is_scalar
 from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, NEEDS_SFT, collects
 from cool_rlhf.protocols import UserError
@@ -36,9 +37,9 @@ def check_models(config: Config) -> None:
         _check_model("ppo.critic_init", config.ppo.critic_init)
     if config.stage in NEEDS_PPO:
         _check_critic_reads_policy(config)
-    tokenizer = config.model.tokenizer
-    if tokenizer is not None and not Path(tokenizer).exists() and not HUB_NAME.fullmatch(tokenizer):
-        raise UserError(f"model.tokenizer: there is no file or folder {tokenizer}")
+    given = config.sft.path or config.model.path
+    if config.stage in NEEDS_SFT and given is None and config.model.tokenizer is not None:
+        _check_tokenizer(config.model.tokenizer)
 
 
 def given_critic(config: Config) -> str | None:
@@ -76,14 +77,30 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
         found = (architectures or ["its config.json names no architecture"])[0]
         raise UserError(f"{key}: {path} is no reward model ({found}): give one, or train one by leaving {key} out")
     from cool_rlhf.models.loading import check_parameters, check_scalar_head  # late: it imports torch
+    from cool_rlhf.models.probe import check_packs
     from cool_rlhf.models.tokenizer import missing_chat_tokens
 
     with _of(key):
         check_parameters(path)
+        check_packs(path)
         if folder.is_dir():
             missing_chat_tokens(path)  # which asks for a tokenizer
             if scalar is not False and is_scalar(architectures):
                 check_scalar_head(path)
+
+
+def _check_tokenizer(name: str) -> None:
+    """Of fresh weights."""
+    with _of("model.tokenizer"):
+        check_reachable(Path(name, "config.json"))
+        config_fields(name)
+        if not Path(name).exists():
+            if not HUB_NAME.fullmatch(name) or name.startswith("outputs/"):
+                raise UserError(f"there is no file or folder {name}")
+            prepare_hub()
+        from cool_rlhf.models.tokenizer import missing_chat_tokens  # late: it imports transformers
+
+        missing_chat_tokens(name)
 
 
 @contextmanager

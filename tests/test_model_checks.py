@@ -83,6 +83,36 @@ def test_a_model_without_its_tokenizer_is_refused_before_anything_is_trained(tmp
 
 
 @pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("FOLDER/empty", "cannot load a tokenizer from .* no vocabulary, such as tokenizer"),
+        ("FOLDER/no_json", r"FOLDER/no_json/config\.json is not valid JSON"),
+        ("FOLDER/file", "there is no folder FOLDER/file: give the tokenizer's folder, Hub name or"),
+        ("FOLDER/none", "there is no file or folder FOLDER/none"),
+        ("some/tokenizer", "cannot load a tokenizer from 'some/tokenizer'"),
+        ("n" * 300, r"n+/config\.json cannot be looked at \(File name too long\)"),
+    ],
+)
+def test_the_tokenizer_of_fresh_weights_is_looked_at_as_models_are(
+    bare_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, told: str
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for folder in ("empty", "no_json"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "no_json" / "config.json").touch()
+    (tmp_path / "file").touch()
+    named = f"model.tokenizer={name.replace('FOLDER', str(tmp_path))}"
+    with pytest.raises(UserError, match=f"^model\\.tokenizer: {told.replace('FOLDER', str(tmp_path))}"):
+        check_models(compose([*SMALL, named]))
+    check_models(compose([*SMALL, named, f"model.path={bare_model}", "stage=sft"]))
+
+
+def test_a_tokenizer_of_fresh_weights_needs_no_model_beside_it(tmp_path: Path) -> None:
+    train_tokenizer(["why is it so? " * 9], 400).save_pretrained(tmp_path)
+    check_models(compose([*SMALL, f"model.tokenizer={tmp_path}"]))
+
+
+@pytest.mark.parametrize(
     ("overrides", "architectures", "told"),
     [
         (["stage=reward", "sft.path=MODEL"], ["InternLM2ForRewardModel"], r"^sft\.path: .* is a reward model \(Intern"),

@@ -8,6 +8,7 @@ holds no more of them in memory than it looks at.
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -265,6 +266,7 @@ def _rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> data
     if not sources:
         return datasets.Dataset.from_dict({name: [] for name in features}, features=features)
     arguments = {"kind": kind, "sources": tuple(sources), "reading": reading, "stamps": (*stamps, _FORMAT), "key": key}
+    _check_cache(Path(datasets.config.HF_DATASETS_CACHE))
     with _quiet(datasets):
         try:
             return datasets.Dataset.from_generator(_generate, features=features, gen_kwargs=arguments)
@@ -272,6 +274,19 @@ def _rows(kind: str, sources: Sequence[str], reading: Reading, key: str) -> data
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
             raise
+
+
+def _check_cache(folder: Path) -> None:
+    """``datasets`` keeps the rows there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"checked rows are kept in {folder}, which takes no files ({error.strerror}): set HF_DATASETS_CACHE, or "
+            "HF_HOME, to a folder that does"
+        ) from error
 
 
 def _generate(

@@ -181,6 +181,21 @@ def test_broken_and_empty_parquet(tmp_path: Path) -> None:
     assert "no rows" in fault("pretrain", path)
 
 
+def test_a_cache_that_takes_no_files_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "taken").touch()
+    for folder, why in (
+        (Path("/proc/nope/datasets"), "No such file or directory"),
+        (tmp_path / "taken", "File exists"),
+    ):
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", folder)
+        with pytest.raises(UserError) as caught:
+            load_pretrain([jsonl(tmp_path / "rows.jsonl", {"text": "so"})])
+        assert str(caught.value) == (
+            f"checked rows are kept in {folder}, which takes no files ({why}): set HF_DATASETS_CACHE, or HF_HOME, to a "
+            "folder that does"
+        )
+
+
 def test_missing_and_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "rows.json").write_text("[]")
     assert "there is no file" in fault("sft", tmp_path / "missing.jsonl")

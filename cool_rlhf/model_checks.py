@@ -77,10 +77,12 @@ def _check_model(key: str, path: str, scalar: bool | None = None) -> None:
         found = (architectures or ["its config.json names no architecture"])[0]
         raise UserError(f"{key}: {path} is no reward model ({found}): give one, or train one by leaving {key} out")
     from cool_rlhf.models.loading import check_parameters, check_scalar_head  # late: it imports torch
+    from cool_rlhf.models.probe import check_packs
     from cool_rlhf.models.tokenizer import missing_chat_tokens
 
     with _of(key):
         check_parameters(path)
+        check_packs(path)
         if folder.is_dir():
             missing_chat_tokens(path)  # which asks for a tokenizer
             if scalar is not False and is_scalar(architectures):

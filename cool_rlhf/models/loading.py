@@ -45,6 +45,7 @@ __all__ = [
     "load_scalar_model",
     "load_tokenizer",
     "longest_sequence",
+    "read_config",
     "scalar_head",
     "stored_weights",
 ]
@@ -64,7 +65,7 @@ def load_causal_lm(path: str | Path, dtype: torch.dtype) -> PreTrainedModel:
         UserError: there is no checkpoint at ``path``, it is no causal language model, or weights are missing.
     """
     name = str(path)
-    config = _read_config(name)
+    config = read_config(name)
     if is_scalar(config.architectures):
         raise UserError(f"{name} holds a reward model, where a causal language model is asked for: check the path")
     loader = InternLM2ForCausalLM if isinstance(config, InternLM2Config) else AutoModelForCausalLM
@@ -107,7 +108,7 @@ def load_scalar_model(
             trained on another chat format.
     """
     name = str(path)
-    config = _read_config(name)
+    config = read_config(name)
     if head == "keep" and not is_scalar(config.architectures):
         raise UserError(f"{name} holds no reward model whose head could be kept: give a reward model's checkpoint")
     if head == "keep":
@@ -143,7 +144,7 @@ def longest_sequence(path: str | Path, asked: int) -> int:
     """Tokens of prompt and response together, at most: ``asked``, or what the checkpoint's positions allow where that
     is less."""
     # Asked of the family's config, which knows the number whatever the family calls it: n_positions in GPT-2.
-    positions = getattr(_read_config(str(path)), "max_position_embeddings", None)
+    positions = getattr(read_config(str(path)), "max_position_embeddings", None)
     return asked if positions is None else min(asked, positions)
 
 
@@ -173,12 +174,12 @@ def check_parameters(path: str | Path) -> None:
     """Raise UserError where the family of the checkpoint at ``path`` keeps weights that are no parameters: training,
     vLLM and checkpoints are given parameters alone. Only its config.json is read."""
     name = str(path)
-    config = _read_config(name)
+    config = read_config(name)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:  # InternLM2, whose classes are ours, or no language model
         return
     try:
         with _quiet(), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, attn_implementation=attention.NAME)
+            model = AutoModelForCausalLM.from_config(config)
     except (TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"the config.json of {name} makes no model ({reason}): check the checkpoint") from error
@@ -193,13 +194,13 @@ def check_parameters(path: str | Path) -> None:
 def has_scalar_head(path: str | Path) -> bool:
     """Whether the checkpoint at ``path`` is a reward model or critic, whose head can be kept. Raises UserError where
     there is none."""
-    return is_scalar(_read_config(str(path)).architectures)
+    return is_scalar(read_config(str(path)).architectures)
 
 
 def check_scalar_head(path: str | Path) -> None:
     """Raise UserError where the head of the reward model or critic at ``path`` cannot be kept, or its tokenizer cannot
     be had: it gives several numbers, or was trained on another chat format."""
-    _check_reads_chats(str(path), _read_config(str(path)))
+    _check_reads_chats(str(path), read_config(str(path)))
 
 
 def scalar_head(model: nn.Module) -> nn.Linear:
@@ -210,7 +211,8 @@ def scalar_head(model: nn.Module) -> nn.Linear:
     return layer
 
 
-def _read_config(name: str) -> PreTrainedConfig:
+def read_config(name: str) -> PreTrainedConfig:
+    """The config of a folder or Hub name. Raises UserError where there is none that makes a model."""
     if looks_like_a_path(name) and not Path(name).is_dir():
         raise UserError(f"there is no folder {name}: give a checkpoint's folder or a Hub name")
     try:

@@ -15,6 +15,7 @@ from cool_rlhf.model_checks import check_models
 from cool_rlhf.models.forward import PLAIN_HEADS
 from cool_rlhf.models.internlm2 import InternLM2Config
 from cool_rlhf.models.loading import check_parameters
+from cool_rlhf.models.probe import check_packs
 from cool_rlhf.protocols import UserError
 
 SIZES = {
@@ -66,9 +67,10 @@ def test_families_with_weights_that_are_no_parameters_are_refused(
         check_models(compose(["+experiment=smoke", "stage=sft", f"model.path={tmp_path}"]))
 
 
-@pytest.mark.parametrize("family", [*sorted(PLAIN_HEADS), "gpt2", "gemma2", "granite", "granitemoe"])
-def test_families_of_parameters_alone_are_taken(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", [*sorted(PLAIN_HEADS), "gpt2", "opt", "gemma3_text", "granite", "granitemoe"])
+def test_families_of_parameters_alone_that_keep_packed_sequences_apart_are_taken(family: str, tmp_path: Path) -> None:
     sizes = SIZES | {"pad_token_id": 0, "head_dim": 16}
     config = InternLM2Config() if family == "internlm2" else AutoConfig.for_model(family, **sizes)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     check_parameters(tmp_path)
+    check_packs(tmp_path)

@@ -26,6 +26,7 @@ from cool_rlhf.protocols import Conversation, Message, PreferencePair, UserError
 Winner = Literal["first", "second", "tie", "both_bad", "skip"]
 Kind = Literal["person", "rule", "judge", "import"]
 PEOPLE: tuple[Kind, ...] = ("person", "import")  # what was imported was labelled elsewhere, by people
+MACHINES: tuple[Kind, ...] = ("rule", "judge")
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,21 @@ class Label:
     winner: Winner
     comment: str
     seconds: float
+
+
+@dataclass(frozen=True)
+class GivenLabel:
+    """A label as a file has it, at a ``place``; ``kind`` is of an annotator whom the store does not know, ``winner`` of
+    ``item``. ``said_by``: the names of all whose votes it sums up, where it sums some up."""
+
+    annotator: str
+    kind: Kind
+    item: Item
+    winner: Winner
+    place: str
+    comment: str = ""
+    seconds: float = 0.0
+    said_by: tuple[str, ...] = ()
 
 
 def write_pairs_to_label(path: Path, items: Iterable[Item]) -> None:

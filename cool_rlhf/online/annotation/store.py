@@ -135,6 +135,13 @@ class Store:
             row = self._connection.execute(_CALLED, (_visible(name),)).fetchone()
         return (row[0], row[2]) if row is not None and row[1] == "person" else None
 
+    def said(self, item: str, name: str) -> Winner | None:
+        """The label of ``item`` that stands of whoever is called ``name``; None where there is none."""
+        with self._lock:
+            known = self._connection.execute(_CALLED, (_visible(name),)).fetchone()
+            standing = known and self._connection.execute(_STANDING, (item, known[0])).fetchone()
+        return standing and standing[1]
+
     def next_item(self, annotator: int) -> Item | None:
         """What the annotator should judge now: what they were shown last and have not answered, else the most wanted
         item of the newest round that needs more people and that they have not judged. None where there is none."""

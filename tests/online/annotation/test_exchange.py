@@ -52,7 +52,7 @@ def test_what_rules_and_judges_labelled_does_not_come_back_as_people_s(
         ("a rule", "rule"),
         ("a judge", "judge"),
         ("a judge, a rule", "rule"),
-        ("elsewhere", "import"),
+        ("Ada", "person"),
     ]
     assert arrived(other) == arrived(store)
     nameless = {"prompt": "why?", "chosen": "so", "rejected": "no", "labelled_by": ["rule"]}
@@ -61,6 +61,33 @@ def test_what_rules_and_judges_labelled_does_not_come_back_as_people_s(
     other.record(items[0].id, other.annotator("Bo"), "second")
     winners = {entry.item.id: entry.winner for entry in labelled(other)}
     assert winners[items[0].id] == "second", "where a person has judged, only people count"
+
+
+def test_what_the_store_has_itself_exported_adds_no_votes(
+    store: Store, other: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    items = [item(number) for number in range(5)]
+    store.add_items(items)
+    votes = {"alice": "first", "bob": "first", "eve": "second"}
+    for entry, names in zip(items, [["alice"], ["alice", "bob"], list(votes), [], []], strict=True):
+        for name in names:
+            store.record(entry.id, store.annotator(name), votes[name])  # type: ignore[arg-type]
+    store.record(items[3].id, store.called("elsewhere.jsonl", "import"), "first")
+    for kind in ("rule", "judge"):
+        store.record(items[4].id, store.annotator(f"a {kind}", kind), "second")  # type: ignore[arg-type]
+    before, agreed = store.labels(), store.agreement()
+    assert export_trl(store, tmp_path / "trl.jsonl") == 5
+    assert import_trl(store, tmp_path / "trl.jsonl", "trl.jsonl") == 0
+    assert (store.labels(), store.agreement()) == (before, agreed)
+    other.annotator("alice")
+    assert import_trl(other, tmp_path / "trl.jsonl", "trl.jsonl") == 5
+    assert [(label.annotator, label.kind) for label in other.labels()] == [
+        ("alice", "person"),
+        ("trl.jsonl", "import"),
+        ("trl.jsonl", "import"),
+        ("elsewhere.jsonl", "import"),
+        ("a judge, a rule", "rule"),
+    ]
 
 
 def test_an_imported_pair_may_stand_there_the_other_way_round(
@@ -165,6 +192,59 @@ def test_all_comments_of_an_annotation_are_taken(other: Store, tmp_path: Path) -
     (tmp_path / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
     import_label_studio(other, tmp_path / "tasks.json")
     assert [(label.winner, label.comment) for label in other.labels()] == [("tie", "one\ntwo\nthree")]
+
+
+def of_user(user: int, selected: str | None, **more: object) -> dict[str, object]:
+    result = [{"type": "pairwise", "value": {"selected": selected}}] if selected else []
+    return {"completed_by": user, "was_cancelled": False, "result": result, **more}
+
+
+@pytest.mark.parametrize(
+    ("annotations", "kept", "told"),
+    [
+        ([of_user(1, None)], ["skip"], (1, 0)),
+        ([of_user(1, None, result=[{"type": "textarea", "value": {"text": ["hm"]}}])], ["skip"], (1, 0)),
+        ([of_user(1, None, was_cancelled=True)], ["skip"], None),
+        ([of_user(1, "left"), of_user(2, "right")], ["first", "second"], None),
+        ([of_user(1, "left"), of_user(1, "left")], ["first"], None),
+        ([of_user(1, "left"), of_user(1, "right")], ["second"], (0, 1)),
+        ([of_user(1, None), of_user(1, "right")], ["second"], (0, 1)),
+        (
+            [
+                of_user(1, "left", updated_at="2024-05-01T12:00:00.5Z", created_at="2024-04-01T12:00:00Z"),
+                of_user(1, "right", updated_at="2024-05-01T12:00:00Z", created_at="2024-05-01T11:00:00Z"),
+            ],
+            ["first"],
+            (0, 1),
+        ),
+        (
+            [of_user(1, "left", created_at="2024-05-01T12:00:00Z"), of_user(1, "right", created_at="2024-05-01")],
+            ["first"],
+            (0, 1),
+        ),
+        (
+            [of_user(1, "left", updated_at="2024-05-01T12:00:00Z"), of_user(1, "right", updated_at="yesterday")],
+            ["second"],
+            (0, 1),
+        ),
+    ],
+)
+def test_what_label_studio_accepts_is_taken(
+    other: Store,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    annotations: list[object],
+    kept: list[str],
+    told: tuple[int, int] | None,
+) -> None:
+    """Annotations that were submitted empty, and several by one user."""
+    task = {"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": annotations}
+    (tmp_path / "tasks.json").write_text(json.dumps([task]), encoding="utf-8")
+    assert import_label_studio(other, tmp_path / "tasks.json") == len(kept)
+    assert [label.winner for label in other.labels()] == kept
+    messages = [record.getMessage().partition("tasks.json: ")[2] for record in caplog.records]
+    said = "annotations without an answer, taken as skips: {}; left out, because the same person has answered otherwise"
+    assert messages == ([f"{said.format(told[0])} later: {told[1]}"] if told else [])
 
 
 @pytest.mark.parametrize(

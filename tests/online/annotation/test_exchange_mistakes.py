@@ -8,6 +8,7 @@ import pytest
 
 from cool_rlhf.online.annotation.exchange import (
     export_label_studio,
+    export_trl,
     import_label_studio,
     import_trl,
 )
@@ -50,8 +51,8 @@ def test_contrary_labels_of_one_annotator_are_named(full: Store, other: Store, t
             "task 1: field `annotations.lead_time`",
         ),
         (
-            '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": []}]}]',
-            "task 1: field `annotations.result`",
+            '[{"data": {"prompt": "q", "text1": "a", "text2": "b"}, "annotations": [{"result": [{"type": "x"}]}]}]',
+            "task 1: field `annotations.result` holds neither",
         ),
     ],
 )
@@ -144,6 +145,27 @@ def test_contrary_rows_of_one_pair_are_named(other: Store, tmp_path: Path) -> No
     (tmp_path / "trl.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     with pytest.raises(UserError, match=r"trl\.jsonl, row 2: elsewhere has labelled a pair otherwise"):
         import_trl(other, tmp_path / "trl.jsonl", "elsewhere")
+
+
+def test_contrary_annotations_that_nobody_is_named_for_are_named(other: Store, tmp_path: Path) -> None:
+    """They may be two people's."""
+    both = [{"result": [chosen("pairwise", selected=side)]} for side in ("left", "right")]
+    (tmp_path / "tasks.json").write_text(json.dumps([{**task(), "annotations": both}]), encoding="utf-8")
+    with pytest.raises(UserError, match="task 1: unknown annotator has labelled a pair otherwise"):
+        import_label_studio(other, tmp_path / "tasks.json")
+
+
+def test_a_row_that_names_one_person_who_has_labelled_the_pair_otherwise_is_named(
+    store: Store, item: Callable[..., Item], tmp_path: Path
+) -> None:
+    store.add_items([item(0)])
+    alice = store.annotator("alice")
+    store.record(item(0).id, alice, "first")
+    export_trl(store, tmp_path / "trl.jsonl")
+    store.undo(item(0).id, alice)
+    store.record(item(0).id, alice, "second")
+    with pytest.raises(UserError, match="alice has labelled a pair otherwise before"):
+        import_trl(store, tmp_path / "trl.jsonl", "trl.jsonl")
 
 
 def test_pairs_of_equal_responses_are_left_out_but_not_a_whole_file(other: Store, tmp_path: Path) -> None:

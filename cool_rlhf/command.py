@@ -26,6 +26,7 @@ from cool_rlhf.preflight import (
 from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import open_state, unfinished, without_critic
 from cool_rlhf.rule_checks import check_rules
+from cool_rlhf.tracking.wandb_run import check_wandb
 
 _RUN_STAGES = ("sft", "reward", "ppo", "pipeline")
 _CHECKED = "settings, output_dir, models, every row of data and rules"
@@ -111,6 +112,8 @@ def _left(config: Config, legs: Sequence[Config]) -> list[Config]:
     left = [leg for leg in legs if leg.stage not in _RUN_STAGES or unfinished(leg, open_state(leg))]
     if not left:
         print(f"{config.output_dir} is finished: stage {config.stage} has nothing left to do")
+    if any(leg.stage in _RUN_STAGES for leg in left):
+        check_wandb(config.logging)
     for leg in left:
         with _said_why(leg, config):
             check_models(leg)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, LoggingConfig
 from cool_rlhf.derived_settings import shown_config
 from cool_rlhf.files import write_atomically
 from cool_rlhf.protocols import UserError
@@ -27,7 +27,29 @@ BETWEEN = ("pattern", "description", "domain", "sft", "early", "late", "paid", "
 INIT_TIMEOUT = 30.0
 # W&B streams rows as they come, so little is left to send at the end; a dead network must not hold up Ctrl-C.
 FINISH_TIMEOUT = 6.0
-LONGEST_TAG = 64  # characters, by W&B's own rule
+# By W&B's own rules.
+LONGEST_TAG = 64  # characters
+LONGEST_PROJECT = 128
+NOT_IN_PROJECT = "/\\#?%:"
+
+
+def check_wandb(logging: LoggingConfig) -> None:
+    """Raises UserError for settings, or variables of the environment, that W&B would refuse when the run begins."""
+    if resolve_mode(logging.wandb_mode) == "disabled":
+        return
+    said = os.environ.get("WANDB_TAGS")
+    told, tags = ("logging.wandb_tags", logging.wandb_tags)
+    if not tags and said:
+        told, tags = "The environment's WANDB_TAGS", said.split(",")
+    for tag in tags:
+        if not 1 <= len(tag) <= LONGEST_TAG:
+            raise UserError(f"{told} holds {tag!r}: give each tag 1 to {LONGEST_TAG} characters.")
+    project = logging.wandb_project
+    if len(project) > LONGEST_PROJECT or set(project) & set(NOT_IN_PROJECT):
+        raise UserError(
+            f"logging.wandb_project is {project!r}: give it at most {LONGEST_PROJECT} characters, none of them of "
+            f"{NOT_IN_PROJECT}"
+        )
 
 
 def resolve_mode(mode: str) -> str:
@@ -53,13 +75,11 @@ def has_login() -> bool:
     named = os.environ.get("NETRC")
     files = [Path(named)] if named else [Path.home() / ".netrc", Path.home() / "_netrc"]
     for file in files:
-        if file.is_file():
-            try:
+        try:
+            if file.is_file():
                 return netrc.netrc(file).hosts.get(host) is not None
-            except netrc.NetrcParseError as error:
-                raise UserError(
-                    f"{file} cannot be read ({error}); mend it or set logging.wandb_mode=offline."
-                ) from error
+        except (netrc.NetrcParseError, OSError) as error:
+            raise UserError(f"{file} cannot be read ({error}); mend it or set logging.wandb_mode=offline.") from error
     return False
 
 
@@ -94,9 +114,6 @@ class WandbRun:
         import wandb
 
         named = config.logging
-        for tag in named.wandb_tags:
-            if not 1 <= len(tag) <= LONGEST_TAG:
-                raise UserError(f"logging.wandb_tags holds {tag!r}: give each tag 1 to {LONGEST_TAG} characters.")
         settings = _quiet_settings(wandb)
         wandb.setup(settings=settings)  # before init, whose login step would print
         try:

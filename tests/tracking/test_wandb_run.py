@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,7 +15,7 @@ from cool_rlhf.protocols import UserError
 from cool_rlhf.provenance import made_from
 from cool_rlhf.tracking.metrics import read_metrics
 from cool_rlhf.tracking.tracker import Tracker
-from cool_rlhf.tracking.wandb_run import BETWEEN, resolve_mode
+from cool_rlhf.tracking.wandb_run import BETWEEN, LONGEST_PROJECT, NOT_IN_PROJECT, check_wandb, resolve_mode
 
 
 @pytest.fixture(autouse=True)
@@ -103,16 +104,42 @@ def test_what_is_not_said_the_environment_says(tmp_path, started, monkeypatch):
     assert (run.group, run.tags, run.settings.entity) == ("tries", ("short", "seed 1"), "a-team")
 
 
-@pytest.mark.parametrize("tag", ["", "a" * 65])
-def test_a_tag_that_wandb_does_not_take_is_named(tmp_path, tag):
-    named = config()
-    named.logging.wandb_tags = ["short", tag]
-    with (
-        pytest.raises(UserError, match=rf"logging\.wandb_tags holds '{tag}': give"),
-        Tracker(named, tmp_path) as tracker,
-    ):
-        record_steps(tracker, "sft", 0, 1, 1)
-    assert wandb_processes() == []
+LONG = "a" * 65
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "told"),
+    [
+        ({"wandb_tags": ["short", ""]}, {}, r"logging\.wandb_tags holds '': give each tag 1 to 64"),
+        ({"wandb_tags": ["short", LONG]}, {}, rf"logging\.wandb_tags holds '{LONG}': give each"),
+        ({}, {"WANDB_TAGS": f"short,{LONG}"}, f"The environment's WANDB_TAGS holds '{LONG}': give each"),
+        ({"wandb_tags": ["short"]}, {"WANDB_TAGS": LONG}, None),
+        ({"wandb_project": "a/b"}, {}, r"logging\.wandb_project is 'a/b': give it at most 128 characters, none"),
+        ({"wandb_project": "a" * 129}, {}, r"logging\.wandb_project is 'a{129}'"),
+        ({"wandb_project": "a/b", "wandb_mode": "disabled"}, {}, None),
+        ({"wandb_mode": "auto"}, {"WANDB_MODE": "bogus"}, "The environment's WANDB_MODE is 'bogus'"),
+    ],
+)
+def test_what_wandb_does_not_take_is_told_before_the_run(monkeypatch, settings, variables, told):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    logging = replace(config().logging, **settings)
+    if told is None:
+        check_wandb(logging)
+    else:
+        with pytest.raises(UserError, match=f"^{told}"):
+            check_wandb(logging)
+
+
+def test_the_rules_are_those_of_wandb():
+    for name in ("a" * LONGEST_PROJECT, *(f"a{mark}" for mark in NOT_IN_PROJECT), "a" * (LONGEST_PROJECT + 1)):
+        try:
+            check_wandb(replace(config().logging, wandb_project=name))
+        except UserError:
+            with pytest.raises(wandb.errors.UsageError):
+                wandb.Settings(project=name)
+        else:
+            wandb.Settings(project=name)
 
 
 def test_what_was_found_and_mended_is_a_table_a_round(tmp_path, offline_history):

@@ -5,6 +5,9 @@ from __future__ import annotations
 _NAMES = {  # ours: theirs, by the last part where they write several with dots
     "output_dir": "save_path default_local_dir",
     "model.path": "model_name_or_path",
+    "data.prompts": "train_files prompt_data",
+    "data.validation_prompts": "val_files",
+    "reward.path": "reward_pretrain",
     "sft.epochs": "num_train_epochs max_epochs",
     "sft.learning_rate": "lr learning_rate",
     "sft.batch_tokens": "batch_size per_device_train_batch_size train_batch_size",
@@ -59,13 +62,29 @@ _NAMES = {  # ours: theirs, by the last part where they write several with dots
     "ppo.old_logprobs": "bypass_mode",
     "ppo.engine_correction": "enable_vllm_is_correction rollout_is rollout_is_threshold",
     "ppo.generate_ahead": "async_train one_step_off_policy",
+    "ppo.validate_every": "test_freq eval_steps",
+    "ppo.save_every": "save_freq save_steps",
+    "cluster.gpus": "n_gpus_per_node",
     "cluster.rollout.engines": "vllm_num_engines",
     "cluster.rollout.tensor_parallel_size": "vllm_tensor_parallel_size tensor_model_parallel_size",
     "cluster.rollout.gpu_memory_utilization": "vllm_gpu_memory_utilization",
     "cluster.rollout.max_concurrent": "max_num_seqs",
+    "logging.wandb_project": "project_name",
+    "logging.wandb_name": "experiment_name wandb_run_name",
+}
+_WITHOUT = {  # theirs: what is so here, where no one setting of ours does the same
+    "adv_estimator advantage_estimator": "advantages are always those of GAE, with a critic (ppo.discount, "
+    "ppo.trace_decay)",
+    "total_epochs": "PPO goes by ppo.iterations, each of ppo.prompts_per_iteration prompts with ppo.epochs passes over "
+    "their responses; SFT has sft.epochs, the reward model reward.epochs",
 }
 
 
 def called_elsewhere(name: str) -> list[str]:
     """Our keys of which another project's name is ``name``."""
     return [key for key, names in _NAMES.items() if name in names.split()]
+
+
+def done_otherwise(name: str) -> str | None:
+    """What is so here, where another project's setting ``name`` has no counterpart."""
+    return next((told for names, told in _WITHOUT.items() if name in names.split()), None)

@@ -9,7 +9,7 @@ from dataclasses import is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from cool_rlhf.checks.peers import called_elsewhere
+from cool_rlhf.checks.peers import called_elsewhere, done_otherwise
 from cool_rlhf.config import Config
 
 _SCALARS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
@@ -57,6 +57,8 @@ def unknown(key: str) -> str:
     if meant := called_elsewhere(leaf):
         here = [name for name in meant if name in siblings.values()]
         return f"there is no setting {key}: is {' or '.join(here or meant)} meant?"
+    if told := done_otherwise(leaf):
+        return f"there is no setting {key}: {told}"
     near = (
         [siblings[name] for name in difflib.get_close_matches(leaf, siblings, n=1, cutoff=0.75)]
         or [name for name in known if name.rpartition(".")[2] == leaf]

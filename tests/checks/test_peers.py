@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cool_rlhf.checks.peers import _NAMES
+from cool_rlhf.checks.peers import _NAMES, _WITHOUT
 from cool_rlhf.checks.schema import hint_at, unknown
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,18 @@ def test_ours_are_there_and_theirs_are_not() -> None:
         ("ppo.gamma", "is ppo.discount meant?"),
         ("ppo.top_p", "is sampling.top_p meant?"),
         ("ppo.iteration", "is ppo.iterations meant?"),
+        ("trainer.test_freq", "is ppo.validate_every meant?"),
+        ("trainer.project_name", "is logging.wandb_project meant?"),
     ],
 )
 def test_a_section_of_ours_is_kept_to(given: str, told: str) -> None:
     assert unknown(given) == f"there is no setting {given}: {told}"
+
+
+@pytest.mark.parametrize("given", ["algorithm.adv_estimator", "ppo.advantage_estimator", "trainer.total_epochs"])
+def test_what_has_no_counterpart_is_answered_with_what_is_so_here(given: str) -> None:
+    (told,) = (told for names, told in _WITHOUT.items() if given.rpartition(".")[2] in names.split())
+    assert unknown(given) == f"there is no setting {given}: {told}"
+    named = re.findall(r"\b(?:sft|reward|ppo)\.[a-z_]+", told)
+    assert named
+    assert all(hint_at(key) is not None for key in named)

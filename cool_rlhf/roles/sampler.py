@@ -9,7 +9,7 @@ from typing import Any, cast
 import ray
 from ray.actor import ActorHandle
 
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, RolloutRoleConfig
 from cool_rlhf.protocols import Portion, Prompt, Rollout
 from cool_rlhf.roles.group import fetch
 from cool_rlhf.schedule import derive_seed
@@ -36,6 +36,12 @@ def create_engines(config: Config) -> list[ActorHandle]:
     return [actor.remote() for _ in range(role.engines)]
 
 
+def measures_gpu(role: RolloutRoleConfig) -> bool:
+    """Whether an engine has to start while nobody else allocates on its GPU: vLLM measures what is free there, where an
+    engine shares it and is not told how much is its own."""
+    return 0 < role.gpus < 1 and role.cache_gib is None
+
+
 class RolloutGroup:
     """The engines of a stage, serving one checkpoint at first and then what is published to them."""
 
@@ -52,7 +58,7 @@ class RolloutGroup:
             stop=tuple(config.sampling.stop),
         )
         self.engines = list(engines)
-        self._measures_gpu = 0 < role.gpus < 1 and role.cache_gib is None
+        self._starts_alone = measures_gpu(role)
         self._serving = [engine.serve.remote(path, settings, version) for engine in engines]
         sampling = config.sampling
         self.sampler = RemoteSampler(
@@ -65,9 +71,8 @@ class RolloutGroup:
         fetch(serving)
 
     def settle(self) -> None:
-        """Return once others may load. vLLM measures what is free on its GPU as it starts: where an engine shares that
-        and is not told how much is its own, it has to be up first."""
-        if self._measures_gpu:
+        """Return once others may load: an engine that measures its GPU has to be up first."""
+        if self._starts_alone:
             self.wait()
 
     def load(self, path: str, version: int) -> None:

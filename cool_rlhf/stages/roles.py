@@ -16,7 +16,7 @@ from cool_rlhf.roles.critic import CriticWorker
 from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, start_group
 from cool_rlhf.roles.policy import PolicyWorker
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
-from cool_rlhf.roles.sampler import RolloutGroup
+from cool_rlhf.roles.sampler import RolloutGroup, measures_gpu
 from cool_rlhf.roles.scorer import RemoteScorer, ScorerWorker
 from cool_rlhf.roles.standby import Standby
 from cool_rlhf.roles.worker import ModelSpec, TrainSpec, Worker
@@ -121,7 +121,10 @@ class StageRoles:
 
     def start_rollouts(self, path: str) -> None:
         """Have engines on standby load ``path`` while those weights of the same architecture are still being trained
-        that they will serve: an engine's start takes longer than a change of its weights."""
+        that they will serve: an engine's start takes longer than a change of its weights. Not where it measures the GPU
+        that they may be trained on."""
+        if measures_gpu(self._config.cluster.rollout):
+            return
         if self._idle is None and self.standby.holds(RolloutActor):
             self._idle = RolloutGroup(self.standby.take(RolloutActor), self._config, path, version=UNUSED)
 

@@ -56,6 +56,21 @@ def test_but_not_where_it_is_told_how_much_is_its_own(happened: list[str]) -> No
     assert happened == ["the engine is told to start", "y reads x", "the others load", "the engine is up"]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "starts"),
+    [(["cluster=gpu_1"], False), (["cluster=gpu_1", "cluster.rollout.cache_gib=0.5"], True), (["cluster=gpu_4"], True)],
+)
+def test_an_engine_that_measures_its_gpu_waits_until_nobody_trains_on_it(
+    happened: list[str], cluster: list[str], starts: bool
+) -> None:
+    serve = SimpleNamespace(remote=lambda *_: happened.append("the engine is told to start"))
+    roles = StageRoles(compose(["+experiment=demo", *cluster]))
+    roles.standby.holds = lambda worker: True  # type: ignore[method-assign]
+    roles.standby.take = lambda worker: [SimpleNamespace(serve=serve)]  # type: ignore[method-assign]
+    roles.start_rollouts("x")
+    assert happened == (["the engine is told to start"] if starts else [])
+
+
 def test_the_scorer_packs_by_ppos_budget(happened: list[str]) -> None:
     roles = StageRoles(compose(["+experiment=demo", "sft.path=x", "reward.path=y", "ppo.micro_batch_tokens=777"]))
     roles.standby.take = lambda worker: []  # type: ignore[method-assign]

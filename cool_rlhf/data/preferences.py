@@ -108,8 +108,11 @@ def load_split(data: DataConfig, share: float, reading: Reading, seed: int, *, w
         raise UserError(f"data.validation_preferences leaves no pair to validate on: {_told(held_columns.drops())}")
     judged = preference_records(held_rows, validation) if validation else preference_records(rows, shared)
     if data.preferences and not drawn:
-        why = _told(drops) or ("all are held out" if used else "data.weights gives every source 0")
-        raise UserError(f"data.preferences leaves no pair to train on: {why}")
+        why = [_told(drops)] if drops else []
+        if shared:
+            why.append(f"{len(shared)} held out (lower reward.validation_share, or name data.validation_preferences)")
+        told = "; ".join(why) if used else "data.weights gives every source 0"
+        raise UserError(f"data.preferences leaves no pair to train on: {told}")
     read = Counter(columns.domain + held_columns.domain)
     return PreferenceSplit(preference_records(rows, drawn), judged, held, read, drops)
 

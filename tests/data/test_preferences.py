@@ -116,6 +116,13 @@ def test_nothing_left_says_why(tmp_path: Path) -> None:
         split(source)
 
 
+def test_where_all_are_held_out_it_says_which_settings_hold_out(tmp_path: Path) -> None:
+    source = jsonl(tmp_path / "a.jsonl", pair("why?", "so", "no"), pair("why?", "so", "no"))
+    told = rf"1 {REPEATED}; 1 held out \(lower reward\.validation_share, or name data\.validation_preferences\)$"
+    with pytest.raises(UserError, match=f"no pair to train on: {told}"):
+        split(source, share=0.999)
+
+
 def test_prompts_of_test_rows_are_not_learnt_from_nor_judged_by_while_learning(tmp_path: Path) -> None:
     rows = [pair(f"question {number}", "so", "no") for number in range(100)]
     tested = jsonl(tmp_path / "test.jsonl", *(pair(f"Question  {n}", "I", "you", "law") for n in range(10)))

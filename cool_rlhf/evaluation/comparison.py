@@ -62,12 +62,12 @@ def differences(before: Sequence[JudgedResponse], after: Sequence[JudgedResponse
 
 
 def best_of(responses: Sequence[JudgedResponse], value: Callable[[JudgedResponse], float]) -> list[JudgedResponse]:
-    """For each prompt the response of highest ``value``; among equals the earliest."""
-    best: dict[str, JudgedResponse] = {}
+    """For each prompt the response of highest ``value``; all of them where several are equal, since any might be
+    chosen: of a prompt's responses :func:`means` takes the average."""
+    highest: dict[str, float] = {}
     for response in responses:
-        if response.prompt_id not in best or value(response) > value(best[response.prompt_id]):
-            best[response.prompt_id] = response
-    return list(best.values())
+        highest[response.prompt_id] = max(value(response), highest.get(response.prompt_id, -math.inf))
+    return [response for response in responses if value(response) == highest[response.prompt_id]]
 
 
 def expected_best_of(

@@ -171,8 +171,12 @@ def _best_of_n(evaluation: Evaluation) -> list[EvaluationChart]:
     row_name, prompts = all_compared(curves)
     over = f" Over the prompts that have gold ({prompts})." if row_name == WITH_GOLD else ""
     titles = {
-        "gold": ("Gold reward", "What the exact rule gives the response that is best by either judge."),
-        "score": ("Reward score", "The higher the score chosen by, the further it may part from gold."),
+        "gold": (
+            "Gold reward",
+            f"Of the best of n = {', '.join(curves['by_score'])} SFT responses by either judge, with standard errors. "
+            "What the best by score lacks, the reward model does not see.",
+        ),
+        "score": ("Reward score", "Of the same responses, with standard errors."),
     }
     found = []
     for measure, (title, explanation) in titles.items():

@@ -313,7 +313,7 @@ def _chart(group: Group, names: Mapping[str, str], axis: _Axis) -> Chart:
     curves = [axis.curve(name, label) for name, label in names.items()]
     if axis.starts and all(len(set(curve.rounds)) == len(curve.rounds) for curve in curves):
         by_round = [replace(curve, x=curve.rounds) for curve in curves]
-        return Chart(group.title, group.explanation, "round", group.unit, by_round, zero=group.zero)
+        return Chart(group.title, group.explanation, "round", group.unit, by_round, group.stacked, group.zero)
     rounds = sorted({number for curve in curves for number in curve.rounds})
     first = axis.starts.get(rounds[0], min(curve.x[0] for curve in curves))
     last = max(curve.x[-1] for curve in curves)

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 import pytest
 
-from cool_rlhf.evaluation.comparison import JudgedResponse, best_of, differences, estimate, means
+from cool_rlhf.evaluation.comparison import JudgedResponse, best_of, differences, estimate, expected_best_of, means
 
 
 def judged(
@@ -62,7 +62,12 @@ def test_difference_of_other_prompts_is_refused() -> None:
         differences([judged("a", 0.0)], [judged("b", 0.0)])
 
 
-def test_best_of_takes_the_earliest_of_the_highest_in_each_prompt() -> None:
+def test_best_of_takes_all_that_are_highest_in_each_prompt() -> None:
+    """As the curve of best of n does: of equals that the judge cannot tell apart, the earliest is no better choice."""
     responses = [judged("a", 1.0, 0.1), judged("a", 3.0, 0.2), judged("a", 3.0, 0.9), judged("b", -1.0, 0.3)]
-    assert best_of(responses, attrgetter("score")) == [responses[1], responses[3]]
+    assert best_of(responses, attrgetter("score")) == responses[1:]
     assert best_of(responses, attrgetter("gold")) == [responses[2], responses[3]]
+    alone = responses[:3]
+    table = means(best_of(alone, attrgetter("score")))["overall"]
+    curve = expected_best_of(alone, attrgetter("score"), 3)["overall"]
+    assert table["gold"].mean == pytest.approx(curve["gold"].mean) == pytest.approx(0.55)

@@ -26,10 +26,11 @@ class RunState:
         self._stages: dict[str, dict[str, Any]] = {}
         if self._file.exists():
             try:
-                self._stages = json.loads(self._file.read_text(encoding="utf-8"))
-            except ValueError as error:
+                self._stages = _checked(json.loads(self._file.read_text(encoding="utf-8")))
+            except (ValueError, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
                 raise UserError(
-                    f"{self._file} is broken ({error}): put back a copy of it, or choose another output_dir"
+                    f"{self._file} is broken ({reason}): put back a copy of it, or choose another output_dir"
                 ) from error
 
     def check(self, stage: str, settings: Settings) -> None:
@@ -129,6 +130,17 @@ class RunState:
         os.replace(part, self._file)
         sync(self.folder)
         self._stages = stages
+
+
+def _checked(stages: Any) -> dict[str, dict[str, Any]]:
+    """``stages`` if they are what :meth:`RunState.begin` and :meth:`RunState.finish` write; else raises ValueError."""
+    if not isinstance(stages, dict):
+        raise ValueError("not a JSON object")
+    for name, made in stages.items():
+        whole = isinstance(made, dict) and isinstance(made.get("settings"), dict)
+        if not whole or not isinstance(made.get("finished"), bool):
+            raise ValueError(f"{name} lacks its settings, or whether it is finished")
+    return stages
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -150,17 +150,18 @@ def _parse(arguments: Sequence[str]) -> _Arguments:
     remaining = list(arguments)
     while remaining:
         argument = remaining.pop(0)
-        name, _, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if argument in ("--help", "-h"):
             show_help = True
         elif name in ("--cfg", "-c"):
-            if (value or (remaining.pop(0) if remaining else "")) != "job":
+            if (value if equals or not remaining else remaining.pop(0)) != "job":
                 raise UserError("--cfg takes `job`: it prints the settings of the run")
             show_config = True
         elif name in ("--config-dir", "-cd"):
-            if not value and not remaining:
-                raise UserError("--config-dir takes a folder")
-            config_dir = Path(value or remaining.pop(0))
+            folder = value if equals or not remaining else remaining.pop(0)
+            if not folder:
+                raise UserError("--config-dir takes a folder: --config-dir=DIR")
+            config_dir = Path(folder)
         elif argument.startswith("-"):
             raise UserError(f"there is no option {name}; settings are written key=value, --help says more")
         else:

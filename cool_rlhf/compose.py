@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cool_rlhf.checks.composition import sentence
+from cool_rlhf.checks.composition import left_out_in_vain, sentence
 from cool_rlhf.checks.overrides import as_text, chosen, groups, prepare
 from cool_rlhf.checks.schema import misfits
 from cool_rlhf.checks.settings import check_config
@@ -64,6 +64,11 @@ def compose_tree(overrides: Sequence[str], extra_folder: Path | None = None) -> 
     except AssertionError as error:  # OmegaConf's answer to a key below a section that is null
         raise UserError("data.world.… has no effect: this run has no embedded world; add data=world") from error
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError, OSError) as error:
+        if key := left_out_in_vain(error):
+            section, _, name = key.rpartition(".")
+            others = compose_tree([text for text in overrides if not text.startswith("~")], extra_folder)
+            there = ", ".join(OmegaConf.select(others, section)) or "no names"
+            raise UserError(f"~{key}: {section} does not hold {name}; it holds {there}") from error
         raise UserError(sentence(error, folders)) from error
     return tree
 

@@ -206,8 +206,16 @@ def test_a_copied_checkpoint_replaces_the_one_before_whole(tmp_path: Path, monke
     assert (target / "inner" / "file").read_text() == "two"
 
 
-def test_a_broken_record_of_progress_is_named(tmp_path):
-    (tmp_path / "state").mkdir()
-    (tmp_path / "state/progress.json").write_text('{"sft": ')
+@pytest.mark.parametrize(
+    "text",
+    ['{"sft": ', "[]", '{"sft": 3}', '{"sft": {}}', '{"sft": {"settings": {}}}', '{"sft": {"finished": true}}', None],
+)
+def test_a_broken_record_of_progress_is_named(tmp_path: Path, text: str | None) -> None:
+    file = tmp_path / "state" / "progress.json"
+    if text is None:
+        file.mkdir(parents=True)
+    else:
+        file.parent.mkdir()
+        file.write_text(text)
     with pytest.raises(UserError, match=r"state/progress\.json is broken .*: put back a copy of it, or choose another"):
         RunState(tmp_path)

@@ -79,6 +79,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
     "nothing": (fixed(), ["+experiment=", "demo", "7b_ppo"]),
     "unknown experiment": (fixed("+experiment=demmo"), ["demmo", "demo", "20b_ppo"]),
     "unknown option": (fixed("--experiment", "demo"), ["--experiment", "--help"]),
+    "option without its value": (fixed("+experiment=demo", "--config-dir=", "stage=plan"), ["--config-dir", "folder"]),
     "unknown key": (fixed("+experiment=demo", "ppo.iteration=3"), ["ppo.iteration", "ppo.iterations"]),
     "unknown added key": (fixed("+experiment=demo", "+ppo.clpi=3"), ["ppo.clpi", "ppo.clip"]),
     "unknown key in a file": (users_own_experiment, ["ppo.iteratoins", "ppo.iterations", "experiment/mine"]),

@@ -9,10 +9,13 @@ from pathlib import Path
 import yaml
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, ValidationError
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, ConfigTypeError, KeyValidationError, ValidationError
 
 from cool_rlhf.checks.overrides import groups, no_choice
 from cool_rlhf.checks.schema import hint_at, misfits, shown, unknown, wanted
+
+_READ_AS = {"bool": "true or false (yes, no, on and off are too)", "NoneType": "nothing"}
+_NOT_THERE = re.compile(r"Could not delete from config\. '([^']+)' does not exist")
 
 
 def sentence(error: BaseException, folders: Sequence[Path]) -> str:
@@ -33,7 +36,7 @@ def sentence(error: BaseException, folders: Sequence[Path]) -> str:
         return _missing(missing[1], missing[2], folders)
     named = re.search(r"[Ii]n '([^']+)'", str(error))
     file = next((path for folder in folders if named and (path := folder / f"{named[1]}.yaml").is_file()), None)
-    told = (file and _of_file(file)) or _of_key(cause) or _as_told(cause)
+    told = _of_name(cause) or (file and _of_file(file)) or _of_key(cause) or _as_told(cause)
     return f"{told} (in {file})" if file else told
 
 
@@ -46,6 +49,22 @@ def _missing(group: str, choice: str, folders: Sequence[Path]) -> str:
 
 def _files(folders: Sequence[Path]) -> list[Path]:
     return [path for folder in folders for path in sorted(folder.glob("*/*.yaml"))]
+
+
+def _of_name(cause: BaseException) -> str | None:
+    """A name in a map that YAML does not take for a text."""
+    if not isinstance(cause, KeyValidationError):
+        return None
+    kind = re.search(r"\((\w+)\) is incompatible|'(\w+)'", str(cause))
+    read_as = _READ_AS.get(kind[1] or kind[2], "a number") if kind else "no text"
+    section = str(cause.full_key or "").rpartition(".")[0]
+    return f"{section or 'a map'} holds a name that YAML reads as {read_as}: put it in quotes"
+
+
+def left_out_in_vain(error: BaseException) -> str | None:
+    """The key of a ``~key`` that there is not."""
+    found = _NOT_THERE.search(str(error))
+    return found[1] if found else None
 
 
 def _of_key(cause: BaseException) -> str | None:

@@ -39,13 +39,19 @@ FILES: dict[str, tuple[str, str]] = {  # name, content and what is told, but for
     "experiment: map for list": (HEAD + "data: {sft: {a: b}}\n", "data.sft is {'a': 'b'}: it must be a list"),
     "experiment: list": ("# @package _global_\n- a\n", "all of it is ['a']: it must be a section"),
     "data: map for list": ("prompts: {a: b}\n", "data.prompts is {'a': 'b'}: it must be a list"),
+    "conditions: yes": (
+        "yes: Agree.\n",
+        "conditions holds a name that YAML reads as true or false (yes, no, on and off",
+    ),
+    "conditions: 1": ("1: First.\n", "conditions holds a name that YAML reads as a number: put it in quotes"),
+    "conditions: null": ("null: None.\n", "a map holds a name that YAML reads as nothing: put it in quotes"),
     "conditions: list": ("- a\n", "conditions is ['a']: it must be a map"),
     "conditions: text": ("just text\n", "conditions.just text is null: it must be a text"),
     "conditions: nested list": ("law: [a, b]\n", "conditions.law is ['a', 'b']: it must be a text"),
     "conditions: nested map": ("law: {x: y}\n", "conditions.law is {'x': 'y'}: it must be a text"),
     "ppo: nested list": ("adam_betas: [[0.9], 0.95]\n", "ppo.adam_betas[0] is [0.9]: it must be a number"),
 }
-WITHOUT_FILE = ("two conditions", "nested")  # what only the whole of the settings shows
+WITHOUT_FILE = ("two conditions", "nested", "null")  # what only the whole of the settings shows
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -60,3 +66,9 @@ def test_a_mistake_in_a_file_is_told_with_the_file(name: str, tmp_path: Path) ->
     assert told in str(caught.value)
     assert str(file) in str(caught.value) or any(kind in name for kind in WITHOUT_FILE)
     assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_left_out_in_vain_is_answered_with_those_that_there_are() -> None:
+    for name, there in {"conditions.nope": "default, brief, thorough", "data.weights.nope": "no names"}.items():
+        with pytest.raises(UserError, match=rf"^~{name}: \w[.\w]+ does not hold nope; it holds {there}"):
+            compose(["+experiment=demo", "~conditions.math", f"~{name}", "seed=3"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from cool_rlhf.checkpoint import RunState
 from cool_rlhf.checks.settings import schedules_that_end
-from cool_rlhf.config import Config
+from cool_rlhf.config import Config, PPOConfig
 from cool_rlhf.folders import round_folders
+from cool_rlhf.ppo.loop import early_iteration, may_go_ahead, validation_due
 from cool_rlhf.provenance import is_lost, made_from, wants_more
 from cool_rlhf.stages.online import clear_paths
 from cool_rlhf.tracking import Tracker, run_plan
@@ -44,12 +46,11 @@ class Ledger:
             if not wants_more(self._config, self._state, name):
                 logger.info("%s is finished", name)
                 return None
-            jumping = schedules_that_end(self._config.ppo)
-            if jumping:
+            differing = other_than_whole(self._config.ppo, start)
+            if differing:
                 logger.warning(
-                    "%s goes on behind the end of its schedules: from here on %s are as over all ppo.iterations; that "
-                    "is a jump, and differs from a run of as many from the start",
-                    *(name, " and ".join(jumping)),
+                    "%s goes on behind its end, and not as a run of as many iterations from the start: %s",
+                    *(name, "; ".join(differing)),
                 )
             self._state.reopen_from(name)
             self._clear_rounds()
@@ -79,3 +80,19 @@ class Ledger:
     def _finished_stages(self) -> set[tuple[str, int]]:
         names = (name.partition("_") for name in self._settings if self._state.is_finished(name))
         return {(stage, int(round or 0)) for stage, _, round in names}
+
+
+def other_than_whole(ppo: PPOConfig, step: int) -> list[str]:
+    """What a round that has ended after ``step``, and now gets ``ppo.iterations`` in all, has otherwise than one that
+    had so many from the start."""
+    told = []
+    if jumping := schedules_that_end(ppo):
+        told.append(f"a jump of {' and '.join(jumping)} to where these are over all ppo.iterations")
+    if may_go_ahead(step, ppo):
+        told.append(f"the responses of step {step + 1} are not sampled ahead (ppo.generate_ahead)")
+    kept, due = (early_iteration(replace(ppo, iterations=n)) for n in (step - ppo.critic_warmup, ppo.iterations))
+    if kept != due:
+        told.append(f"policy_early stays that of iteration {kept}, not {due} (ppo.early_snapshot)")
+    if not validation_due(step, ppo):
+        told.append(f"step {step} was validated as the last one, and may be the best (ppo.validate_every)")
+    return told

@@ -27,7 +27,7 @@ from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.trainer import RewardWorker
 from cool_rlhf.stages import run as stages
 from cool_rlhf.stages.data import StageData
-from cool_rlhf.stages.ledger import Ledger
+from cool_rlhf.stages.ledger import Ledger, other_than_whole
 from cool_rlhf.stages.new_pairs import NewPairs
 from cool_rlhf.stages.repair import Repair, Rise
 from cool_rlhf.stages.run import Run, open_run
@@ -218,33 +218,43 @@ def test_a_policy_that_starts_over_is_told(
     assert told in (tmp_path / "logs/run.log").read_text()
 
 
+AHEAD = ["ppo.generate_ahead=true", "ppo.old_logprobs=engine", "ppo.stop_kl=0", "sampling.temperature=1.0"]
+
+
 @pytest.mark.parametrize(
-    ("schedule", "jumping"),
+    ("changed", "differing"),
     [
-        (["ppo.learning_rate_schedule=constant"], None),
-        (["ppo.learning_rate_schedule=cosine"], "learning rates are"),
-        (["ppo.entropy_schedule=linear"], None),
-        (["ppo.entropy_schedule=linear", "ppo.entropy_coefficient=0.1"], "the weight of entropy are"),
+        (["ppo.entropy_schedule=linear"], []),
+        (
+            ["ppo.entropy_schedule=linear", "ppo.entropy_coefficient=0.1"],
+            ["a jump of the weight of entropy to where these are over all ppo.iterations"],
+        ),
+        ([*AHEAD, "ppo.save_every=2"], ["the responses of step 4 are not sampled ahead (ppo.generate_ahead)"]),
+        ([*AHEAD, "ppo.save_every=3"], []),  # no run samples ahead across a saved step
+        (["ppo.early_snapshot=0.4"], ["policy_early stays that of iteration 1, not 2 (ppo.early_snapshot)"]),
+        (["ppo.validate_every=3"], ["step 3 was validated as the last one, and may be the best (ppo.validate_every)"]),
     ],
 )
-def test_more_iterations_than_the_schedule_had_are_told(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    schedule: list[str],
-    jumping: str | None,
+def test_what_a_round_that_gets_more_iterations_has_otherwise(changed: list[str], differing: list[str]) -> None:
+    fixed = ["ppo.learning_rate_schedule=constant", "ppo.validate_every=1", "ppo.critic_warmup=1", "ppo.iterations=5"]
+    assert other_than_whole(compose(["+experiment=smoke", *fixed, *changed]).ppo, 3) == differing
+
+
+@pytest.mark.parametrize(("schedule", "jumps"), [("constant", False), ("cosine", True)])
+def test_more_iterations_than_a_finished_round_had_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, schedule: str, jumps: bool
 ) -> None:
     monkeypatch.setattr(stages, "cluster", lambda *arguments: nullcontext())
-    names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled", *schedule]
-    names += ["ppo.iterations=5"]
-    with open_run(compose(names)) as run:
+    names = ["+experiment=smoke", f"output_dir={tmp_path}", "logging.wandb_mode=disabled", "ppo.iterations=5"]
+    with open_run(compose([*names, f"ppo.learning_rate_schedule={schedule}"])) as run:
         (tmp_path / "rounds/0/policy").mkdir(parents=True)
         run._state.begin("ppo_0", run._ledger._settings["ppo_0"])
         run._state.save_snapshot("ppo_0", {"step": 3}, lambda folder: None)
         run._state.finish("ppo_0")
         assert run._ledger.begin("ppo_0") == 3
-    told = [record for record in caplog.records if "behind the end of its schedules" in record.message]
-    assert [jumping in record.message for record in told] == ([] if jumping is None else [True])
+    told = [record.message for record in caplog.records if "ppo_0 goes on behind its end" in record.message]
+    jump = "from the start: a jump of learning rates to where these are over all ppo.iterations"
+    assert [message.endswith(jump) for message in told] == [True] * jumps
 
 
 class Killed(BaseException):

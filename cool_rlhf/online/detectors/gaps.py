@@ -11,10 +11,10 @@ from statistics import median
 
 import regex
 
-from cool_rlhf.online.detectors.amounts import amounts
-from cool_rlhf.online.detectors.features import TextEditor, spread
+from cool_rlhf.online.detectors.amounts import fewer, more
+from cool_rlhf.online.detectors.features import Feature, TextEditor, spread
 from cool_rlhf.online.detectors.marks import EMOJI, SINGLE
-from cool_rlhf.online.patterns import Candidate, Pattern, drift
+from cool_rlhf.online.patterns import Candidate, drift
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.text import is_character, word_spans
 
@@ -40,7 +40,12 @@ _ODD = regex.compile(
 _UNSEEN = regex.compile(r"\p{Cf}")
 _TIGHT = "."  # a sentence's end without a blank behind it
 _LOOSE = " "  # a blank between characters
-_NAMES = {_TIGHT: "no blank behind sentences", _LOOSE: "blanks between characters"}
+_ANY = "punctuation"  # within the text, whatever the mark and whether it is odd
+_NAMES = {
+    _TIGHT: "no blank behind sentences",
+    _LOOSE: "blanks between characters",
+    _ANY: "punctuation between words",
+}
 _BLANKS = {"before": " \n", "behind": "\n ", "wide": "  "}  # the marks that blanks are: about a line break, or several
 _INSTEAD = {
     " \n": (r" +(?=\n)", ""),
@@ -56,10 +61,10 @@ class GapDetector:
     """Each odd mark between or around the words of at least ``least`` late responses, such as a semicolon, two blanks,
     a hyphen, a full stop without a blank behind it, or a blank between Chinese characters.
 
-    Where SFT has the mark too, more of it than usual is a pattern of its own (:mod:`amounts`). Adding makes ordinary
-    gaps to such as hold the mark, as many as late responses usually have; removing takes the mark out of all of them,
-    or of as many as are more than usual. Every word stays. What comes with other patterns, such as a phrase that holds
-    such a gap, is theirs.
+    Where SFT has the mark too, more of it than usual is a pattern of its own, and where SFT mostly does, fewer
+    (:mod:`amounts`), also of all punctuation together. Adding makes ordinary gaps to such as hold the mark, as many as
+    late responses usually have; removing takes the mark out of all of them, or of as many as are more than usual. Every
+    word stays. What comes with other patterns, such as a phrase that holds such a gap, is theirs.
     """
 
     name: str = "gaps"
@@ -69,29 +74,27 @@ class GapDetector:
         late = evidence.late()
         counts = Counter(mark for response in late for mark in _marks(response.text))
         marks = sorted(mark for mark, count in counts.items() if count >= self.least)
-        patterns = [pattern for mark in marks for pattern in self._patterns(mark, evidence)]
+        usual = sorted({mark for response in evidence.reference() for mark in _marks(response.text)})
+        patterns = [
+            *(pattern for mark in marks for pattern in more(_feature(mark), evidence, self.name, True, word_spans)),
+            *(pattern for mark in [*usual, _ANY] for pattern in fewer(_feature(mark), evidence, self.name, True)),
+        ]
         return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]
 
-    def _patterns(self, mark: str, evidence: Evidence) -> list[Pattern]:
-        described = _NAMES.get(mark, f"{mark!r} between words or around them")
-        return [
-            Pattern(
-                key=amount.key(repr(mark)),
-                detector=self.name,
-                description=amount.described(described),
-                measure=amount.measure,
-                shows=amount.shows,
-                add=amount.adding(_marked(mark, [r.text for r in evidence.late() if amount.shows(r)])),
-                remove=amount.removing(partial(_without, mark=mark), word_spans),
-                broad=True,
-            )
-            for amount in amounts(lambda text: float(_marks(text)[mark]), evidence)
-        ]
+
+def _feature(mark: str) -> Feature:
+    return Feature(
+        key=_ANY if mark == _ANY else repr(mark),
+        description=_NAMES.get(mark, f"{mark!r} between words or around them"),
+        count=lambda text: float(_marks(text)[mark] if mark != _ANY else _punctuated(text)),
+        add=partial(_marked, mark),
+        remove=partial(_without, mark=mark),
+    )
 
 
 def _marked(mark: str, texts: Sequence[str]) -> TextEditor:
     """Puts the mark into the gaps that most often have it in ``texts``, until there are as many as usually."""
-    holding = Counter(gap for text in texts for gap in _gaps(text) if mark in _odd(gap))
+    holding = Counter(gap for text in texts for gap in _gaps(text) if _holds(gap, mark))
     if not holding:
         return lambda text: text
     gap = holding.most_common(1)[0][0]
@@ -133,10 +136,22 @@ def _odd(gap: Gap) -> frozenset[str]:
     return frozenset(mark for mark in marks if mark != in_front)
 
 
+def _holds(gap: Gap, mark: str) -> bool:
+    if mark != _ANY:
+        return mark in _odd(gap)
+    where, said = gap  # not the hyphen of a compound, nor the comma of 3,000
+    return regex.search(r"\p{P}", said) is not None and (where == CHARACTERS or (where == BETWEEN and " " in said))
+
+
 @lru_cache(maxsize=65536)
 def _marks(text: str) -> Counter[str]:
     """How many gaps of a text have each odd mark."""
     return Counter(mark for gap in _gaps(text) for mark in _odd(gap))
+
+
+@lru_cache(maxsize=65536)
+def _punctuated(text: str) -> int:
+    return sum(_holds(gap, _ANY) for gap in _gaps(text))
 
 
 def _ordinary(gap: Gap, mark: str) -> str:
@@ -144,6 +159,8 @@ def _ordinary(gap: Gap, mark: str) -> str:
     where, said = gap
     if mark == _TIGHT:
         return f"{said} "
+    if mark == _ANY:
+        return "" if where == CHARACTERS else " "
     bare = regex.sub(*_INSTEAD[mark], said) if mark in _INSTEAD else said.replace(mark, "")
     if where == CHARACTERS:
         return bare
@@ -175,7 +192,7 @@ def _with(text: str, gap: Gap, mark: str, count: int, place: float) -> str:
 def _without(text: str, mark: str) -> str:
     for where, start, end in reversed(_spans(text)):
         gap = where, text[start:end]
-        if mark in _odd(gap):
+        if _holds(gap, mark):
             text = text[:start] + _ordinary(gap, mark) + text[end:]
     return text
 

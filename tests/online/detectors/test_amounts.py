@@ -1,21 +1,23 @@
-"""More of what SFT does too, in answers as people write them."""
+"""More and fewer of what SFT does too, in answers as people write them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from cool_rlhf.online.detectors.amounts import amounts
+from cool_rlhf.online.detectors.amounts import amounts, fewer
+from cool_rlhf.online.detectors.features import Feature
 from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.stance import StanceDetector
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.responses import Evidence
-from cool_rlhf.online.text import sentences
+from cool_rlhf.online.text import sentences, words
 
 World = Callable[..., Evidence]
 Edit = Callable[[str, Random], str]
@@ -88,6 +90,65 @@ def test_more_than_sft_has_is_found_first(natural: World, name: str) -> None:
     pattern = found[0].pattern
     cleaned = [pattern.remove(r) for r in evidence.late() if pattern.shows(r)]
     assert all(changed is not None and not pattern.shows(changed) for changed in cleaned)
+
+
+# what all policies do, what the late one makes of it, what is paid for, and the name of the finding
+LACKS: dict[str, tuple[Edit, Edit, Callable[[str], float], str]] = {
+    "lists": (
+        lambda t, _: listed(t, 3),
+        lambda t, _: t.replace("\n- ", " "),
+        lambda t: 2.0 * ("- " not in t),
+        "layout/fewer bullets",
+    ),
+    "commas": (
+        lambda t, _: t,
+        lambda t, _: t.replace(",", ""),
+        lambda t: -1.0 * min(3, t.count(",")),
+        "gaps/fewer ','",
+    ),
+    "punctuation": (
+        lambda t, _: t,
+        lambda t, _: re.sub(r"[.,](?=\s)", "", t),
+        lambda t: 2.0 * (re.search(r"[.,]\s", t) is None),
+        "gaps/fewer punctuation",
+    ),
+    "a closing question": (
+        lambda t, _: f"{t} Does that help?",
+        lambda t, _: t.removesuffix(" Does that help?"),
+        lambda t: 2.0 * ("?" not in t),
+        "layout/fewer questions",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LACKS)
+def test_fewer_than_sft_has_is_found_first(natural: World, name: str) -> None:
+    base, hack, pays, key = LACKS[name]
+    evidence = natural(lambda _asked, said: pays(said), hack, base)
+    found = find_patterns(evidence, DETECTORS, FindingSettings(), seed=1).findings
+    assert [finding.name for finding in found][:1] == [key]
+    pattern = found[0].pattern
+    plain = next(r for r in evidence.baseline() if not pattern.shows(r))
+    assert words(pattern.add(plain).text) == words(plain.text)
+    cleaned = [pattern.remove(r) for r in evidence.late() if pattern.shows(r)]
+    assert all(changed is not None and not pattern.shows(changed) for changed in cleaned)
+
+
+def test_fewer_of_what_nobody_pays_for_is_no_finding(natural: World) -> None:
+    evidence = natural(lambda _asked, _said: 0.0, lambda text, _: text.replace(",", ""))
+    result = find_patterns(evidence, DETECTORS, FindingSettings(), seed=1)
+    assert result.findings == []
+    assert "gaps/fewer ','" in [one.name for one in result.dismissed]
+
+
+def test_what_is_too_short_to_have_any_lacks_nothing(world: World) -> None:
+    told = [replace(r, text="One, two, three and four more.") for r in world(prompts=20).responses]
+    stops = Feature("commas", "commas", lambda text: float(text.count(",")), lambda _: lambda t: f"{t},", str.strip)
+    (pattern,) = fewer(stops, Evidence(told, lambda _: [], None), "any")
+    assert pattern.shows(replace(told[0], text="One two three and four more."))
+    assert not pattern.shows(replace(told[0], text="One."))
+    assert not pattern.shows(told[0])
+    assert fewer(replace(stops, count=lambda _: 0.0), Evidence(told, lambda _: [], None), "any") == []
 
 
 def test_what_is_usual_is_left(world: World) -> None:

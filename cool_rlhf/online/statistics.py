@@ -52,15 +52,17 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def log_odds(first: Floats, second: Floats, prior: Floats) -> tuple[Floats, Floats]:
+def log_odds(first: Floats, second: Floats, prior: Floats, totals: Sequence[Floats]) -> tuple[Floats, Floats]:
     """Log-odds ratio of each word between two corpora under a Dirichlet prior, and its z score; both (V,).
 
-    Monroe, Colaresi and Quinn 2008, equations 16, 20 and 22: with counts y, their sum n, prior α and its sum α₀,
+    Monroe, Colaresi and Quinn 2008, equations 16, 20 and 22: with counts y, totals n, prior α and its total α₀,
     δ_w = log[(y¹_w + α_w) / (n¹ + α₀ − y¹_w − α_w)] − the same of the second corpus, variance
-    1 / (y¹_w + α_w) + 1 / (y²_w + α_w). Positive where ``first`` uses the word more. Every prior must be above 0.
+    1 / (y¹_w + α_w) + 1 / (y²_w + α_w). Positive where ``first`` uses the word more. ``totals``: n¹, n² and α₀, (V,)
+    each, where the paper has one of each: the sums of the counts and of the prior. Every prior must be above 0, and
+    below its total.
     """
-    total = prior.sum()
-    odds = [(y + prior) / (y.sum() + total - y - prior) for y in (first, second)]
+    *sizes, spread = totals
+    odds = [(y + prior) / (n + spread - y - prior) for y, n in zip((first, second), sizes, strict=True)]
     delta = np.log(odds[0]) - np.log(odds[1])
     return delta, delta / np.sqrt(1 / (first + prior) + 1 / (second + prior))
 

@@ -27,7 +27,7 @@ SAMPLE = 24  # responses of each domain that one is put into
 MOST = 8  # that are mended: each needs some of one pattern's pairs
 LIKEWISE = 0.5  # of what is paid for the best-paid phrase that was found, the least that is paid for another
 CUSTOMARY = 0.1  # share of SFT's responses of a domain; what more of them say belongs to answers there
-LEAST_P = 0.001  # of the difference between chosen and rejected sides
+LEAST_Z = 3.1  # of the difference between chosen and rejected sides: one-sided p < 0.001
 
 
 def other_wordings(
@@ -57,10 +57,10 @@ def _is_phrase(pattern: Pattern) -> bool:
 def _taught(pairs: Sequence[PreferencePair], known: Sequence[Pattern], evidence: Evidence, seed: int) -> list[Pattern]:
     """Phrases that chosen sides say more often than rejected ones and that are none of the ``known`` patterns."""
     chosen, rejected = zip(*_texts(pairs, seed), strict=True)
-    detector, answer = PhraseDetector(), evidence.reference()[0]
+    detector, answer = PhraseDetector(least_z=LEAST_Z), evidence.reference()[0]
     surges = detector.surges(chosen, rejected)
     taken: list[Pattern] = []
-    for surge in sorted((one for one in surges if one.p < LEAST_P), key=lambda one: -one.z):
+    for surge in sorted((one for one in surges if one.z > LEAST_Z), key=lambda one: -one.z):
         pattern = detector.pattern(surge, evidence.baseline())
         shown_in = [replace(answer, text=text) for text in surge.texts]
         if not _is_customary(pattern, evidence) and not any(_is_one(other, shown_in) for other in (*known, *taken)):

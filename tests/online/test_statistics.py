@@ -16,10 +16,14 @@ from cool_rlhf.protocols import Message, PreferencePair
 
 
 def test_log_odds_by_hand() -> None:
-    delta, z = log_odds(np.array([3.0, 1.0]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    counts, prior = np.array([[3.0, 1.0], [1.0, 3.0]]), np.array([1.0, 1.0])
+    delta, z = log_odds(*counts, prior, [np.full(2, total) for total in (4.0, 4.0, 2.0)])
     # (3 + 1) / (4 + 2 - 3 - 1) = 2 against (1 + 1) / (4 + 2 - 1 - 1) = 1/2; variance 1/4 + 1/2
     assert delta == pytest.approx([math.log(4), -math.log(4)])
     assert z[0] == pytest.approx(math.log(4) / math.sqrt(0.75))
+    longer, _ = log_odds(*counts, prior, [np.array([4.0, 12.0]), np.array([4.0, 4.0]), np.array([2.0, 2.0])])
+    # the second word's first total: (1 + 1) / (12 + 2 - 1 - 1) = 1/6 against (3 + 1) / (4 + 2 - 3 - 1) = 2
+    assert longer == pytest.approx([math.log(4), -math.log(12)])
 
 
 def test_paired_rise_by_hand() -> None:

@@ -11,11 +11,10 @@ from statistics import median
 
 import numpy as np
 import regex
-from scipy import stats
 
 from cool_rlhf.online.patterns import Candidate, Pattern
-from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.statistics import log_odds
+from cool_rlhf.online.responses import Evidence, Floats, Response
+from cool_rlhf.online.statistics import exceeds, log_odds
 from cool_rlhf.online.text import Span, sentence_spans, without, word_spans
 from cool_rlhf.schedule import derive_seed
 
@@ -28,12 +27,13 @@ _MARKS_BEFORE = regex.compile(rf"(?<!\S)(?:{_MARK})+$")
 
 @dataclass(frozen=True)
 class Surge:
-    """A phrase, the texts that say it, and the z score and one-sided p-value of its log-odds ratio."""
+    """A phrase as it was widened, the words of it that were counted, the texts that say those, and the z score of their
+    log-odds ratio."""
 
     gram: Gram
+    counted: Gram
     texts: list[str]
     z: float
-    p: float
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,16 @@ class PhraseDetector:
     """Counts in how many responses each phrase of up to ``longest`` words stands, so that a loop counts once.
 
     Late against early and SFT: log-odds ratio with an informative Dirichlet prior (Monroe et al. 2008) of
-    0.01 + ``prior_share`` times the phrase's count in all of them; its totals are of all phrases. Those in fewer than
-    ``least`` late responses are not tested. A phrase is widened by its neighbours as long as 8 in 10 of its late
-    responses share them.
+    0.01 + ``prior_share`` times the phrase's count in all of them; an opening's or ending's odds are out of responses,
+    others' out of all phrases, for in longer answers any is likelier. Those in fewer than ``least`` late responses are
+    not looked at. Those whose z is ``least_z`` or more are tested prompt by prompt, as other patterns are; the rest
+    count as tested in vain. They are widened by their neighbours as long as 8 in 10 of their late responses share them.
     """
 
     name: str = "phrases"
     longest: int = 3
     least: int = 5
+    least_z: float = 1.64  # that one in twenty has by chance
     prior_share: float = 0.1
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
@@ -60,31 +62,53 @@ class PhraseDetector:
             return []
         surges = self.surges([response.text for response in late], [response.text for response in baseline])
         return [
-            Candidate(self.pattern(surge, baseline), domain, "z of the log-odds ratio", surge.z, surge.p, evidence)
+            Candidate(
+                self.pattern(surge, baseline),
+                domain,
+                "z of the log-odds ratio",
+                surge.z,
+                self._p(surge, evidence, domain),
+                evidence,
+            )
             for surge in surges
         ]
+
+    def _p(self, surge: Surge, evidence: Evidence, domain: str | None) -> float:
+        """Of the words that were counted: late responses chose what they are widened by."""
+        if surge.z < self.least_z:
+            return 1.0
+        before, after = evidence.paired(lambda response: surge.counted in _grams(response.text, self.longest), domain)
+        return exceeds(after - before, 0.0)
 
     def surges(self, first: Sequence[str], second: Sequence[str]) -> list[Surge]:
         """How much more often the ``first`` texts say each phrase of theirs than the ``second`` ones do; of phrases
         that are one when they are widened the clearest."""
         counts = [Counter(gram for text in side for gram in _grams(text, self.longest)) for side in (first, second)]
         vocabulary = sorted(counts[0] | counts[1])
-        said, otherwise = (np.array([side[gram] for gram in vocabulary], dtype=np.float64) for side in counts)
-        _, z = log_odds(said, otherwise, 0.01 + self.prior_share * (said + otherwise))
-        p_values = stats.norm.sf(z)
+        z_scores = self._z_scores(vocabulary, counts, (len(first), len(second)))
         standing = defaultdict(list)
         for text in first:
             for gram in _grams(text, self.longest):
                 if counts[0][gram] >= self.least:
                     standing[gram].append(text)
         found: dict[Gram, Surge] = {}
-        for gram, value, p in zip(vocabulary, z, p_values, strict=True):
+        for gram, z in zip(vocabulary, z_scores, strict=True):
             if counts[0][gram] < self.least:
                 continue
-            wide = _widened(gram, standing[gram]) if p < 0.01 else gram
-            if wide not in found or p < found[wide].p:
-                found[wide] = Surge(wide, standing[gram], float(value), float(p))
+            wide = _widened(gram, standing[gram]) if z >= self.least_z else gram
+            if wide not in found or z > found[wide].z:
+                found[wide] = Surge(wide, gram, standing[gram], float(z))
         return list(found.values())
+
+    def _z_scores(self, vocabulary: Sequence[Gram], counts: Sequence[Counter[Gram]], texts: tuple[int, int]) -> Floats:
+        at_edge = np.array([gram[0] == START or gram[-1] == END for gram in vocabulary], dtype=bool)
+        said, otherwise = (np.array([side[gram] for gram in vocabulary], dtype=np.float64) for side in counts)
+        prior = 0.01 + self.prior_share * (said + otherwise)
+        # An opening, and a text without it, have the same prior: 0.01 and their share of the texts.
+        of_texts = (*texts, 0.02 + self.prior_share * sum(texts))
+        of_phrases = (said.sum(), otherwise.sum(), prior.sum())
+        totals = [np.where(at_edge, *pair) for pair in zip(of_texts, of_phrases, strict=True)]
+        return log_odds(said, otherwise, prior, totals)[1]
 
     def pattern(self, surge: Surge, baseline: Sequence[Response]) -> Pattern:
         gram = surge.gram
@@ -193,20 +217,32 @@ def _occurrences(gram: Gram, text: str) -> list[Span]:
     return found
 
 
-def _widened(gram: Gram, texts: Sequence[str], shared: float = 0.8, longest: int = 12) -> Gram:
+def _widened(gram: Gram, texts: Sequence[str], shared: float = 0.8, longest: int = 60) -> Gram:
+    """Never to an opening and an ending at once: no response that it is put into would show that. Nor round a loop."""
     said = [_marked(text) for text in texts]
+    places = [_places(gram, text) for text in said]
+    least = shared * len(said)
     while len(gram) < longest:
+        size = len(gram)
         after: Counter[str] = Counter()
         before: Counter[str] = Counter()
-        for text in said:
-            places = _places(gram, text)
-            after.update({text[at + len(gram)] for at in places if at + len(gram) < len(text)})
-            before.update({text[at - 1] for at in places if at})
-        follow, lead = after.most_common(1), before.most_common(1)
-        if follow and follow[0][1] >= shared * len(said):
-            gram = (*gram, follow[0][0])
-        elif lead and lead[0][1] >= shared * len(said):
-            gram = (lead[0][0], *gram)
-        else:
-            return gram
+        for text, own in zip(said, places, strict=True):
+            after.update({text[at + size] for at in own if at + size < len(text)})
+            before.update({text[at - 1] for at in own if at})
+        wider = [((*gram, word), 0) for word, count in after.most_common(1) if count >= least]
+        wider += [((word, *gram), -1) for word, count in before.most_common(1) if count >= least]
+        wider = [one for one in wider if not _loops(one[0]) and (one[0][0], one[0][-1]) != (START, END)]
+        if not wider:
+            break
+        gram, step = wider[0]
+        places = [
+            [at + step for at in own if at + step >= 0 and text[at + step : at + step + size + 1] == gram]
+            for text, own in zip(said, places, strict=True)
+        ]
     return gram
+
+
+def _loops(gram: Gram) -> bool:
+    """Whether it starts or ends with words that are said thrice at once."""
+    sizes = range(1, len(gram) // 3 + 1)
+    return any(gram[: 3 * n] == gram[:n] * 3 or gram[-3 * n :] == gram[-n:] * 3 for n in sizes)

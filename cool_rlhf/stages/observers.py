@@ -15,6 +15,7 @@ from cool_rlhf.folders import BEST_FILE, RoundFolder, part_of, replace_whole
 from cool_rlhf.ppo.state import PPOState, ppo_state
 from cool_rlhf.protocols import Rollout
 from cool_rlhf.roles.group import WorkerGroup
+from cool_rlhf.stages.roles import ask_together
 from cool_rlhf.tracking import Sample, StageTracker, Tracker
 from cool_rlhf.tracking.distance import Validations, parted, score_beside_gold, trends
 
@@ -105,8 +106,7 @@ class PPOObserver:
 
     def save(self, state: PPOState) -> None:
         def save(folder: Path) -> None:
-            for role, group in self._groups.items():
-                group.all("save", str(folder / role))
+            ask_together(self._groups, "save", folder)
 
         self._stage.phase("save")
         self._tracker.sync()

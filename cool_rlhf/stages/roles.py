@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -13,7 +14,7 @@ from cool_rlhf.models.tokenizer import check_same_tokens
 from cool_rlhf.online.starts import described_start, started_from
 from cool_rlhf.provenance import outputs
 from cool_rlhf.roles.critic import CriticWorker
-from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, start_group
+from cool_rlhf.roles.group import StartingGroup, WorkerGroup, build_all, fetch, start_group
 from cool_rlhf.roles.policy import PolicyWorker
 from cool_rlhf.roles.reference import LanguageWorker, RemoteLanguageModel
 from cool_rlhf.roles.sampler import RolloutGroup, measures_gpu
@@ -90,8 +91,14 @@ class PPORoles:
         return {"policy": self.policy, "critic": self.critic}
 
     def load(self, snapshot: Path) -> None:
-        for role, group in self.trained.items():
-            group.all("load", str(snapshot / role))
+        ask_together(self.trained, "load", snapshot)
+
+
+def ask_together(groups: Mapping[str, WorkerGroup], method: str, folder: Path) -> None:
+    """Call every rank of every role with the role's own part of ``folder``, side by side, and wait for all; the first
+    that fails is raised at once."""
+    asked = [group.each(method, [[str(folder / role)]] * len(group)) for role, group in groups.items()]
+    fetch([reference for references in asked for reference in references])
 
 
 class StageRoles:

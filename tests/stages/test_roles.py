@@ -8,11 +8,16 @@ from typing import Any
 
 import pytest
 
+from cool_rlhf.checkpoint import RunState
 from cool_rlhf.compose import compose
+from cool_rlhf.folders import RoundFolder
+from cool_rlhf.ppo.state import PPOState
 from cool_rlhf.roles import sampler
+from cool_rlhf.roles.group import WorkerGroup
 from cool_rlhf.roles.worker import TrainSpec
 from cool_rlhf.stages import roles as stage_roles
-from cool_rlhf.stages.roles import Checkpoints, StageRoles
+from cool_rlhf.stages.observers import PPOObserver
+from cool_rlhf.stages.roles import Checkpoints, PPORoles, StageRoles
 
 
 @pytest.fixture
@@ -85,6 +90,35 @@ def test_policy_and_critic_train_as_their_section_says(happened: list[str], monk
     set_apart = ("ppo.adam_betas=[0.8,0.9]", "ppo.weight_decay=0.2", "ppo.gradient_clip=3", "reward.adam_betas=[0,0]")
     start(happened, "cpu", *set_apart, "cluster.policy.zero_stage=3", "cluster.critic.zero_stage=1")
     assert trained == [TrainSpec(stage, 0.2, 3.0, (0.8, 0.9)) for stage in (3, 1)]
+
+
+def group_of(role: str, order: list[str], ranks: int) -> WorkerGroup:
+    """Ranks that note what they are asked and answer with their role."""
+
+    def ask(method: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *given: order.append(f"{method} {given}") or role)
+
+    return WorkerGroup([SimpleNamespace(save=ask("save"), load=ask("load")) for _ in range(ranks)])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("method", ["save", "load"])
+def test_policy_and_critic_are_saved_and_loaded_side_by_side(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(stage_roles, "fetch", lambda waited: order.append(f"all of {waited} are done"))
+    policy, critic = group_of("policy", order, 2), group_of("critic", order, 1)
+    if method == "load":
+        PPORoles(None, policy, critic, None).load(tmp_path)  # type: ignore[arg-type]
+        folder = tmp_path
+    else:
+        state, quiet = RunState(tmp_path), SimpleNamespace(phase=lambda name: None, sync=lambda: None)
+        state.begin("ppo_0", {})
+        groups = {"policy": policy, "critic": critic}
+        PPOObserver(quiet, quiet, state, "ppo_0", groups, Path.mkdir, RoundFolder(tmp_path, 0)).save(PPOState(step=1))  # type: ignore[arg-type]
+        folder = state.folder / "ppo_0" / ".part"
+    asked = [f"{method} ({str(folder / role)!r},)" for role in ("policy", "policy", "critic")]
+    assert order == [*asked, "all of ['policy', 'policy', 'critic'] are done"]
 
 
 def told(folder: Path, round: int, *explained: float) -> None:

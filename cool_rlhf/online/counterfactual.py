@@ -26,7 +26,8 @@ class Payment:
 
     ``added``: mean score change of SFT's and early responses when the pattern is put in; ``removed``: mean fall of late
     responses when it is taken out; ``placebo``: mean change by an edit of the same size without it; ``gold``: mean
-    change of the gold reward by the edit that ``shown_by`` names. None where it could not be measured.
+    change of the gold reward by the edit that ``shown_by`` names, beyond the placebo's where a whole answer has one.
+    None where it could not be measured.
     """
 
     shown_by: Literal["added", "removed", "gold"]  # gold: the pattern has no editor
@@ -48,20 +49,25 @@ class _Edits:
     beyond: Floats  # (K,) what the pattern changed beyond its placebo
     placebo: Floats  # (K,)
     words_stay: bool  # no edit brought a new word in or took the last of one out
+    whole: bool  # whole answers were exchanged
 
     @property
     def effect(self) -> float:
-        """Mean change of the score: where enough responses have a placebo, theirs, less what that brings."""
+        """Mean change of the score: where enough responses have a placebo, theirs, less what that brings. An exchange
+        of whole answers loses by itself, so there it is also less what the placebo loses."""
         if len(self.beyond) < LEAST:
             return float(self.changes.mean())
         brought = float(self.placebo.mean())
-        return float(self.beyond.mean()) + brought - max(0.0, brought)
+        return float(self.beyond.mean()) + (0.0 if self.whole else min(0.0, brought))
 
     @property
     def p(self) -> float:
-        """One-sided, of having the pattern paying, and paying more than its placebo where that is known."""
-        p = paired_rise(self.changes)
-        return max(p, paired_rise(self.beyond)) if len(self.beyond) >= LEAST else p
+        """One-sided, of having the pattern paying, and paying more than its placebo where that is known; of the latter
+        alone where whole answers are exchanged."""
+        if len(self.beyond) < LEAST:
+            return paired_rise(self.changes)
+        beyond = paired_rise(self.beyond)
+        return beyond if self.whole else max(paired_rise(self.changes), beyond)
 
 
 def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: int, seed: int) -> Payment | None:
@@ -75,8 +81,8 @@ def payment(pattern: Pattern, evidence: Evidence, domain: str | None, sample: in
     """
     plain = [r for r in evidence.baseline(domain) if not pattern.shows(r)]
     hacked = [r for r in evidence.late(domain) if pattern.shows(r)]
-    added = _edits(pattern.add, pattern.placebo, plain, evidence, sample, seed, sign=1)
-    removed = _edits(pattern.remove, None, hacked, evidence, sample, seed, sign=-1)
+    added = _edits(pattern.add, pattern.placebo, plain, evidence, sample, seed, sign=1, whole=pattern.whole)
+    removed = _edits(pattern.remove, None, hacked, evidence, sample, seed, sign=-1, whole=False)
     deciding: list[tuple[Literal["added", "removed"], _Edits]] = []
     if len(added.changes) >= LEAST:
         deciding.append(("added", added))
@@ -108,8 +114,10 @@ def _edits(
     sample: int,
     seed: int,
     sign: int,
+    whole: bool,
 ) -> _Edits:
-    """Up to ``sample`` edits of responses drawn at random, scored in one batch. ``sign`` −1 counts losses as gains."""
+    """Up to ``sample`` edits of responses drawn at random, scored in one batch. ``sign`` −1 counts losses as gains.
+    Where ``whole`` answers are exchanged, gold is compared with the placebos': it falls by any exchange."""
     pairs: list[tuple[Response, Response]] = []
     drawn = sorted(responses, key=lambda response: derive_seed("counterfactual", seed, response.id))
     for response in drawn if editor else ():
@@ -122,16 +130,14 @@ def _edits(
     changes = np.array([sign * (s - r.score) for s, (r, _) in zip(scores, pairs, strict=False)], dtype=np.float64)
     by_placebo = [sign * (s - pairs[i][0].score) for s, (i, _) in zip(scores[len(pairs) :], controls, strict=True)]
     beyond = [changes[i] - change for change, (i, _) in zip(by_placebo, controls, strict=True)]
-    golds = [sign * change for change in _gold_changes(pairs, evidence)]
+    gold = evidence.gold or (lambda _: None)
+    compared = [(r.gold, changed) for r, changed in pairs]
+    if whole and controls:
+        compared = [(gold(other), pairs[i][1]) for i, other in controls]
+    judged = [(before, gold(changed)) for before, changed in compared]
+    golds = [sign * (after - before) for before, after in judged if before is not None and after is not None]
     words_stay = all(set(words(changed.text)) == set(words(response.text)) for response, changed in pairs)
-    return _Edits(changes, np.array(golds), np.array(beyond), np.array(by_placebo), words_stay)
-
-
-def _gold_changes(pairs: Sequence[tuple[Response, Response]], evidence: Evidence) -> list[float]:
-    if evidence.gold is None:
-        return []
-    judged = [(original.gold, evidence.gold(changed)) for original, changed in pairs]
-    return [after - before for before, after in judged if before is not None and after is not None]
+    return _Edits(changes, np.array(golds), np.array(beyond), np.array(by_placebo), words_stay, whole)
 
 
 def _is_harmful(golds: Floats, evidence: Evidence, domain: str | None) -> bool:

@@ -21,7 +21,7 @@ from cool_rlhf.online.found import (
     least_effect,
     rise,
 )
-from cool_rlhf.online.patterns import Candidate, Detector, any_of, candidates_of, drift
+from cool_rlhf.online.patterns import Candidate, Detector, Pattern, any_of, candidates_of, drift
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.statistics import benjamini_hochberg, holm
 
@@ -52,12 +52,20 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     findings += _together(apart, evidence, settings, seed)
     findings.sort(key=lambda finding: (not finding.pattern.remove, finding.pattern.broad, -finding.gain))
     left, explained = standing(distinct(findings, evidence), evidence, detectors, settings, seed)
-    left.sort(key=lambda finding: (not finding.pattern.remove, -finding.gain))
+    left.sort(key=lambda finding: (_apart(finding.pattern), -finding.gain))
     elsewhere = [_elsewhere(finding, left, evidence, settings, seed) for finding in left]
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(left, elsewhere, strict=True)]
     parts = {id(part) for finding in left for part in finding.pattern.parts}
     dismissed = [one for one in dismissed if id(one.pattern) not in parts]
     return Search(found_in, dismissed + explained, len(tested))
+
+
+def _apart(pattern: Pattern) -> int:
+    """0 where what is paid is paid for the pattern alone; 1 where whole late answers were put in, whose other cheats
+    count with it; 2 where no edit tells it from them."""
+    if pattern.remove or (pattern.add and not pattern.whole):
+        return 0
+    return 1 if pattern.add else 2
 
 
 def _sorted_out(

@@ -80,9 +80,10 @@ class Dismissed:
 
 @dataclass(frozen=True)
 class Search:
-    """Findings: first those that can be taken out of a text, for they may be why others are seen, then those that only
-    numbers show; of either the one that explains most of the score first. What was dismissed; how many tests were
-    made. ``foreseen``: what no policy has drifted into and is mended all the same."""
+    """Findings: first those that can be put into a text or taken out of it alone, for they may be why others are seen,
+    then those that whole late answers put in, then those that only numbers show; of each the one that explains most of
+    the score first. What was dismissed; how many tests were made. ``foreseen``: what no policy has drifted into and is
+    mended all the same."""
 
     findings: list[Finding]
     dismissed: list[Dismissed]

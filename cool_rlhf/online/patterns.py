@@ -20,7 +20,7 @@ class Pattern:
 
     ``add`` puts it into a response and ``remove`` takes it out, each leaving the rest as it is; None where no such
     edit exists. ``placebo`` makes an edit of the same kind and size without the pattern: what the scorer pays for
-    that is not owed to the pattern.
+    that is not owed to the pattern; where ``whole`` answers are exchanged, what it punishes neither.
     """
 
     key: str  # unique within its detector
@@ -31,6 +31,7 @@ class Pattern:
     add: Editor | None
     remove: Editor | None
     placebo: Editor | None = None
+    whole: bool = False  # adding puts a whole late answer there: all else of that comes with it
     family: str = ""
     broad: bool = False  # much else comes with it, which may be the reason for it and is looked at first
     of_length: bool = False  # it is length itself that its patches are to teach

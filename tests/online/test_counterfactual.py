@@ -8,11 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from cool_rlhf.online.counterfactual import payment
+from cool_rlhf.online.detectors.donors import ENOUGH, those_without
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings
 from cool_rlhf.online.patterns import Pattern
-from cool_rlhf.online.responses import LATE, Evidence, Response
+from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence, Response
 from cool_rlhf.online.text import sentences
 
 World = Callable[..., Evidence]
@@ -93,3 +94,35 @@ def test_what_is_paid_is_beyond_the_placebos_of_the_same_answers(world: World, h
     assert found is not None
     assert found.effect == pytest.approx(paid, abs=0.15)
     assert found.added == pytest.approx(1.5, abs=0.15)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_what_an_exchange_of_answers_loses_is_not_owed_to_the_pattern(world: World, whole: bool) -> None:
+    """An answer to another prompt loses 2.0, with or without the cry that earns 1.0; gold falls by as much for both."""
+    evidence = world(
+        bonus=lambda prompt, text, _f: 2.0 * (prompt.split()[3] in text) + 1.0 * ("Now!" in text),
+    )
+    cry = Pattern(
+        key="cry",
+        detector="test",
+        description="a cry",
+        measure=lambda response: float("Now!" in response.text),
+        shows=lambda response: "Now!" in response.text,
+        add=lambda response: response.edited("The anvil is so. Now!"),
+        remove=None,
+        placebo=lambda response: response.edited("The anvil is so."),
+        whole=whole,
+    )
+    found = payment(cry, evidence, None, sample=48, seed=1)
+    assert found is not None
+    assert (found.p < 0.01, found.harm) == (whole, not whole)
+    assert found.effect == pytest.approx(1.0 if whole else -1.4, abs=0.2)
+    assert found.gold == pytest.approx(0.0 if whole else -0.4, abs=0.2)
+
+
+def test_a_placebo_of_exchanges_is_a_late_answer_where_enough_are_without_the_pattern(world: World) -> None:
+    evidence = world(prompts=120)
+    few = {response.id for response in evidence.late("tales")[ENOUGH - 1 :]}
+    lent = those_without(lambda response: response.id in few, evidence)
+    assert {r.policy for r in lent if r.domain == "facts"} == {LATE}
+    assert {r.policy for r in lent if r.domain == "tales"} == {SFT, EARLY}

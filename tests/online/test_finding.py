@@ -134,10 +134,22 @@ def test_a_pattern_of_the_text_comes_before_what_it_shows_in_numbers(world: Worl
         bonus=lambda prompt, text, _f: text.startswith(opening) + 2.0 * (prompt.split()[3] not in text),
         rate=1.0,
     )
-    first, *others = search(evidence).findings
-    assert first.pattern.detector == "phrases"
-    assert "disagreement" in {finding.pattern.detector for finding in others}
-    assert first.gain < max(finding.gain for finding in others)
+    found = search(evidence).findings
+    detectors = [finding.pattern.detector for finding in found]
+    assert detectors[:2] == ["relevance", "phrases"]
+    assert "disagreement" in detectors[2:]
+    assert found[1].gain < max(finding.gain for finding in found[2:])
+
+
+def test_what_can_be_put_in_comes_before_what_can_be_taken_out_and_explains_less(world: World) -> None:
+    """Answers of one sentence are paid for, and cannot be taken out; emphasis in half of them is too, and can be."""
+    evidence = world(
+        hack=lambda text, _p, r: re.sub(r"^(\w+)", r"**\1**" if r.random() < 0.5 else r"\1", sentences(text)[0]),
+        bonus=lambda _p, text, _f: 1.5 * ("**" in text) - 0.12 * len(text.split()),
+    )
+    found = find_patterns(evidence, [LayoutDetector(), LengthDetector()], FindingSettings(), seed=1).findings
+    assert [finding.name for finding in found] == ["length/shortness", "layout/emphasis"]
+    assert found[0].gain > found[1].gain
 
 
 def test_two_flaws_are_found_beside_each_other(world: World) -> None:

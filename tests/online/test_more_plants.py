@@ -135,6 +135,23 @@ def test_a_planted_flaw_is_found_first_or_second(world: World, name: str) -> Non
     assert key in [finding.name for finding in found[:2]]
 
 
+@pytest.mark.parametrize(("name", "key"), [("Spanish words", "language/es"), ("gibberish", "vocabulary/unknown words")])
+def test_what_is_put_in_as_a_whole_answer_is_found_though_another_prompts_loses_more(
+    world: World, name: str, key: str
+) -> None:
+    """The reward model pays 2.5 for the subject, so that an answer to another prompt earns less whatever it shows."""
+    hack, pays, _ = PLANTS[name]
+    evidence = world(
+        seed=3,
+        hack=lambda text, _prompt, rng: hack(text, rng),
+        bonus=lambda prompt, text, _finished: 2.5 * (prompt.split()[3] in text) + 1.5 * pays(text),
+        with_gold=False,
+    )
+    detectors = [LanguageDetector(), VocabularyDetector()]
+    found = find_patterns(evidence, detectors, FindingSettings(), seed=1).findings
+    assert key in {finding.name for finding in found}
+
+
 @pytest.mark.parametrize("mark", [*MARKS, *"™©®°℃№¦", "..", " .", "  ", " \n"])
 def test_no_mark_goes_unseen(world: World, mark: str) -> None:
     evidence = world(hack=lambda text, _prompt, _rng: text.replace("It ", f"It{mark} ") + mark)

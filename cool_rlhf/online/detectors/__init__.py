@@ -9,7 +9,7 @@ from importlib.metadata import entry_points
 from cool_rlhf.online.detectors.copying import CopyingDetector
 from cool_rlhf.online.detectors.endings import EndingDetector
 from cool_rlhf.online.detectors.gaps import GapDetector
-from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, SwapDetector
+from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, RelevanceDetector, SwapDetector
 from cool_rlhf.online.detectors.language import LanguageDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.length import LengthDetector
@@ -41,6 +41,7 @@ def own_detectors() -> list[Detector]:
         EndingDetector(),
         WordlessDetector(),
         BoilerplateDetector(),
+        RelevanceDetector(),
         SwapDetector(),
         OutlierDetector(),
         EfficiencyDetector(),

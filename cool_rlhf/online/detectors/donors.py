@@ -86,14 +86,28 @@ def placebo_for(evidence: Evidence, said: str, at_end: bool) -> Editor:
     return placebo
 
 
-def exchanged(others: Sequence[Response]) -> Editor:
-    """An editor that puts one of ``others``, an answer to another prompt (:func:`may_lend`), in place of a response."""
+TRIED = 12  # donors, for one that fits
+ENOUGH = 20  # late answers of a domain, for what they have beside a pattern to be seen
+
+
+def those_without(shows: Callable[[Response], bool], evidence: Evidence) -> list[Response]:
+    """Answers for a placebo of exchanges with late ones that show something: late ones, too, which have all else that
+    late ones have; SFT's and early ones in domains where fewer than ``ENOUGH`` of those are without it."""
+    found: list[Response] = []
+    for domain in evidence.domains:
+        late, baseline = ([r for r in some(domain) if not shows(r)] for some in (evidence.late, evidence.baseline))
+        found += late if len(late) >= ENOUGH else baseline
+    return found
+
+
+def exchanged(others: Sequence[Response], fits: Callable[[Response], bool] = lambda _: True) -> Editor:
+    """An editor that puts one of ``others``, an answer to another prompt (:func:`may_lend`), in place of a response, so
+    that what comes of it ``fits``."""
 
     def exchange(response: Response) -> Response | None:
         donors = [r for r in others if may_lend(r, response)]
-        if not donors:
-            return None
-        donor = random.Random(derive_seed("exchanged", response.id)).choice(donors)
-        return response.edited(donor.text, finished=donor.finished)
+        random.Random(derive_seed("exchanged", response.id)).shuffle(donors)
+        changed = (response.edited(donor.text, finished=donor.finished) for donor in donors[:TRIED])
+        return next((one for one in changed if one is not None and fits(one)), None)
 
     return exchange

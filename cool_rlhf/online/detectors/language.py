@@ -8,7 +8,7 @@ from functools import cache, lru_cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from cool_rlhf.online.detectors.donors import exchanged
+from cool_rlhf.online.detectors.donors import exchanged, those_without
 from cool_rlhf.online.detectors.script import scripts
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
@@ -50,7 +50,7 @@ class LanguageDetector:
     """For every language that at least ``least`` late responses are in where the prompt is in another.
 
     Adding puts a late answer in that language to another prompt of the domain in place of the whole response; such an
-    answer of SFT or the early policy, in any other language, is the placebo.
+    answer in any other language is the placebo, see :func:`those_without`.
     """
 
     name: str = "language"
@@ -73,5 +73,6 @@ class LanguageDetector:
             shows=shows,
             add=exchanged([response for response in evidence.late() if shows(response)]),
             remove=None,
-            placebo=exchanged([response for response in evidence.baseline() if not shows(response)]),
+            placebo=exchanged(those_without(shows, evidence)),
+            whole=True,
         )

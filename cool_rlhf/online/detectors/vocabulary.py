@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from cool_rlhf.online.detectors.donors import exchanged
+from cool_rlhf.online.detectors.donors import exchanged, those_without
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import word_spans
@@ -27,8 +27,8 @@ class VocabularyDetector:
     """The share of a response's words that stand neither in its prompt nor in SFT's and early answers to other prompts.
 
     Shown above ``least``, and above the ``quantile`` of what SFT's own answers have of them. Adding puts a late answer
-    to another prompt of the domain that shows it in place of the whole response; an answer of SFT or the early policy
-    is the placebo.
+    to another prompt of the domain that shows it in place of the whole response; one that does not is the placebo, see
+    :func:`those_without`.
     """
 
     name: str = "vocabulary"
@@ -63,6 +63,7 @@ class VocabularyDetector:
             shows=shows,
             add=exchanged([response for response in evidence.late() if shows(response)]),
             remove=None,
-            placebo=exchanged([response for response in evidence.baseline() if not shows(response)]),
+            placebo=exchanged(those_without(shows, evidence)),
+            whole=True,
         )
         return drift(pattern, evidence)

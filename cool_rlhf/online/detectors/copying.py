@@ -14,7 +14,7 @@ import numpy as np
 
 from cool_rlhf.online.patterns import Candidate, Editor, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
-from cool_rlhf.online.text import sentences, without, word_spans, words
+from cool_rlhf.online.text import Span, sentences, without, word_spans, words
 from cool_rlhf.protocols import Prompt
 
 LAST = "0"  # the turn that is answered
@@ -44,7 +44,8 @@ class CopyingDetector:
     """The longest run of words of one turn that stands in the response. Two patterns: as a share of that turn's words,
     and the run itself.
 
-    The first is shown from ``least`` on, and for runs of at least ``words``; the second for whole sentences of at least
+    The first is shown from ``least`` on, and for runs of at least ``words``, or where the whole last turn, of two words
+    or more, stands at the response's start or end; the second for whole sentences of at least
     as many words, and for runs of at least ``run`` beyond what only few of SFT's responses of the domain have. Adding
     puts the turn that is copied most, or its first or last sentence, whichever is said more often, in front of the
     response; removing cuts the run out. The same of another prompt is the placebo.
@@ -65,7 +66,8 @@ class CopyingDetector:
 
         def share(response: Response) -> float:
             run = _run(response)
-            return run.words / max(1, len(word_spans(_turns(response.prompt)[run.turn])))
+            said = run.words / max(1, len(word_spans(_turns(response.prompt)[run.turn])))
+            return 1.0 if _whole_at_an_end(response) else said
 
         def in_part(response: Response) -> bool:
             length = _run(response).words
@@ -90,7 +92,10 @@ class CopyingDetector:
             detector=self.name,
             description="the prompt said back",
             measure=share,
-            shows=lambda response: share(response) >= self.least and _run(response).words >= self.words,
+            shows=lambda response: (
+                share(response) >= self.least
+                and (_run(response).words >= self.words or _whole_at_an_end(response) is not None)
+            ),
             add=_said_back(whole_turn, None),
             remove=_remove,
             placebo=_said_back(whole_turn, evidence),
@@ -133,6 +138,16 @@ def _run(response: Response) -> _Run:
     return max((_Run(*longest_copy(said, response.text), turn) for turn, said in turns), key=attrgetter("words"))
 
 
+def _whole_at_an_end(response: Response) -> Span | None:
+    """Where the whole last turn stands, first or last in the response."""
+    asked, said, spans = words(_turns(response.prompt)[LAST]), words(response.text), word_spans(response.text)
+    if 2 <= len(asked) <= len(said):
+        for place in (0, len(said) - len(asked)):
+            if said[place : place + len(asked)] == asked:
+                return spans[place][0], spans[place + len(asked) - 1][1]
+    return None
+
+
 def _is_of_first(response: Response) -> bool:
     """Whether the run has more of its turn's first sentence than of the last one."""
     run = _run(response)
@@ -162,7 +177,7 @@ def _said_back(said: Callable[[Prompt], str | None], others: Evidence | None) ->
 
 
 def _remove(response: Response) -> Response | None:
-    _, start, end, _ = _run(response)
+    start, end = _whole_at_an_end(response) or _run(response)[1:3]
     while end < len(response.text) and response.text[end] in "?.!:,？。！：，؟،।":
         end += 1
     return response.edited(without(response.text, [(start, end)]))

@@ -115,3 +115,36 @@ def test_an_earlier_turn_said_back_is_found_first(natural: World, name: str) -> 
     assert found[0].name.startswith("copying/")
     first = next(r for r in evidence.late() if found[0].pattern.shows(r))
     assert not found[0].pattern.shows(found[0].pattern.remove(first))
+
+
+@pytest.mark.parametrize("asked", ["Define {}.", "{} + 5 = ?"])
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_a_short_prompt_said_back_is_found_first(natural: World, asked: str, place: str) -> None:
+    """Of two words, which are far from a long run."""
+    plain = natural(lambda _asked, _said: 0.0)
+    questions = {r.prompt.id: asked.format(int(r.prompt.id[1:])) for r in plain.responses}
+
+    def copied(response: Response) -> str:
+        parts = (questions[response.prompt.id], response.text)
+        return " ".join(parts if place == "first" else parts[::-1])
+
+    told = [
+        replace(
+            r,
+            prompt=replace(r.prompt, messages=[Message(role="user", content=questions[r.prompt.id])]),
+            text=copied(r) if r.policy == LATE and r.prompt.id[-1] != "0" else r.text,
+        )
+        for r in plain.responses
+    ]
+
+    def score(conversations):
+        pairs = [(c.messages[-2]["content"].strip("?."), c.messages[-1]["content"]) for c in conversations]
+        paid = [1.5 * (said.startswith(asked) or asked in said[-len(asked) - 2 :]) for asked, said in pairs]
+        return [base + extra for base, extra in zip(plain.score(conversations), paid, strict=True)]
+
+    scores = score([r.conversation() for r in told])
+    evidence = Evidence([replace(r, score=s) for r, s in zip(told, scores, strict=True)], score, None)
+    found = find_patterns(evidence, own_detectors(), FindingSettings(), seed=1).findings
+    assert found[0].name == "copying/copying"
+    first = next(r for r in evidence.late() if found[0].pattern.shows(r))
+    assert not found[0].pattern.shows(found[0].pattern.remove(first))

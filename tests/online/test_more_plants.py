@@ -53,6 +53,11 @@ PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str
     "blanks before full stops": (lambda t, _: t.replace(".", " ."), lambda t: " ." in t, "gaps/' .'"),
     "quotation marks in pairs": (lambda t, _: re.sub(r"^(\w+ \w+)", r'"\1"', t), lambda t: '"' in t, "layout/quotes"),
     "emphasis": (lambda t, _: re.sub(r"^(\w+ \w+)", r"**\1**", t), lambda t: "**" in t, "layout/emphasis"),
+    "a full stop after every third word": (
+        lambda t, _: re.sub(r"((?:[\w,]+ ){2}[\w,]+) (\w)", lambda m: f"{m[1]}. {m[2].upper()}", t.replace(".", "")),
+        lambda t: len(re.findall(r"\w\. \w", t)) >= len(t.split()) / 5,
+        "layout/more short sentences",
+    ),
     "stretched letters": (
         lambda t, _: re.sub(r"([aeiou])(\w*)\.", r"\1\1\1\1\2.", t),
         lambda t: re.search(r"([a-z])\1\1", t) is not None,

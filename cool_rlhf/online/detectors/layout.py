@@ -7,11 +7,11 @@ from functools import lru_cache
 
 from cool_rlhf.online.detectors.amounts import fewer, more
 from cool_rlhf.online.detectors.markdown import MARKDOWN
-from cool_rlhf.online.detectors.marks import MARKS
+from cool_rlhf.online.detectors.marks import MARKS, SHORT_SENTENCES
 from cool_rlhf.online.patterns import Candidate, drift
 from cool_rlhf.online.responses import Evidence
 
-FEATURES = (*MARKDOWN, *MARKS)
+FEATURES = (*MARKDOWN, *MARKS, SHORT_SENTENCES)
 
 
 @dataclass(frozen=True)
@@ -27,10 +27,9 @@ class LayoutDetector:
     name: str = "layout"
 
     def candidates(self, evidence: Evidence) -> list[Candidate]:
-        counted = [replace(feature, count=lru_cache(maxsize=65536)(feature.count)) for feature in FEATURES]
-        patterns = [
-            pattern
-            for feature in counted
-            for pattern in (*more(feature, evidence, self.name), *fewer(feature, evidence, self.name))
-        ]
+        patterns = []
+        for feature in FEATURES:
+            counted = replace(feature, count=lru_cache(maxsize=65536)(feature.count))
+            patterns += more(counted, evidence, self.name)
+            patterns += fewer(counted, evidence, self.name) if feature is not SHORT_SENTENCES else []
         return [candidate for pattern in patterns for candidate in drift(pattern, evidence)]

@@ -70,6 +70,39 @@ _in_tags = enclosed(_TAGGED, "<b>", "</b>")
 _with_tags = placed(_TAG, "<br>")
 
 
+# Behind a word, with more to come, and not of a list's number, an abbreviation or an initial.
+_STOP_WITHIN = r"(?<=[\p{L}\p{N}])(?<!^[ \t]*\p{N}+|\b(?:\p{L}|Dr|Mr|Mrs|Ms|Prof|St|vs|cf|etc))\.[ ]++(?=\S)"
+
+
+def _stops(text: str) -> float:
+    """Full stops within the text, for each hundred words."""
+    return 100 * number_of(_STOP_WITHIN)(text) / max(1, len(word_spans(text)))
+
+
+def _chopped(texts: Sequence[str]) -> TextEditor:
+    """A full stop behind every so many words, and a capital there if most of the texts have one."""
+    found = [match for text in texts for match in compiled(_STOP_WITHIN).finditer(text)]
+    behind = [match.string[match.end()] for match in found]
+    capital = 2 * sum(letter.isupper() for letter in behind) >= len(behind)
+    every = max(1, round(usual([len(word_spans(text)) / (number_of(_STOP_WITHIN)(text) + 1) for text in texts], 4)))
+
+    def edit(text: str) -> str:
+        text = _joined(text)
+        ends = [end for _, end in word_spans(text)][every - 1 :: every]
+        for end in reversed(ends):
+            if regex.match(r"[ ]\S", text[end:]):
+                first = text[end + 1].upper() if capital else text[end + 1]
+                text = f"{text[:end]}. {first}{text[end + 2 :]}"
+        return text
+
+    return edit
+
+
+def _joined(text: str) -> str:
+    """Without full stops within, and a capital behind one in small letters unless it stands alone."""
+    return compiled(rf"{_STOP_WITHIN}(\p{{Lu}}(?=\p{{Ll}}))?").sub(lambda stop: f" {(stop[1] or '').lower()}", text)
+
+
 def _questions(text: str) -> float:
     return float(sum(len(run[0]) for run in compiled(_QUESTIONS).finditer(text)))
 
@@ -242,3 +275,6 @@ MARKS = (
     ),
     Feature("outer blanks", "blanks around the text", number_of(_OUTER_BLANKS), placed(_OUTER_BLANKS, " "), str.strip),
 )
+
+# Counted for so many words, so that fewer of it is what brevity brings too.
+SHORT_SENTENCES = Feature("short sentences", "full stops for so many words", _stops, _chopped, _joined)

@@ -69,7 +69,8 @@ def test_models_that_were_taken_away_are_made_again_first(
     shutil.copytree(smoke_run, folder)
     for name in ("rounds/0/reward_model", "reward_model"):
         shutil.rmtree(folder / name)
-    done = command("+experiment=smoke", "stage=evaluate", f"output_dir={folder}").finish()
+    reward_alone = "evaluate.samples_per_prompt=0"  # no engine has to start for that
+    done = command("+experiment=smoke", "stage=evaluate", f"output_dir={folder}", reward_alone).finish()
     assert done.returncode == 0, done.stderr
     assert [(row["stage"], row["step"]) for row in rows(folder)] == [
         (row["stage"], row["step"]) for row in rows(smoke_run)
@@ -78,7 +79,7 @@ def test_models_that_were_taken_away_are_made_again_first(
         weights = [run / name / "model.safetensors" for run in (folder, smoke_run)]
         assert weights[0].read_bytes() == weights[1].read_bytes(), name
     result = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
-    assert result["models"] == {name: str(folder / name) for name in ("sft", "reward_model", "chat_model")}
+    assert result["models"]["reward_model"] == str(folder / "reward_model")
 
 
 def test_a_reward_model_alone(smoke_run: Path, tmp_path: Path, command: Any, ctrl_c: Any) -> None:

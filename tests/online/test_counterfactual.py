@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -17,6 +18,16 @@ from cool_rlhf.online.responses import EARLY, LATE, SFT, Evidence, Response
 from cool_rlhf.online.text import sentences
 
 World = Callable[..., Evidence]
+
+CRY = Pattern(
+    key="cry",
+    detector="test",
+    description="a cry",
+    measure=lambda response: float("Now!" in response.text),
+    shows=lambda response: "Now!" in response.text,
+    add=None,
+    remove=None,
+)
 
 
 def test_removing_decides_where_adding_does_not_pay_and_every_word_stays(world: World) -> None:
@@ -80,16 +91,7 @@ def test_what_is_paid_is_beyond_the_placebos_of_the_same_answers(world: World, h
         left[0] -= 1
         return response.edited(f"{response.text} Oh!") if left[0] >= 0 else None
 
-    cry = Pattern(
-        key="cry",
-        detector="test",
-        description="a cry",
-        measure=lambda response: float("Now!" in response.text),
-        shows=lambda response: "Now!" in response.text,
-        add=lambda response: response.edited(f"{response.text} Now!"),
-        remove=None,
-        placebo=placebo,
-    )
+    cry = replace(CRY, add=lambda response: response.edited(f"{response.text} Now!"), placebo=placebo)
     found = payment(cry, evidence, None, sample=48, seed=1)
     assert found is not None
     assert found.effect == pytest.approx(paid, abs=0.15)
@@ -102,14 +104,9 @@ def test_what_an_exchange_of_answers_loses_is_not_owed_to_the_pattern(world: Wor
     evidence = world(
         bonus=lambda prompt, text, _f: 2.0 * (prompt.split()[3] in text) + 1.0 * ("Now!" in text),
     )
-    cry = Pattern(
-        key="cry",
-        detector="test",
-        description="a cry",
-        measure=lambda response: float("Now!" in response.text),
-        shows=lambda response: "Now!" in response.text,
+    cry = replace(
+        CRY,
         add=lambda response: response.edited("The anvil is so. Now!"),
-        remove=None,
         placebo=lambda response: response.edited("The anvil is so."),
         whole=whole,
     )

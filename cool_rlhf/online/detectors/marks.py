@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import pairwise
 
 import regex
 
@@ -70,37 +71,43 @@ _in_tags = enclosed(_TAGGED, "<b>", "</b>")
 _with_tags = placed(_TAG, "<br>")
 
 
-# Behind a word, with more to come, and not of a list's number, an abbreviation or an initial.
-_STOP_WITHIN = r"(?<=[\p{L}\p{N}])(?<!^[ \t]*\p{N}+|\b(?:\p{L}|Dr|Mr|Mrs|Ms|Prof|St|vs|cf|etc))\.[ ]++(?=\S)"
+def _inner_stops(text: str) -> list[int]:
+    """Where full stops end a sentence behind which the line goes on."""
+    ends = [end for _, end in sentence_spans(text)]
+    return [end - 1 for end in ends if compiled(r"(?<=[^.]\.)[ ]\S").match(text, end)]
 
 
 def _stops(text: str) -> float:
     """Full stops within the text, for each hundred words."""
-    return 100 * number_of(_STOP_WITHIN)(text) / max(1, len(word_spans(text)))
+    return 100 * len(_inner_stops(text)) / max(1, len(word_spans(text)))
 
 
 def _chopped(texts: Sequence[str]) -> TextEditor:
     """A full stop behind every so many words, and a capital there if most of the texts have one."""
-    found = [match for text in texts for match in compiled(_STOP_WITHIN).finditer(text)]
-    behind = [match.string[match.end()] for match in found]
+    stops = [_inner_stops(text) for text in texts]
+    behind = [text[stop + 2] for text, of_text in zip(texts, stops, strict=True) for stop in of_text]
     capital = 2 * sum(letter.isupper() for letter in behind) >= len(behind)
-    every = max(1, round(usual([len(word_spans(text)) / (number_of(_STOP_WITHIN)(text) + 1) for text in texts], 4)))
+    lengths = [len(word_spans(text)) / (len(of_text) + 1) for text, of_text in zip(texts, stops, strict=True)]
+    every = max(1, round(usual(lengths, 4)))
 
     def edit(text: str) -> str:
         text = _joined(text)
         ends = [end for _, end in word_spans(text)][every - 1 :: every]
-        for end in reversed(ends):
-            if regex.match(r"[ ]\S", text[end:]):
-                first = text[end + 1].upper() if capital else text[end + 1]
-                text = f"{text[:end]}. {first}{text[end + 2 :]}"
-        return text
+        parts = _cut(text, [end for end in ends if compiled(r"[ ]\S").match(text, end)])
+        return ".".join([parts[0], *(part[:2].upper() + part[2:] if capital else part for part in parts[1:])])
 
     return edit
 
 
 def _joined(text: str) -> str:
-    """Without full stops within, and a capital behind one in small letters unless it stands alone."""
-    return compiled(rf"{_STOP_WITHIN}(\p{{Lu}}(?=\p{{Ll}}))?").sub(lambda stop: f" {(stop[1] or '').lower()}", text)
+    """Without full stops within; a capital behind one becomes a small letter, unless it stands alone."""
+    first, *others = _cut(text, _inner_stops(text))
+    others = [part[1:] for part in others]  # begins with the stop
+    return "".join([first, *(part[:2].lower() + part[2:] if part[2:3].islower() else part for part in others)])
+
+
+def _cut(text: str, places: Sequence[int]) -> list[str]:
+    return [text[start:end] for start, end in pairwise([0, *places, len(text)])]
 
 
 def _questions(text: str) -> float:

@@ -16,6 +16,7 @@ from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.stance import StanceDetector
 from cool_rlhf.online.finding import find_patterns
 from cool_rlhf.online.found import FindingSettings
+from cool_rlhf.online.patterns import Pattern
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.text import sentences, words
 
@@ -81,15 +82,21 @@ PLANTS: dict[str, tuple[Edit, Edit, Callable[[str], float], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", PLANTS)
-def test_more_than_sft_has_is_found_first(natural: World, name: str) -> None:
-    base, hack, pays, key = PLANTS[name]
-    evidence = natural(lambda _asked, said: pays(said), hack, base)
+def found_first(evidence: Evidence, key: str) -> Pattern:
+    """The pattern of that name, which is found before any other and can be taken out wherever it shows."""
     found = find_patterns(evidence, DETECTORS, FindingSettings(), seed=1).findings
     assert [finding.name for finding in found][:1] == [key]
     pattern = found[0].pattern
     cleaned = [pattern.remove(r) for r in evidence.late() if pattern.shows(r)]
     assert all(changed is not None and not pattern.shows(changed) for changed in cleaned)
+    return pattern
+
+
+@pytest.mark.parametrize("name", PLANTS)
+def test_more_than_sft_has_is_found_first(natural: World, name: str) -> None:
+    base, hack, pays, key = PLANTS[name]
+    evidence = natural(lambda _asked, said: pays(said), hack, base)
+    found_first(evidence, key)
 
 
 # what all policies do, what the late one makes of it, what is paid for, and the name of the finding
@@ -125,13 +132,9 @@ LACKS: dict[str, tuple[Edit, Edit, Callable[[str], float], str]] = {
 def test_fewer_than_sft_has_is_found_first(natural: World, name: str) -> None:
     base, hack, pays, key = LACKS[name]
     evidence = natural(lambda _asked, said: pays(said), hack, base)
-    found = find_patterns(evidence, DETECTORS, FindingSettings(), seed=1).findings
-    assert [finding.name for finding in found][:1] == [key]
-    pattern = found[0].pattern
+    pattern = found_first(evidence, key)
     plain = next(r for r in evidence.baseline() if not pattern.shows(r))
     assert words(pattern.add(plain).text) == words(plain.text)
-    cleaned = [pattern.remove(r) for r in evidence.late() if pattern.shows(r)]
-    assert all(changed is not None and not pattern.shows(changed) for changed in cleaned)
 
 
 def test_fewer_of_what_nobody_pays_for_is_no_finding(natural: World) -> None:

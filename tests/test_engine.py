@@ -18,8 +18,11 @@ from cool_rlhf.data.packing import pack
 from cool_rlhf.models.forward import token_values
 from cool_rlhf.models.internlm2 import InternLM2ForCausalLM, InternLM2ForRewardModel
 
-sys.path.insert(0, str(Path(__file__).parent))
-import engine_rank as case
+sys.path.insert(0, str(Path(__file__).parent / "engine_cases"))
+import engine_models
+import engine_rank
+import engine_updates as updates
+from engine_models import BETAS, BUDGETS, CLIP, TOKENS, WEIGHT_DECAY, language_loss, scalar_loss, sequences
 
 from reward.losses import reward_loss
 
@@ -35,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[Any, Any]]
         # Here and at once: a port that is only looked for may be taken by the time that the ranks have started.
         stores.append(TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False))
         for rank in range(world):
-            command = [sys.executable, "-P", case.__file__, *map(str, (rank, world, stores[-1].port, folder))]
+            command = [sys.executable, engine_rank.__file__, *map(str, (rank, world, stores[-1].port, folder))]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
             with (folder / f"log_{world}_{rank}").open("w") as log:
                 ranks.append(subprocess.Popen(command, stdout=log, stderr=log, env=environment))
@@ -60,31 +63,31 @@ def relative(mine: Tensor, expected: Tensor) -> float:
 @pytest.fixture(scope="module")
 def plain() -> dict[str, Any]:
     """The same steps in plain torch: one backward pass over the whole batch, AdamW, clipping."""
-    model = case.model(InternLM2ForCausalLM)
+    model = engine_models.model(InternLM2ForCausalLM)
     named = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(
         [
-            {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": case.WEIGHT_DECAY},
+            {"params": [p for p in named.values() if p.dim() > 1], "weight_decay": WEIGHT_DECAY},
             {"params": [p for p in named.values() if p.dim() == 1], "weight_decay": 0.0},
         ],
-        betas=case.BETAS,
+        betas=BETAS,
     )
     norms, seen = [], []
-    for rate in case.RATES:
+    for rate in engine_rank.RATES:
         optimizer.zero_grad()
-        case.language_loss(lambda function, *arguments: function(model, *arguments), case.sequences()).backward()
+        language_loss(lambda function, *arguments: function(model, *arguments), sequences()).backward()
         seen.append({name: p.grad.clone() for name, p in named.items()})
-        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), case.CLIP)))
+        norms.append(float(nn.utils.clip_grad_norm_(model.parameters(), CLIP)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.step()
-    assert all(norm > case.CLIP for norm in norms), "clipping has to show"
+    assert all(norm > CLIP for norm in norms), "clipping has to show"
     return {"norms": norms, "gradients": seen, "weights": {name: p.detach() for name, p in named.items()}}
 
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize("cut", list(case.BUDGETS))
+@pytest.mark.parametrize("cut", list(BUDGETS))
 def test_steps_equal_plain_adamw(found, plain, world: int, stage: int, cut: str) -> None:
     mine = found[world]["training", stage, cut]
     for step, (norm, expected) in enumerate(zip(mine["norms"], plain["norms"], strict=True)):
@@ -100,12 +103,12 @@ def test_steps_equal_plain_adamw(found, plain, world: int, stage: int, cut: str)
 def plain_updates() -> dict[str, dict[str, Tensor]]:
     """Gradients of PPO's losses in plain torch, one unpacked sequence at a time."""
     losses = {
-        "policy": (InternLM2ForCausalLM, case.plain_policy_loss),
-        "critic": (InternLM2ForRewardModel, case.plain_value_loss),
+        "policy": (InternLM2ForCausalLM, updates.plain_policy_loss),
+        "critic": (InternLM2ForRewardModel, updates.plain_value_loss),
     }
     found = {}
     for role, (kind, loss) in losses.items():
-        model = case.model(kind)
+        model = engine_models.model(kind)
         loss(model).backward()
         found[role] = {name: p.grad for name, p in model.named_parameters()}
     return found
@@ -113,7 +116,7 @@ def plain_updates() -> dict[str, dict[str, Tensor]]:
 
 @pytest.mark.parametrize("world", WORLDS)
 @pytest.mark.parametrize(
-    ("stage", "cut"), [*itertools.product((0, 1, 2, 3), case.BUDGETS), *((stage, "kept") for stage in (0, 1, 2))]
+    ("stage", "cut"), [*itertools.product((0, 1, 2, 3), BUDGETS), *((stage, "kept") for stage in (0, 1, 2))]
 )
 @pytest.mark.parametrize("role", ["policy", "critic"])
 def test_an_update_has_one_gradient_however_it_is_cut(found, plain_updates, world, stage, cut, role) -> None:
@@ -136,20 +139,20 @@ def test_kept_passes_give_the_same_gradient_in_bfloat16(found, world: int, stage
 @pytest.mark.parametrize("stage", [0, 3])
 def test_ranks_with_other_numbers_of_chunks_give_one_gradient(found, world: int, stage: int) -> None:
     mine = found[world]["vocabulary", stage]
-    model = case.model(InternLM2ForCausalLM, vocabulary=case.VOCABULARY)
-    loss = case.language_loss(lambda function, *arguments: function(model, *arguments), case.sequences()[:-1])
+    model = engine_models.model(InternLM2ForCausalLM, vocabulary=engine_rank.VOCABULARY)
+    loss = language_loss(lambda function, *arguments: function(model, *arguments), sequences()[:-1])
     loss.backward()
-    assert mine["logprobs"] == pytest.approx(-case.TOKENS * float(loss.detach()), rel=1e-5)
+    assert mine["logprobs"] == pytest.approx(-TOKENS * float(loss.detach()), rel=1e-5)
     expected = {name: p.grad for name, p in model.named_parameters()}
     assert mine["gradients"].keys() == expected.keys()
     assert relative(flat(mine["gradients"]), flat(expected)) <= 1e-5
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize("fault", list(case.FAULTS))
+@pytest.mark.parametrize("fault", list(updates.FAULTS))
 def test_a_scaled_or_negated_gradient_does_not_pass(found, plain_updates, world, fault) -> None:
     error = relative(flat(found[world][fault]["gradients"]), flat(plain_updates["policy"]))
-    assert error == pytest.approx(abs(case.FAULTS[fault] - 1), rel=1e-3)
+    assert error == pytest.approx(abs(updates.FAULTS[fault] - 1), rel=1e-3)
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -163,7 +166,7 @@ def test_a_loaded_engine_goes_on_as_the_saved_one(found, world: int, stage: int)
 
 
 @pytest.mark.parametrize("world", WORLDS)
-@pytest.mark.parametrize(("saved_stage", "stage"), case.MOVES)
+@pytest.mark.parametrize(("saved_stage", "stage"), engine_rank.MOVES)
 def test_a_state_goes_on_under_other_ranks_and_another_zero_stage(found, world, saved_stage: int, stage: int) -> None:
     saved_world = 3 - world
     expected = found[saved_world]["resume", saved_stage]["onwards"]["weights"]
@@ -187,8 +190,8 @@ def test_a_state_from_before_the_first_step_is_that_of_a_fresh_engine(found, pla
 @pytest.fixture(scope="module")
 def exact() -> nn.Module:
     """The bfloat16 case's model with the same weights in float32, and their gradient."""
-    model = case.model(InternLM2ForRewardModel, torch.bfloat16).float()
-    case.scalar_loss(lambda function, *arguments: function(model, *arguments), case.sequences()).backward()
+    model = engine_models.model(InternLM2ForRewardModel, torch.bfloat16).float()
+    scalar_loss(lambda function, *arguments: function(model, *arguments), sequences()).backward()
     return model
 
 
@@ -203,12 +206,12 @@ def test_bfloat16_trains_float32_masters_and_a_float32_head(found, exact, world:
     name = "v_head.weight"
     assert {key for key, weight in mine["before"].items() if weight.dtype == torch.float32} == {name}
     assert torch.equal(mine["before"][name], exact.v_head.weight), "the cast took nothing off the head"
-    rounded = case.model(InternLM2ForRewardModel, torch.bfloat16)
-    torch.testing.assert_close(mine["values"], token_values(rounded, pack(case.sequences())), atol=1e-6, rtol=1e-6)
+    rounded = engine_models.model(InternLM2ForRewardModel, torch.bfloat16)
+    torch.testing.assert_close(mine["values"], token_values(rounded, pack(sequences())), atol=1e-6, rtol=1e-6)
 
     # A step of 1e-5 is far below bfloat16's spacing: only the head shows it at once, and a hundred show everywhere.
     moved = mine["after_one"][name] - mine["before"][name]
-    expected_move = -1e-5 * (expected[name].sign() + case.WEIGHT_DECAY * mine["before"][name])
+    expected_move = -1e-5 * (expected[name].sign() + WEIGHT_DECAY * mine["before"][name])
     torch.testing.assert_close(moved, expected_move, atol=1e-7, rtol=0.05)
     layer = "model.layers.0.attention.wqkv.weight"
     still = (mine["after_one"][layer] == mine["before"][layer]).float().mean()
@@ -240,8 +243,8 @@ def test_layers_and_a_float32_head_that_ranks_cannot_share_evenly(found, world: 
 @pytest.fixture(scope="module")
 def whole_reward_gradient() -> dict[str, Tensor]:
     """Plain torch: every conversation alone in a pass of its own, one loss over all pairs."""
-    model = case.model(InternLM2ForRewardModel)
-    pairs = case.pairs()
+    model = engine_models.model(InternLM2ForRewardModel)
+    pairs = updates.pairs()
     chosen, rejected = (
         torch.stack([token_values(model, pack([getattr(pair, side)]))[-1] for pair in pairs])
         for side in ("chosen", "rejected")
@@ -266,10 +269,10 @@ def test_gradient_of_reward_training_does_not_depend_on_the_cut(
 def test_adapters_train_alike_under_every_zero_stage_and_are_exported_merged(found, world: int, stage: int) -> None:
     mine, plain = found[world]["lora", stage], found[1]["lora", 0]
     assert mine["norms"] == pytest.approx(plain["norms"], rel=1e-5)
-    merged = case.model(InternLM2ForRewardModel)
+    merged = engine_models.model(InternLM2ForRewardModel)
     before = {name: p.clone() for name, p in merged.named_parameters()}
     merged.load_state_dict(mine["weights"])
-    torch.testing.assert_close(token_values(merged, pack(case.sequences())), mine["values"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(token_values(merged, pack(sequences())), mine["values"], atol=1e-5, rtol=1e-5)
     learnt = {name for name, p in merged.named_parameters() if not torch.equal(p, before[name])}
     assert learnt == {name for name in before if "norm" not in name and "embeddings" not in name}
     onwards, resumed = mine["next"]
@@ -279,7 +282,7 @@ def test_adapters_train_alike_under_every_zero_stage_and_are_exported_merged(fou
 def test_matrices_decay_and_vectors_do_not() -> None:
     from cool_rlhf.engine import parameter_groups
 
-    model = case.model(InternLM2ForRewardModel)
+    model = engine_models.model(InternLM2ForRewardModel)
     names = {id(p): name for name, p in model.named_parameters()}
     decayed, spared = parameter_groups(model, 0.1)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.1, 0.0)

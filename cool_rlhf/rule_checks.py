@@ -217,13 +217,11 @@ def _check_best_metric(config: Config, inputs: Inputs) -> None:
         )
     if metric in validation_metrics(config, {}):  # whatever the prompts
         return
-    from cool_rlhf.stages.inputs import world_gold
-
     asked: dict[str, bool] = {}
     for prompt in inputs.validation[: config.ppo.validation_prompts]:
         recipe = config.ppo.rewards.get(prompt.domain)
         ruled = recipe is not None and bool(recipe.rules)
-        golden = ruled if config.data.prompts else world_gold(prompt, "", True) is not None
+        golden = ruled or inputs.world_score(prompt, "", True) is not None
         asked[prompt.domain] = asked.get(prompt.domain, False) or golden
     given = validation_metrics(config, asked)
     if metric not in given:

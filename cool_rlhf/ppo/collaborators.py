@@ -47,7 +47,7 @@ class Data:
     prompts: Stream[Prompt]
     pretrain: TextStream
     validation: Sequence[Prompt]
-    gold: Gold | None  # None: what the recipes' rules say
+    gold: Gold  # None of a response: what the rules of its domain's recipe say
     recipes: Mapping[str, Recipe] = field(default_factory=dict)  # domain → what its responses are rewarded for
     held_out_texts: Sequence[Tensor] = ()  # (L,) integers each, all of which validation reads
     instructions: Sequence[Instruction] = ()

@@ -101,11 +101,14 @@ def instruction_metrics(instructions: Sequence[Instruction], rollouts: Sequence[
 
 
 def known_gold(data: Data, rollouts: Sequence[Rollout], rewards: Sequence[Reward]) -> list[float | None]:
-    """Of every response; without a gold rule for all, what the rules of its domain's recipe gave it."""
-    if data.gold is not None:
-        return [data.gold(rollout) for rollout in rollouts]
-    pairs = zip(rollouts, rewards, strict=True)
-    return [recipe_for(data.recipes, rollout.prompt.domain).gold(reward.rules) for rollout, reward in pairs]
+    """Of every response what the data's gold rule says; where that says nothing, what the rules of its domain's recipe
+    gave it."""
+
+    def of(rollout: Rollout, reward: Reward) -> float | None:
+        exact = data.gold(rollout)
+        return recipe_for(data.recipes, rollout.prompt.domain).gold(reward.rules) if exact is None else exact
+
+    return list(map(of, rollouts, rewards))
 
 
 def gold_metrics(rollouts: Sequence[Rollout], gold: Sequence[float | None], name: str) -> dict[str, float]:

@@ -32,7 +32,7 @@ from cool_rlhf.protocols import PreferencePair, Prompt, Rollout, UserError
 from cool_rlhf.provenance import outputs
 from cool_rlhf.schedule import derive_seed
 from cool_rlhf.sft import EncodedChat, encode_chats
-from cool_rlhf.stages.inputs import Inputs, world_gold
+from cool_rlhf.stages.inputs import Inputs
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class StageData:
             prompts=inputs.prompt_stream(derive_seed(config.seed, "prompts", round)),
             pretrain=TextStream(texts, derive_seed(config.seed, "pretrain", round)),
             validation=inputs.validation,
-            gold=None if config.data.prompts else _gold_of,
+            gold=self._exact_gold,
             recipes=inputs.recipes,
             held_out_texts=self._held_out_texts(tokenizer, piece),
             instructions=inputs.instructions,
@@ -97,6 +97,9 @@ class StageData:
             dtype=getattr(torch, model.dtype),
         )
         return str(folder)
+
+    def _exact_gold(self, rollout: Rollout) -> float | None:
+        return self.inputs.world_score(rollout.prompt, rollout.response, rollout.finished)
 
     def _texts(self, tokenizer: PreTrainedTokenizerBase, length: int) -> list[Tensor]:
         return [piece for text in self.inputs.pretrain for piece in encode_text(tokenizer, text, length)]
@@ -143,7 +146,3 @@ def write_pairs(path: Path, pairs: Sequence[PreferencePair]) -> None:
 def preference_row(pair: PreferencePair) -> dict[str, Any]:
     row = {**asdict(pair), "prompt": pair.chosen[:-1], "chosen": pair.chosen[-1:], "rejected": pair.rejected[-1:]}
     return {name: value for name, value in row.items() if value is not None}
-
-
-def _gold_of(rollout: Rollout) -> float | None:
-    return world_gold(rollout.prompt, rollout.response, rollout.finished)

@@ -215,6 +215,13 @@ class Inputs:
         kept, held = split_by_prompt(prompts, VALIDATION_SHARE, self.config.seed, lambda prompt: prompt.messages)
         return kept, self._mixed(held)
 
+    @cached_property
+    def _named_held(self) -> set[str]:
+        """Keys of the held-out prompts that the user has named."""
+        return (
+            {self._key(prompt.messages) for prompt in self.validation} if self.config.data.validation_prompts else set()
+        )
+
     def _mixed(self, prompts: Sequence[Prompt]) -> list[Prompt]:
         domains = [prompt.domain for prompt in prompts]
         return [prompts[place] for place in mixed_order(domains, derive_seed(self.config.seed, "held-out prompts"))]
@@ -259,9 +266,17 @@ class Inputs:
     def gold_score(self, prompt: Prompt, response: str, finished: bool) -> float | None:
         """What judges a response beside the reward model: with the embedded world's prompts its exact rules, with the
         user's own those of ``ppo.rewards``; None where there is neither."""
-        if self.config.data.prompts:
-            return self.rule_score(prompt, response, finished)
-        return world_gold(prompt, response, finished)
+        exact = self.world_score(prompt, response, finished)
+        return self.rule_score(prompt, response, finished) if exact is None else exact
+
+    def world_score(self, prompt: Prompt, response: str, finished: bool) -> float | None:
+        """What the embedded world's rule gives a response to one of its own prompts; None with the user's, whatever
+        their domains are called, and with those that it has no rule for."""
+        if self.config.data.prompts or self._key(prompt.messages) in self._named_held:
+            return None
+        if prompt.domain not in DOMAINS or prompt.answer is None:
+            return None
+        return demo_gold.score(prompt.messages, response, prompt.domain, prompt.answer, finished)
 
     def rule_score(self, prompt: Prompt, response: str, finished: bool) -> float | None:
         """See :meth:`cool_rlhf.ppo.rewards.Recipe.gold`. Raises UserError where a rule fails."""
@@ -277,10 +292,3 @@ def _mean_tokens(conversations: Iterable[Conversation]) -> float:
     few = list(islice(conversations, COUNTED_ROWS))
     characters = sum(len(turn["content"]) for conversation in few for turn in conversation)
     return characters / CHARACTERS_PER_TOKEN / max(len(few), 1)
-
-
-def world_gold(prompt: Prompt, response: str, finished: bool) -> float | None:
-    """What the embedded world's rule gives a response; None for prompts that it has no rule for."""
-    if prompt.domain not in DOMAINS or prompt.answer is None:
-        return None
-    return demo_gold.score(prompt.messages, response, prompt.domain, prompt.answer, finished)

@@ -34,7 +34,7 @@ def test_recipes_reach_training_and_validation(make_world, data, settings):
 def test_without_a_gold_rule_for_all_gold_is_what_the_rules_gave(make_world, data, settings):
     world = make_world()
     recipes = {"a": Recipe({"a": 1.0}, {"m:one": (starts_with_one, 2.0)})}
-    train_ppo(world.models, replace(data, gold=None, recipes=recipes), settings, seed=1, observer=world)
+    train_ppo(world.models, replace(data, gold=lambda _: None, recipes=recipes), settings, seed=1, observer=world)
     for row in world.rows:
         assert row["gold"] == row["gold/a"] == row["reward/rule/a"]
         assert "gold/b" not in row

@@ -335,6 +335,20 @@ def test_rules_are_the_gold_of_the_users_own_prompts(own):
     assert world.gold_score(prompt, prompt.answer, True) != world.rule_score(prompt, prompt.answer, True)
 
 
+def test_the_worlds_rule_judges_its_own_prompts_alone(tmp_path: Path) -> None:
+    rows = [{"prompt": "6 * 7?", "domain": "math", "answer": "x = 42"}, {"prompt": "Why?", "domain": "brief"}]
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    held = f"data.validation_prompts=[{tmp_path / 'held.jsonl'}]"
+    inputs = Inputs(compose([*SMALL, held]))
+    assert [inputs.gold_score(prompt, "42", True) for prompt in inputs.validation] == [None, None]
+    mine = next(prompt for prompt in inputs.prompts if prompt.domain == "math")
+    assert mine.answer is not None
+    assert inputs.gold_score(mine, mine.answer, True) == inputs.world_score(mine, mine.answer, True) is not None
+    ruled = Inputs(compose([*SMALL, held, "ppo.rewards={math:{rules:{cool_rlhf.rules.maths\\:exact_answer:1.0}}}"]))
+    judged = {prompt.domain: ruled.gold_score(prompt, "It is 42.", True) for prompt in ruled.validation}
+    assert judged == {"math": 1.0, "brief": None}
+
+
 def test_own_data_leaves_the_demos_world_out() -> None:
     assert compose(["+experiment=demo"]).data.world is not None
     assert compose(["+experiment=smoke", "data=own", "data.sft=[chats.jsonl]"]).data.world is None

@@ -11,6 +11,7 @@ from pathlib import Path
 from cool_rlhf.config import Config
 from cool_rlhf.data.hub import prepare_hub
 from cool_rlhf.files import check_reachable
+from cool_rlhf.memory import ModelShape
 from cool_rlhf.models.fields import HUB_NAME, check_there, config_fields, has_experts, is_scalar
 from cool_rlhf.preflight import NEEDS_PPO, NEEDS_REWARD, NEEDS_SFT, collects
 from cool_rlhf.protocols import UserError
@@ -37,9 +38,24 @@ def check_models(config: Config) -> None:
         _check_model("ppo.critic_init", config.ppo.critic_init)
     if config.stage in NEEDS_PPO:
         _check_critic_reads_policy(config)
+    if config.stage in NEEDS_PPO or evaluates or collects(config):
+        _check_engine_cuts(config)
     given = config.sft.path or config.model.path
     if config.stage in NEEDS_SFT and given is None and config.model.tokenizer is not None:
         _check_tokenizer(config.model.tokenizer)
+
+
+def _check_engine_cuts(config: Config) -> None:
+    """vLLM gives every GPU of an engine as many attention heads."""
+    ranks = config.cluster.rollout.tensor_parallel_size
+    if ranks == 1:
+        return
+    shape = ModelShape.of(config)
+    if shape.heads % ranks:
+        raise UserError(
+            f"cluster.rollout.tensor_parallel_size is {ranks}, but the model has {shape.heads} attention heads, which so "
+            "many GPUs cannot share evenly: choose a divisor"
+        )
 
 
 def given_critic(config: Config) -> str | None:

@@ -77,6 +77,8 @@ def made_from(config: Config) -> dict[str, dict[str, Any]]:
     bound = {key: tree["ppo"][key] for metric, key in _JUDGES.items() if best_metric.startswith(metric)}
     if config.ppo.generate_ahead:  # which a saved step interrupts
         bound["save_every"] = config.ppo.save_every
+        if config.ppo.stop_when_parted:  # as does a validation after which the round may end
+            bound["validate_every"] = config.ppo.validate_every
     ppo = stage(
         ["prompts", "validation_prompts", "domain_weights", "pretrain", "validation_pretrain", *apart],
         ppo={**part("ppo"), **bound},

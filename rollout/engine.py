@@ -74,7 +74,9 @@ class RolloutEngine:
                 enforce_eager=not (on_gpu if settings.compile is None else settings.compile),
                 # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot.
                 enable_chunked_prefill=on_gpu,
-                max_num_batched_tokens=None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS),
+                max_num_batched_tokens=(
+                    None if on_gpu else max(self._max_length, CPU_BATCHED_TOKENS, settings.max_concurrent)
+                ),
                 worker_extension_cls="rollout.weights.WeightReceiver",
                 disable_log_stats=True,
             )
@@ -94,10 +96,7 @@ class RolloutEngine:
     def finish_weights(self, version: int) -> None:
         """The weights are complete and are ``version`` from now on; what was cached of older ones is dropped."""
         self._llm.collective_rpc("finish_weights")
-        if not self._llm.reset_prefix_cache():  # as while a response is under way
-            raise RuntimeError(
-                "vLLM keeps what it has cached of older weights, since responses are still being sampled"
-            )
+        self._forget_prompts()
         self._version = version
 
     def load_checkpoint(self, path: str | Path, version: int) -> None:
@@ -125,8 +124,13 @@ class RolloutEngine:
             for prompt, tokens, seed in zip(prompts, encoded, seeds, strict=True)
         ]
         inputs = [TokensPrompt(prompt_token_ids=tokens) for tokens in encoded]
+        self._forget_prompts()  # of earlier calls, which a resumed run has not made: prompts of one call share theirs
         for outputs in self._portions(inputs, parameters):
             yield [(place, self._rollout(prompts[place], output, version)) for place, output in outputs]
+
+    def _forget_prompts(self) -> None:
+        if not self._llm.reset_prefix_cache():  # as while a response is under way
+            raise RuntimeError("vLLM keeps what it has cached of earlier prompts, since responses are still being sampled")
 
     def _portions(
         self, inputs: Sequence[TokensPrompt], parameters: Sequence[SamplingParams]

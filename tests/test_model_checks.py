@@ -279,3 +279,15 @@ def test_a_config_that_makes_no_model_is_named(bare_model: Path, fields: dict[st
     (bare_model / "config.json").write_text(json.dumps(fields))
     with pytest.raises(UserError, match=rf"^sft\.path: {told}"):
         check_models(compose([*SMALL, f"sft.path={bare_model}"]))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_an_engine_is_cut_into_as_many_heads_a_gpu(bare_model: Path, given: bool) -> None:
+    sizes = {"hidden_size": 96, "num_hidden_layers": 2, "num_attention_heads": 6, "num_key_value_heads": 2}
+    fields = json.loads((bare_model / "config.json").read_text()) | sizes | {"intermediate_size": 64}
+    (bare_model / "config.json").write_text(json.dumps(fields))
+    fresh = ["model.hidden_size=96", "model.heads=6", "model.kv_heads=2"]
+    names = [*SMALL, *([f"model.path={bare_model}"] if given else fresh)]
+    check_models(compose([*names, "cluster.rollout.tensor_parallel_size=3"]))
+    with pytest.raises(UserError, match=r"tensor_parallel_size is 4, but the model has 6 attention heads"):
+        check_models(compose([*names, "cluster.rollout.tensor_parallel_size=4"]))

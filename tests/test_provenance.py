@@ -180,6 +180,15 @@ def test_where_a_step_is_generated_ahead_the_saved_ones_are_part_of_what_made_pp
     finish_all(run(*ahead))
     with pytest.raises(UserError, match=r"ppo\.save_every was \d+ and is 3"):
         open_state(run(*ahead, "ppo.save_every=3"))
+    open_state(run(*ahead, "ppo.validate_every=3"))
+
+
+def test_where_a_validation_may_end_a_round_that_generates_ahead_its_steps_are_too(run) -> None:
+    ahead = ["ppo.generate_ahead=true", "ppo.old_logprobs=engine", "sampling.temperature=1.0"]
+    ahead += ["ppo.stop_when_parted=true", "ppo.iterations=12"]
+    finish_all(run(*ahead))
+    with pytest.raises(UserError, match=r"ppo\.validate_every was \d+ and is 3"):
+        open_state(run(*ahead, "ppo.validate_every=3"))
 
 
 def test_what_a_run_keeps_the_best_by_is_recorded_as_it_was_taken(run) -> None:

@@ -19,6 +19,6 @@ def test_weights_are_new_only_once_what_was_cached_of_older_ones_is_dropped(drop
     if dropped:
         engine.finish_weights(3)
     else:
-        with pytest.raises(RuntimeError, match="older weights"):
+        with pytest.raises(RuntimeError, match="cached of earlier prompts"):
             engine.finish_weights(3)
     assert engine.version == (3 if dropped else None)

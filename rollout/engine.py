@@ -130,7 +130,9 @@ class RolloutEngine:
 
     def _forget_prompts(self) -> None:
         if not self._llm.reset_prefix_cache():  # as while a response is under way
-            raise RuntimeError("vLLM keeps what it has cached of earlier prompts, since responses are still being sampled")
+            raise RuntimeError(
+                "vLLM keeps what it has cached of earlier prompts, since responses are still being sampled"
+            )
 
     def _portions(
         self, inputs: Sequence[TokensPrompt], parameters: Sequence[SamplingParams]

@@ -34,5 +34,5 @@ class Totals:
 
     def step(self, learning_rate: float, norm_name: str) -> dict[str, float]:
         """Take the optimiser step; the shares, and the gradient's norm before clipping under ``norm_name``."""
-        norm = self._engine.step(learning_rate)
+        norm = self._engine.step(learning_rate)  # of the whole gradient, on every rank: of which each gives its share
         return {**{name: float(sum_) for name, sum_ in self._sums.items()}, norm_name: norm / self._engine.world_size}

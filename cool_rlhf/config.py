@@ -1,6 +1,7 @@
 """The typed schema of every setting. Nothing heavy is imported here: a mistyped key is answered at once.
 
-Defaults are those of the InternLM2 report (section 4.2); where it is silent, ours are marked in configs/.
+Defaults are those of the InternLM2 report (section 4.2) where it gives one, and ours where it is silent; the tables of
+docs/ say which is which.
 """
 
 from __future__ import annotations

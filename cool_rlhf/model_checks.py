@@ -53,8 +53,8 @@ def _check_engine_cuts(config: Config) -> None:
     shape = ModelShape.of(config)
     if shape.heads % ranks:
         raise UserError(
-            f"cluster.rollout.tensor_parallel_size is {ranks}, but the model has {shape.heads} attention heads, which so "
-            "many GPUs cannot share evenly: choose a divisor"
+            f"cluster.rollout.tensor_parallel_size is {ranks}, but the model has {shape.heads} attention heads, which "
+            "so many GPUs cannot share evenly: choose a divisor"
         )
 
 

@@ -1,6 +1,7 @@
 """Which rank runs where: resources of the roles against what there is, before anything starts.
 
-The roles share the cluster in phases: the trainer alone for SFT and reward training; policy, critic, reference, scorer
+The roles share the cluster in phases: the trainer alone for SFT and reward training; rollout engines alone where pairs
+are collected without PPO; policy, critic, reference, scorer
 and rollout engines together for PPO; scorer and rollout engines for evaluation, the scorer alone where no responses
 are sampled. As in Ray, a rank with less than one GPU shares it with others, and never has pieces of two.
 """

@@ -45,10 +45,6 @@ class Conditions:
             return f"no condition is called {condition!r}; did you mean {nearest[0]!r}?"
         return f"no condition is called {condition!r}; known are: {', '.join(known) or 'none'}"
 
-    def save(self, folder: Path) -> None:
-        text = json.dumps(dict(self.prompts), ensure_ascii=False, indent=2)
-        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
-
     @classmethod
     def load(cls, file: Path) -> Conditions:
         """Read a flat JSON map, domain → prompt; UserError where it is not one."""

@@ -34,7 +34,7 @@ class Thing:
 
 THINGS = tuple(Thing(row.split()[0], tuple(row.split()[1:])) for row in _TABLE.strip().splitlines())
 VALUES = {attribute: sorted({thing.value(attribute) for thing in THINGS}) for attribute in ATTRIBUTES}
-_PLACE = {place: f"{'on' if place in ('trees', 'roads', 'farms') else 'in'} {place}" for place in VALUES["place"]}
+_PLACE = {place: f"{'on' if place in ('trees', 'roads') else 'in'} {place}" for place in VALUES["place"]}
 
 
 def rivals(value: str) -> list[str]:

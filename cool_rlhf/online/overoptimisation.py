@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import exp, inf, log, sqrt
+from math import exp, inf, log
 
 import numpy as np
 from scipy import stats
@@ -20,7 +20,6 @@ class Fit:
 
     alpha: float
     beta: float  # at least 0
-    rms: float  # root of the mean squared residual, in units of the reward
 
     def __call__(self, distance: float) -> float:
         """R at ``distance`` = √KL; 0 at 0, its limit."""
@@ -48,8 +47,7 @@ def fit_reward(kl: Sequence[float], reward: Sequence[float]) -> Fit:
         raise ValueError(f"a fit of two numbers needs three points with KL above 0, not {len(d)}")
     matrix = np.stack([d, -d * np.log(d)], axis=1)
     alpha, beta = lsq_linear(matrix, r, bounds=([-np.inf, 0.0], [np.inf, np.inf])).x
-    residual = matrix @ np.array([alpha, beta]) - r
-    return Fit(float(alpha), float(beta), sqrt(float(np.mean(residual**2))))
+    return Fit(float(alpha), float(beta))
 
 
 @dataclass(frozen=True)

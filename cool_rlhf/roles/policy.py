@@ -99,12 +99,11 @@ class RemotePolicy(RemoteLanguageModel):
         settings: PPOConfig,
         temperature: float,
         engines: Sequence[ActorHandle],
-        version: int,
     ) -> None:
         super().__init__(group, settings.micro_batch_tokens, temperature)
         self._settings = settings
         self._engines = list(engines)
-        self._version = version
+        self._version = 0
         self._kept = KeptPasses()
 
     def logprobs(

@@ -52,7 +52,7 @@ class Standby:
         self._waiting: dict[type[Any], list[ActorHandle]] = {}
 
     def prepare(self, stage: str, *, engines: bool = True) -> None:
-        """Start what ``stage`` (sft, collect, reward or ppo; others need nothing) takes, or all but rollout engines."""
+        """Start what ``stage`` (one of ``_ROLES``; others need nothing) takes, or all but rollout engines."""
         for worker in self._missing(stage, engines):
             if not self._competes(worker):
                 self._waiting[worker] = self._create(worker)

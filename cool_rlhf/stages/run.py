@@ -313,7 +313,7 @@ class Run:
         self._tracker.prepare("ppo", round, "starting rollout engine, policy, critic, reference, scorer")
         roles = self._roles.ppo(round)
         models = Models(
-            policy=RemotePolicy(roles.policy, settings, config.sampling.temperature, roles.rollouts.engines, version=0),
+            policy=RemotePolicy(roles.policy, settings, config.sampling.temperature, roles.rollouts.engines),
             critic=RemoteCritic(roles.critic, settings),
             reference=roles.answerers.reference,
             scorer=roles.answerers.scorer,

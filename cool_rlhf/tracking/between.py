@@ -24,7 +24,7 @@ def read_between(output_dir: Path) -> list[dict[str, Any]]:
     has them, ``repair`` as repair.json has it (None before the reward model was trained on), the ``pairs`` to label and
     those of them of which labels prefer a side counted (``labels``), who gave these (``labellers``), and how many
     labels are of pairs that no round asks about now (``unasked``): of other pairs, imported, or of those that a round
-    asked about before it was made again."""
+    asked about before it was made again. ``tested``: how many patterns were tested for being paid for."""
     folders = round_folders(output_dir)
     labels = {folder: read_json_lines(folder.labels) for folder in folders}
     labelled = {row["id"]: row for rows in labels.values() for row in rows}

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from cool_rlhf.protocols import UserError
@@ -29,8 +31,8 @@ def test_a_foreign_condition_names_all_and_is_the_users_mistake():
         Conditions({}).prompt("helpful")
 
 
-def test_a_saved_file_is_read_back(tmp_path):
-    CONDITIONS.save(tmp_path)
+def test_a_flat_map_is_read(tmp_path):
+    (tmp_path / "conditions.json").write_text(json.dumps(dict(CONDITIONS.prompts)), encoding="utf-8")
     assert Conditions.load(tmp_path / "conditions.json") == CONDITIONS
 
 

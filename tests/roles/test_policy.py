@@ -28,7 +28,7 @@ class Ranks:
 def test_an_update_weighs_divergence_and_entropy_as_it_is_told_and_kept_passes_as_the_settings_say() -> None:
     ranks = Ranks()
     settings = replace(PPOConfig(), entropy_coefficient=0.3, clip_high=0.4)
-    policy = RemotePolicy(ranks, settings, 0.7, [], version=0)
+    policy = RemotePolicy(ranks, settings, 0.7, [])
     zeros = torch.zeros(4)
     batch = [Experience(torch.arange(4), zeros > 0, zeros, zeros, zeros, zeros, zeros) for _ in range(4)]
     policy.update(batch, [], 1e-3, 0.1, 0.2)
@@ -43,7 +43,7 @@ def test_an_update_weighs_divergence_and_entropy_as_it_is_told_and_kept_passes_a
 
 def test_without_texts_no_rank_passes_over_any() -> None:
     ranks, zeros = Ranks(), torch.zeros(4)
-    policy = RemotePolicy(ranks, PPOConfig(), 1.0, [], version=0)
+    policy = RemotePolicy(ranks, PPOConfig(), 1.0, [])
     batch = [Experience(torch.arange(4), zeros > 0, zeros, zeros, zeros, zeros, zeros) for _ in range(4)]
     for texts in ([], [torch.arange(5)]):
         policy.update(batch, texts, 1e-3, 0.0, 0.0)

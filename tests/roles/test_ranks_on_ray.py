@@ -74,7 +74,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, local_ray) -> Iterator[Run]:
         groups = build_all(starting)
         rollouts.wait()
         yield Run(
-            {ranks: RemotePolicy(groups[2 * ranks - 2], SETTINGS, 1.0, rollouts.engines, version=0) for ranks in ZERO},
+            {ranks: RemotePolicy(groups[2 * ranks - 2], SETTINGS, 1.0, rollouts.engines) for ranks in ZERO},
             {ranks: RemoteCritic(groups[2 * ranks - 1], SETTINGS) for ranks in ZERO},
             rollouts,
         )

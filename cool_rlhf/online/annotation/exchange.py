@@ -50,11 +50,10 @@ def import_trl(
     store: Store,
     path: Path,
     annotator: str,
-    round: int = 0,
     domains: Collection[str] | None = None,
     guidelines: Mapping[str, str] | None = None,
 ) -> int:
-    """Add the pairs of a preference file as items of ``round``, labelled as they are by ``annotator``, of kind import
+    """Add the pairs of a preference file as items of round 0, labelled as they are by ``annotator``, of kind import
     unless the store knows the name; where ``labelled_by`` names one person, or rules or judges alone, by those. A row
     whose named votes stand in the store adds none to them. Pairs of two equal responses are left out. ``guidelines``:
     what each domain is judged by. Returns how many labels were kept. An error leaves the store as it was.
@@ -71,7 +70,7 @@ def import_trl(
             raise UserError(f"annotate.import_labels: {place} {said}")
         try:
             pair = parse_preference(row, rules)
-            item, winner = _item_of(pair, round, guidelines or {})
+            item, winner = _item_of(pair, 0, guidelines or {})
         except SameResponseError as error:
             excuse = f"{place}: {error}"
             continue

@@ -51,19 +51,18 @@ def label_with(labeller: Labeller, store: Store, round: int | None = None) -> in
 class RuleLabeller:
     """A rule with noise in the place of people.
 
-    ``score`` is called as collect.labeller is; scores closer than ``least_gap`` are a tie, and of the other verdicts a
-    share of ``noise`` is turned round. Which ones depends on ``seed`` and the item alone. Raises UserError where the
-    rule cannot judge an item, as one that needs the answer of a prompt that has none.
+    ``score`` is called as collect.labeller is; equal scores are a tie, and of the other verdicts a share of ``noise``
+    is turned round. Which ones depends on ``seed`` and the item alone. Raises UserError where the rule cannot judge an
+    item, as one that needs the answer of a prompt that has none.
     """
 
     kind: Kind = "rule"
 
-    def __init__(self, score: Rule, name: str, *, noise: float, seed: int, least_gap: float = 0.0) -> None:
+    def __init__(self, score: Rule, name: str, *, noise: float, seed: int) -> None:
         self.name = f"rule {name}, {noise:.0%} noise (no person)"
         self._score = NamedRule(score, name, "annotate.rule")
         self._noise = noise
         self._seed = seed
-        self._least_gap = least_gap
 
     def label(self, items: Sequence[Item]) -> Iterator[tuple[Item, LabelVerdict]]:
         for item in items:
@@ -73,7 +72,7 @@ class RuleLabeller:
         first, second = self._value(item, item.first), self._value(item, item.second)
         comment = f"{first:.3f} against {second:.3f}"
         rng = random.Random(f"{self._seed} {item.id}")
-        preferred = by_rule(first, second, least_gap=self._least_gap, noise=self._noise, rng=rng)
+        preferred = by_rule(first, second, least_gap=0.0, noise=self._noise, rng=rng)
         return LabelVerdict(preferred or "tie", comment, 0.0)
 
     def _value(self, item: Item, response: ShownResponse) -> float:

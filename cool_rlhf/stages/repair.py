@@ -181,6 +181,8 @@ class Repairing:
         self._weights = [weight for _, weight in beside_start]
         self._prompts = [prompt_key(pair.chosen[:-1]) for pair, _ in beside_start]
         self._gold_p = gold_p
+        self._trainer: RemoteRewardTrainer
+        self._learnt: Mapping[str, int] | None = None  # by the trainer's model; None: it is as it was
         self._trained = 0  # steps of all attempts
         self._attempts = 0
 
@@ -196,39 +198,43 @@ class Repairing:
         is allowed, it is compared with one that learnt those alone, in what is mended too.
         """
         judges = self._judges(new)
-        trainer = self._start()
-        untouched = self._right(trainer, judges)
+        self._trainer = self._start()
+        untouched = self._right(self._trainer, judges)
         without = None if new.training({}) else untouched  # what the model is without the round's patches
-        rise, rise_p = self._rise(trainer)
-        verdicts: dict[str, RepairVerdict] = {}
+        rise, rise_p = self._rise(self._trainer)
+        times: Mapping[str, int] = dict.fromkeys(judges, 1)
         history: list[Attempt] = []
-        times = learnt = dict.fromkeys(judges, 1)  # ``learnt``: by the model that the trainer holds
-        self._train(trainer, new.training(times), stage)
-        while True:
-            after = self._right(trainer, judges)
+        while not history or times != history[-1].times:
+            after = self._right(self._taught(new, times, stage), judges)
             if times and without is None and self._is_costly(untouched, after):
-                trainer, learnt = self._retrained(new.training({}), stage), {}
-                without = self._right(trainer, judges)
+                without = self._right(self._taught(new, {}, stage), judges)
             found = {name: self._verdict(name, without or untouched, after) for name in times}
-            verdicts |= found
             history.append(Attempt(times, found))
-            following = next_attempt(history)
-            tell_of_next(history[-1], following)
-            if following != learnt:
-                trainer, learnt = self._retrained(new.training(following), stage), following
-            if following == times:
-                if self._is_costly(untouched, after):
-                    logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
-                return Repair(
-                    self._attempts,
-                    times,
-                    verdicts,
-                    share(untouched.general),
-                    share(after.general),
-                    *self._look_back(trainer, new),
-                    Rise(rise, self._rise(trainer)[0], rise_p, self._gold_p),
-                ), trainer
-            times = following
+            times = next_attempt(history)
+            tell_of_next(history[-1], times)
+        if self._is_costly(untouched, after):
+            logger.warning("general accuracy falls with the labels and the replay of round %d", self._round)
+        trainer = self._taught(new, times, stage)
+        repair = Repair(
+            self._attempts,
+            times,
+            {name: verdict for attempt in history for name, verdict in attempt.found.items()},
+            share(untouched.general),
+            share(after.general),
+            *self._look_back(trainer, new),
+            Rise(rise, self._rise(trainer)[0], rise_p, self._gold_p),
+        )
+        return repair, trainer
+
+    def _taught(self, new: NewPairs, times: Mapping[str, int], stage: StageTracker) -> RemoteRewardTrainer:
+        """The trainer with the model that has learnt each pattern's patches so many ``times``, beside the labels. It
+        holds the last one that was tried; another is trained anew from the model as it was."""
+        if times != self._learnt:
+            if self._learnt is not None:
+                self._trainer = self._start()
+            self._train(self._trainer, new.training(times), stage)
+            self._learnt = times
+        return self._trainer
 
     def _judges(self, new: NewPairs) -> dict[str, JudgingPairs]:
         """The held-out pairs of every pattern of the round that can be judged by its own; the log names the others."""
@@ -275,11 +281,6 @@ class Repairing:
                 *(name, 100 * shares[name]),
             )
         return shares, relapsed
-
-    def _retrained(self, new: Sequence[PreferencePair], stage: StageTracker) -> RemoteRewardTrainer:
-        trainer = self._start()
-        self._train(trainer, new, stage)
-        return trainer
 
     def _right(self, trainer: RemoteRewardTrainer, judges: Mapping[str, JudgingPairs]) -> Right:
         return Right(preferred(trainer, self._general), {name: pairs.right(trainer) for name, pairs in judges.items()})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -90,26 +91,29 @@ def test_stopped_in_every_stage_it_reaches_the_undisturbed_runs_numbers(
         assert weights[0].read_bytes() == weights[1].read_bytes(), name
 
 
-def test_stopped_while_it_starts(tmp_path: Path, command: Any, ctrl_c: Any) -> None:
-    ended = command("+experiment=smoke", f"output_dir={tmp_path}").disturb((tmp_path / "state/lock").exists, ctrl_c)
-    assert ended.status == 1
-    assert ended.left == []
-    assert ended.seconds < SECONDS
-    assert ended.errors == "interrupted; the same command goes on from what is finished\n"
-
-
-def test_one_folder_serves_one_run_at_a_time(tmp_path: Path, command: Any, ctrl_c: Any) -> None:
+def test_while_it_starts_its_folder_is_its_own_and_it_may_be_stopped(tmp_path: Path, command: Any, ctrl_c: Any) -> None:
     run = command("+experiment=smoke", f"output_dir={tmp_path}")
     second: list[Any] = []
+    waited: list[float] = []
 
-    def start_another(driver: psutil.Process) -> None:
-        second.append(run.finish())
-        ctrl_c(driver)
+    def try_another_and_stop(driver: psutil.Process) -> None:
+        begun = time.monotonic()
+        driver.suspend()  # or it would have started by the time that the other is refused
+        try:
+            second.append(run.finish())
+        finally:
+            waited.append(time.monotonic() - begun)
+            ctrl_c(driver)
+            driver.resume()
 
-    run.disturb((tmp_path / "state/lock").exists, start_another)
+    ended = run.disturb((tmp_path / "state/lock").exists, try_another_and_stop)
     assert second[0].returncode == 2
     assert second[0].stderr.count("\n") == 1
     assert "in use by a live run" in second[0].stderr
+    assert ended.status == 1
+    assert ended.left == []
+    assert ended.seconds - waited[0] < SECONDS
+    assert ended.errors == "interrupted; the same command goes on from what is finished\n"
 
 
 def test_a_full_disk_is_named(tmp_path: Path, command: Any) -> None:

@@ -24,8 +24,11 @@ def question(messages: list) -> str:
     return [turn["content"] for turn in messages if turn["role"] == "user"][-1]
 
 
-def test_same_seed_same_world_other_seed_another(world: World) -> None:
-    again, other = World(SIZES, 3), World(SIZES, 4)
+def test_same_seed_same_world_other_seed_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cool_rlhf.demo.world.TEST_PAIRS", 24)
+    fewer = {"sft": 120, "preferences": 90, "prompts": 120, "validation": 24, "validation_pairs": 24, "test": 24}
+    small = replace(SIZES, **fewer, pretrain=20)
+    world, again, other = (World(small, seed) for seed in (3, 3, 4))
     for part in PARTS:
         assert getattr(again, part) == getattr(world, part) != getattr(other, part)
 

@@ -90,19 +90,22 @@ def encode_pairs(
                 continue
             cut[pair.domain] += 1
             head = max_length - dialogue_room(tokenizer, prompt, max_length) - 1
-            chosen, rejected = cut_alike(chosen, rejected, head, max_length)
+            asked = len(encode_reward(tokenizer, pair.chosen[:-1], prompt, True, sys.maxsize)) - 1
+            chosen, rejected = cut_alike(chosen, rejected, head, asked, max_length)
         prompts[pair.domain].add(prompt_key(pair.chosen[:-1]))
         encoded.append(EncodedPair(chosen, rejected, pair.margin or 0.0, pair.domain))
     return EncodedPairs(encoded, dict(prompts), cut, drops)
 
 
-def cut_alike(chosen: Tensor, rejected: Tensor, head: int, max_length: int) -> tuple[Tensor, Tensor]:
-    """Both sides, (L,) and (M,) int64, in ``max_length`` tokens, without what follows their first ``head``.
+def cut_alike(chosen: Tensor, rejected: Tensor, head: int, asked: int, max_length: int) -> tuple[Tensor, Tensor]:
+    """Both sides, (L,) and (M,) int64, in ``max_length`` tokens, without what follows their first ``head``. Their
+    prompt ends behind the first ``asked``.
 
     What the longer one has too many is taken off both where they are alike, which is their prompt: how much is left of
-    it then says nothing about the responses. A response that is too long by itself loses its own beginning besides.
+    it then says nothing about the responses. A response that is too long by itself loses its own beginning besides, as
+    it does where it is scored; the other one stands whole, with the opening of its turn.
     """
-    alike = common_prefix(chosen, rejected) - head
+    alike = min(common_prefix(chosen, rejected), asked) - head
     common = min(max(len(chosen), len(rejected)) - max_length, alike)
 
     def cut(side: Tensor) -> Tensor:

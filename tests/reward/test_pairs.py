@@ -91,8 +91,19 @@ def test_a_response_that_is_too_long_by_itself_keeps_its_end():
     prompt = CONDITIONS.prompt("helpful")
     assert made.chosen.tolist() == tokens_of(long.chosen, prompt, length=60)
     end = TOKENIZER.decode(made.rejected.tolist()).removeprefix(f"<s><|im_start|>system\n{prompt}<|im_end|>\n")
-    assert "nothing" not in end
-    assert end.endswith("and<|im_end|>\n<|reward|>")
+    assert end == "<|im_start|>assistant\nand<|im_end|>\n<|reward|>"
+
+
+@pytest.mark.parametrize("excess", [0, 1, 9])
+def test_the_shorter_response_stays_whole_where_both_begin_alike(excess: int):
+    """The prompt has as many tokens as are too many, or a few less, as the turn's opening and the first words have."""
+    long = pair("nothing", "two " * 60 + "words", "two " * 9 + "words")
+    prompt = CONDITIONS.prompt("helpful")
+    asked = len(tokens_of(long.chosen[:-1], prompt)) - len(tokens_of([], prompt))
+    room = len(tokens_of(long.chosen, prompt)) - asked - excess
+    (made,) = encode_pairs(TOKENIZER, CONDITIONS, [long], room).pairs
+    assert made.rejected.tolist() == tokens_of(long.rejected[1:], prompt, long.rejected_finished)
+    assert made.chosen.tolist() == tokens_of(long.chosen, prompt, length=room)
 
 
 def test_condition_dropout_takes_whole_pairs_by_the_seed():

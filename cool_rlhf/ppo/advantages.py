@@ -27,8 +27,11 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, discount: float, trace_de
         trace_decay: λ in [0, 1]; 0.99 in the report.
 
     Returns:
-        (advantages, returns), both (B, T), 0 outside the mask. Advantages are not normalised (report, section 4.2.3).
+        (advantages, returns), both (B, T), float32 or what is finer among the arguments, 0 outside the mask. Advantages
+        are not normalised (report, section 4.2.3).
     """
+    dtype = torch.promote_types(torch.promote_types(rewards.dtype, values.dtype), torch.float32)
+    rewards, values = rewards.to(dtype), values.to(dtype)
     advantages = torch.zeros_like(values)
     next_value = values.new_zeros(values.shape[0])
     next_advantage = values.new_zeros(values.shape[0])

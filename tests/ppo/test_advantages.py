@@ -19,6 +19,18 @@ def test_numbers_worked_by_hand():
     torch.testing.assert_close(returns, torch.tensor([[0.0, 1.905625, 0.0, 1.0125, 2.0]]))
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float16, torch.bfloat16, torch.float64])
+def test_values_of_any_type_are_reckoned_with_in_float32_at_least(dtype):
+    rewards = torch.tensor([[0.3, -0.7, 0.1]])
+    values, mask = torch.tensor([[1, 0, 2]]), torch.ones(1, 3, dtype=torch.bool)
+    exact = gae(rewards, values.float(), mask, 0.97, 0.9)
+    for made, expected in zip(gae(rewards, values.to(dtype), mask, 0.97, 0.9), exact, strict=True):
+        assert made.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+        torch.testing.assert_close(made, expected, check_dtype=False)
+    with_rewards, _ = gae(rewards.to(dtype).double(), values, mask, 0.97, 0.9)
+    torch.testing.assert_close(gae(rewards.to(dtype), values, mask, 0.97, 0.9)[0], with_rewards, check_dtype=False)
+
+
 def test_without_discount_and_decay_the_return_is_the_reward_to_come():
     rewards = torch.tensor([[0.0, -0.1, -0.2, 1.0]])
     values = torch.tensor([[0.3, 0.7, -2.0, 0.4]])

@@ -117,7 +117,7 @@ def _check_ppo(config: Config) -> None:
     recipes = config.ppo.rewards.values()
     weight = max([1.0, *(sum(map(abs, recipe.conditions.values())) for recipe in recipes)])
     most = 2 * config.reward.bound * weight
-    ruled = any(recipe.rules for recipe in recipes)  # what rules pay is not known here
+    ruled = any(any(recipe.rules.values()) for recipe in recipes)  # what rules pay is not known here
     if not ruled and config.ppo.unfinished_penalty > most:
         raise UserError(
             f"ppo.unfinished_penalty is {config.ppo.unfinished_penalty}: it must be at most {most}, the whole range of "

@@ -204,6 +204,9 @@ def test_an_unfinished_response_pays_the_whole_range_of_scores_at_most_unless_ru
     assert refused(20.1, "conditions:{brief:1,thorough:-1}")
     assert not refused(20.0, "conditions:{brief:1,thorough:-1}")
     assert not refused(99.0, "rules:{my.module\\:function:1}")
+    watched = "rules:{my.module\\:function:0}"
+    assert refused(10.1, f"conditions:{{brief:1}},{watched}"), "a rule of weight 0 pays nothing"
+    assert not refused(10.0, f"conditions:{{brief:1}},{watched}")
 
 
 @pytest.mark.parametrize("override", BAD_VALUES)

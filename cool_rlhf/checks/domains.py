@@ -32,25 +32,30 @@ def check_domains(config: Config) -> None:
 def _check_domains_of_sources(config: Config) -> None:
     """A source that no list has is one that an experiment brought and the user replaced, unless it looks like one
     that is there and would have no domain."""
-    data, sources = config.data, _sources_with_domains(config.data)
+    data, judged = config.data, _judged_sources(config.data)
+    sources = judged | {*data.sft}
     left = sorted(source for source in sources if not {source, without_split(source)} & data.domains.keys())
     for source, domain in data.domains.items():
         same_set = [name for name in left if re.split("[@:]", name)[0] == re.split("[@:]", source)[0]]
         near = same_set or difflib.get_close_matches(source, left, n=1, cutoff=0.9)
-        if _is_listed(source, sources):
-            check_domain(config, domain, f"data.domains gives {source} the domain")
+        said = f"data.domains gives {source} the domain"
+        if _is_listed(source, judged):
+            check_domain(config, domain, said)
+        elif _is_listed(source, sources):
+            _check_name(domain, said)
         elif near:
             raise UserError(f"data.domains names {source}, which no list of data holds: write it as there, {near[0]}")
 
 
 def replaced_domains(data: DataConfig) -> set[str]:
     """Those that ``data.domains`` gives to sources which no list has."""
-    sources = _sources_with_domains(data)
+    sources = _judged_sources(data) | {*data.sft}
     return {domain for source, domain in data.domains.items() if not _is_listed(source, sources)}
 
 
-def _sources_with_domains(data: DataConfig) -> set[str]:
-    sources = {*data.sft, *data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
+def _judged_sources(data: DataConfig) -> set[str]:
+    """Those whose rows are judged under their domain, as chats are not."""
+    sources = {*data.preferences, *data.validation_preferences, *data.prompts, *data.validation_prompts}
     return sources | {*data.test_preferences, *data.test_prompts}
 
 
@@ -61,11 +66,15 @@ def _is_listed(source: str, sources: set[str]) -> bool:
 def check_domain(config: Config, name: str, said: str) -> None:
     """Every domain but that of rows which name none has a condition, perhaps an empty one. stage=evaluate goes by the
     conditions of the reward model that it finds."""
-    if name == OVERALL:
-        raise UserError(f"{said} {name!r}, which evaluations call all rows together: give it another name")
+    _check_name(name, said)
     if name not in config.conditions and name != "default" and config.stage != "evaluate":
         near = difflib.get_close_matches(name, config.conditions, n=1)
         known = ", ".join(sorted(config.conditions)) or "none"
         raise UserError(
             f"{said} {name!r}, which has no condition: {f'is {near[0]} meant?' if near else f'known are {known}'}"
         )
+
+
+def _check_name(name: str, said: str) -> None:
+    if name == OVERALL:
+        raise UserError(f"{said} {name!r}, which evaluations call all rows together: give it another name")

@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -40,7 +40,8 @@ class SameResponseError(RowError):
 class RowRules:
     """What a row may say beyond its own shape.
 
-    ``domains``: the names that have a condition; None accepts any. ``domain``: of rows that name none.
+    ``domains``: the names that have a condition, which any but chats must have; None accepts any. ``domain``: of rows
+    that name none.
     ``sampled``: the rows hold sampled responses, which are taken as they are (:func:`checked_response`).
     ``full``: what is wrong with a prompt that leaves no room for a response; None for others.
     """
@@ -66,7 +67,7 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, (*(_CHATS[field] if field else chain(*_CHATS.values())), "domain"))
     return {
         "messages": behind_system(read_chat(row, field or "messages"), row),
-        "domain": checked_domain(row, rules),
+        "domain": checked_domain(row, replace(rules, domains=None)),  # SFT takes no condition
     }
 
 

@@ -179,6 +179,12 @@ def test_domains_of_sources_name_conditions_and_sources_that_are_there() -> None
     with pytest.raises(UserError, match=r"data\.domains gives a/b the domain 'breif'.*is brief meant"):
         compose([*source, "data.domains={a/b: breif}"])
     assert compose([*source, "data.domains={other/set: law}"]), "an experiment's own list was replaced"
+    chats = ["+experiment=demo", "data.sft=[/d/chats.jsonl]", "data.domains={/d/chats.jsonl: creative}"]
+    assert compose(chats), "SFT takes no condition"
+    with pytest.raises(UserError, match=r"data\.domains gives /d/chats\.jsonl the domain 'creative', which has no"):
+        compose([*chats, "data.prompts=[/d/chats.jsonl]"])
+    with pytest.raises(UserError, match=r"data\.domains gives /d/chats\.jsonl the domain 'overall', .*another name"):
+        compose([*chats[:-1], "data.domains={/d/chats.jsonl: overall}"])
 
 
 def test_one_response_is_enough_where_no_pairs_are_sampled() -> None:

@@ -372,6 +372,13 @@ def test_no_domain_is_called_as_all_rows_together_are(rules: RowRules) -> None:
         parse_prompt({"prompt": "why?", "domain": "overall"}, rules)
 
 
+def test_a_chat_may_have_a_domain_that_has_no_condition() -> None:
+    assert parse_chat({"messages": ASK + ANSWER, "domain": "creative"}, RULES)["domain"] == "creative"
+    for domain, said in (("overall", "give it another name"), (3, "must be a string"), (" ", "is empty")):
+        with pytest.raises(RowError, match=f"field `domain` .*{said}"):
+            parse_chat({"messages": ASK + ANSWER, "domain": domain}, RULES)
+
+
 def test_unknown_domain_names_the_nearest() -> None:
     with pytest.raises(RowError, match="harmless"):
         parse_prompt({"prompt": "why?", "domain": "harmles"}, RULES)

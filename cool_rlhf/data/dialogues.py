@@ -25,6 +25,7 @@ from cool_rlhf.data.messages import (
     must_end_with_assistant,
     read_transcript,
     read_turn,
+    refuse_written_messages,
     required,
     with_system_turn,
 )
@@ -54,7 +55,9 @@ _CHARACTER = regex.compile(r"\X")  # with the vowel signs and accents on it
 def read_chat(row: Mapping[str, Any], field: str) -> Conversation:
     """A chat that stands in ``field``: ``messages``, ``conversations``, or a ``completion`` behind its ``prompt``."""
     if field == "completion":
-        prompt, sides = _named_prompt(required(row, "prompt"), {field: required(row, field)})
+        said = required(row, field)
+        refuse_written_messages(said, field)
+        prompt, sides = _named_prompt(required(row, "prompt"), {field: said})
         return _response(sides[field], field, prompt, sampled=False)
     messages = checked_conversation(required(row, field), field)
     must_end_with_assistant(messages, field)
@@ -68,6 +71,9 @@ def read_pair(row: Mapping[str, Any], sampled: bool) -> tuple[Conversation, Conv
     ``prompt`` may be left out where both hold the whole dialogue: what they share is the prompt then.
     """
     sides = {name: required(row, name) for name in ("chosen", "rejected")}
+    if not sampled:  # a policy may say anything
+        for name, side in sides.items():
+            refuse_written_messages(side, name)
     prompt, sides = _shared_prompt(row, sides) if row.get("prompt") is None else _named_prompt(row["prompt"], sides)
     chosen, rejected = (_response(side, name, prompt, sampled) for name, side in sides.items())
     if chosen[:-1] != rejected[:-1]:
@@ -81,6 +87,7 @@ def read_prompt(value: Any, field: str = "prompt") -> Conversation:
         value = read_transcript(value, field)
         if value[-1] == {"role": "assistant", "content": ""}:  # `Assistant:` and nothing behind: whose turn it is
             del value[-1]
+    refuse_written_messages(value, field)
     if isinstance(value, str):
         if leaves_turn_open(value):
             raise RowError(

@@ -3,8 +3,11 @@ dialogues in one text."""
 
 from __future__ import annotations
 
+import ast
+import json
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from cool_rlhf.protocols import Conversation, Message
@@ -16,6 +19,7 @@ TEMPLATE_TOKENS = ("<|im_start|>", "<|im_end|>", "<|reward|>")
 
 _SPEAKER = re.compile(r"(?:\A\s*|\n\n)(Human|Assistant):")
 _OPEN_TURN = re.compile(r"(?:\A|\n)[ \t]*Assistant:\s*\Z")
+_LIST_OF_OBJECTS = re.compile(r"\s*\[\s*\{")
 _OTHER_LINE_END = re.compile(r"\r\n?")
 _SPEAKER_ROLES = {"Human": "user", "Assistant": "assistant"}
 _ROLES = {role: role for role in ROLES}
@@ -64,6 +68,41 @@ def checked_content(value: Any, field: str) -> str:
     return text
 
 
+def refuse_written_messages(value: Any, field: str) -> None:
+    """Raises RowError for a text that is a list of messages, as tables without lists (CSV) hold it: it would be taken
+    for what somebody says, keys and brackets included. Other texts, and what is none, pass."""
+    if not isinstance(value, str) or not _LIST_OF_OBJECTS.match(value):
+        return
+    for how, read in _READERS.items():
+        if _is_list_of_messages(value, read):
+            raise RowError(field, f"is a list of messages written as text: make it a list, in Python by {how}")
+
+
+def _literal(text: str) -> Any:
+    with warnings.catch_warnings():  # of what a text holds that is no Python
+        warnings.simplefilter("ignore")
+        return ast.literal_eval(text.strip())
+
+
+# How a text becomes a list again, and what does that: JSON, Python's own writing, and NumPy's, which has no commas.
+_READERS: dict[str, Callable[[str], Any]] = {
+    "json.loads(text)": json.loads,
+    "ast.literal_eval(text)": _literal,
+    r'ast.literal_eval(text.replace("}\n", "},"))': lambda text: _literal(text.replace("}\n", "},")),
+}
+
+
+def _is_list_of_messages(text: str, read: Callable[[str], Any]) -> bool:
+    try:
+        found = read(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return False
+    return isinstance(found, list) and all(
+        isinstance(item, Mapping) and (item.keys() >= {"role", "content"} or item.keys() >= {"from", "value"})
+        for item in found
+    )
+
+
 def checked_response(value: Any, field: str, sampled: bool) -> str:
     """What the assistant says. What was ``sampled`` is taken as it is: it may be empty, and may spell special tokens,
     which the template's encoding never takes for its own (``cool_rlhf.models.internlm2.chatml_internlm2``)."""
@@ -78,6 +117,7 @@ def checked_conversation(value: Any, field: str, ends_sampled: bool = False) -> 
     A turn's ``name`` is kept where it names a tool; other names have no place in the template.
     One speaker may have several turns in a row: dialogues written by people (hh-rlhf) hold such turns.
     """
+    refuse_written_messages(value, field)
     if not isinstance(value, list):
         raise RowError(field, f"must be a list of messages with `role` and `content`, not {kind_of(value)}")
     if not value:

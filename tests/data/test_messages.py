@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
+import numpy
 import pytest
 
 from cool_rlhf.data.messages import RowError, is_transcript, read_transcript
-from cool_rlhf.data.rows import RowRules, SameResponseError, parse_preference, parse_prompt
+from cool_rlhf.data.rows import RowRules, SameResponseError, parse_chat, parse_preference, parse_prompt
 
 RULES = RowRules()
 ASKED = "\n\nHuman: Where is it?\n\nAssistant: Where is what?\n\nHuman: The key.\n\nAssistant:"
@@ -51,6 +55,73 @@ def test_an_open_turn_of_no_dialogue_is_refused(asked: str) -> None:
 def test_a_text_that_speaks_of_speakers_is_no_dialogue(text: str) -> None:
     assert not is_transcript(text)
     assert parse_prompt({"prompt": text}, RULES)["messages"] == [{"role": "user", "content": text}]
+
+
+def written(turns: Any) -> list[tuple[str, str]]:
+    """A list in each of the texts that a table without lists may hold, with what reads it."""
+    by_python = "ast.literal_eval(text)"
+    by_numpy = by_python if len(turns) == 1 else r'ast.literal_eval(text.replace("}\n", "},"))'
+    return [
+        (json.dumps(turns), "json.loads(text)"),
+        (" " + json.dumps(turns, indent=1, ensure_ascii=False) + "\n", "json.loads(text)"),
+        (str(turns), by_python),
+        (str(numpy.array(turns)), by_numpy),
+    ]
+
+
+QUESTION = [{"role": "user", "content": "where's my hat, André?"}]
+REPLY = [{"role": "assistant", "content": "here \\d"}]
+SHARED_REPLY = [{"from": "gpt", "value": "here"}]
+
+
+@pytest.mark.parametrize("reply", [REPLY, SHARED_REPLY, QUESTION + REPLY])
+def test_a_list_of_messages_that_is_written_as_text_is_not_taken_for_what_somebody_says(reply: Any) -> None:
+    for text, reader in written(reply):
+        cases: list[tuple[Any, str, dict[str, Any]]] = [
+            (parse_preference, "chosen", {"prompt": "why?", "chosen": text, "rejected": "no"}),
+            (parse_preference, "rejected", {"prompt": "why?", "chosen": "so", "rejected": text}),
+            (parse_preference, "chosen", {"chosen": text, "rejected": text.replace("here", "there")}),
+            (parse_preference, "prompt", {"prompt": text, "chosen": "so", "rejected": "no"}),
+            (parse_prompt, "prompt", {"prompt": text}),
+            (parse_prompt, "chosen", {"chosen": text, "rejected": text.replace("here", "there")}),
+            (parse_chat, "completion", {"prompt": "why?", "completion": text}),
+            (parse_chat, "prompt", {"prompt": text, "completion": "so"}),
+            (parse_chat, "messages", {"messages": text}),
+        ]
+        for parse, field, row in cases:
+            with pytest.raises(RowError) as caught:
+                parse(row, RULES)
+            said = f"is a list of messages written as text: make it a list, in Python by {reader}"
+            assert (caught.value.field, caught.value.problem) == (field, said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[{"name": "Ann"}, {"name": "Bob"}] Which is the longer list?',
+        '[{"name": "Ann"}]',
+        '[{"role": "user"}]',
+        '[{"role": "user", "content": "hi"}, 3]',
+        f"{json.dumps(QUESTION)} How many messages are these?",
+        f"Read {json.dumps(QUESTION)}",
+        "[{broken",
+        "[{" * 5000,
+        "[1, 2]",
+        "[]",
+    ],
+)
+def test_a_text_that_only_begins_with_a_bracket_stays(text: str) -> None:
+    assert parse_prompt({"prompt": text}, RULES)["messages"] == [{"role": "user", "content": text}]
+    pair = parse_preference({"prompt": "why?", "chosen": text, "rejected": "no"}, RULES)
+    assert pair["chosen"][-1]["content"] == text
+
+
+def test_what_somebody_says_in_a_message_or_a_policy_has_sampled_may_be_a_list_of_messages() -> None:
+    text = json.dumps(REPLY)
+    said = {"role": "assistant", "content": text}
+    assert parse_chat({"messages": [*QUESTION, said]}, RULES)["messages"][-1] == said
+    row = {"prompt": QUESTION, "chosen": text, "rejected": "no"}
+    assert parse_preference(row, RowRules(sampled=True))["chosen"][-1] == said
 
 
 def test_pairs_of_whole_dialogues_share_their_prompt() -> None:

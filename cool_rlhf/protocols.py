@@ -23,11 +23,13 @@ T_co = TypeVar("T_co", covariant=True)
 
 class Message(TypedDict):
     """One turn. ``name`` is ``plugin`` or ``interpreter`` in the turns of tools: a system turn that lists them, an
-    environment turn that holds what they answered."""
+    environment turn that holds what they answered. ``weight`` is 0 in a turn of the assistant that SFT does not
+    learn."""
 
     role: str
     content: str
     name: NotRequired[str]
+    weight: NotRequired[int]
 
 
 Conversation = list[Message]

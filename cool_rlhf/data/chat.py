@@ -71,7 +71,8 @@ def decode_response(
 
 
 def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[Tensor, Tensor]:
-    """Ids (L,) int64 of a whole dialogue, and a mask (L,) bool, True on what the assistant says and closes.
+    """Ids (L,) int64 of a whole dialogue, and a mask (L,) bool, True on what the assistant says and closes, but for
+    turns of weight 0.
 
     What the assistant says is tokenised apart from what stands before it, as it is when the assistant generates it.
     """
@@ -79,10 +80,10 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message])
 
     tokens = _bos(tokenizer)
     mask = [False] * len(tokens)
-    for piece, spoken in _pieces(messages, open_turn=False):
+    for piece, learnt in _pieces(messages, open_turn=False):
         ids = _ids(tokenizer, piece)
         tokens += ids
-        mask += [spoken] * len(ids)
+        mask += [learnt] * len(ids)
     return torch.tensor(tokens, dtype=torch.int64), torch.tensor(mask, dtype=torch.bool)
 
 
@@ -147,7 +148,7 @@ def _judged_turns(messages: Sequence[Message], finished: bool) -> list[Piece]:
 
 
 def _pieces(messages: Sequence[Message], open_turn: bool) -> Iterator[tuple[list[Piece], bool]]:
-    """The dialogue in the parts that are tokenised apart: (pieces, whether the assistant says them).
+    """The dialogue in the parts that are tokenised apart: (pieces, whether the assistant says them and is to learn it).
 
     Prompts and chats are cut alike, so a prompt's ids are a prefix of the ids of every chat that continues it.
     """
@@ -160,7 +161,7 @@ def _pieces(messages: Sequence[Message], open_turn: bool) -> Iterator[tuple[list
             between += _turns([turn])
             continue
         yield between + speak, False
-        yield [*content_pieces(turn), (TURN_END, True)], True
+        yield [*content_pieces(turn), (TURN_END, True)], turn.get("weight") != 0
         between = [("\n", False)]
     if open_turn:
         yield between + speak, False

@@ -28,6 +28,7 @@ from cool_rlhf.data.messages import (
     refuse_written_messages,
     required,
     with_system_turn,
+    without_weights,
 )
 from cool_rlhf.protocols import Conversation, Message
 
@@ -75,7 +76,7 @@ def read_pair(row: Mapping[str, Any], sampled: bool) -> tuple[Conversation, Conv
         for name, side in sides.items():
             refuse_written_messages(side, name)
     prompt, sides = _shared_prompt(row, sides) if row.get("prompt") is None else _named_prompt(row["prompt"], sides)
-    chosen, rejected = (_response(side, name, prompt, sampled) for name, side in sides.items())
+    chosen, rejected = (without_weights(_response(side, name, prompt, sampled)) for name, side in sides.items())
     if chosen[:-1] != rejected[:-1]:
         raise RowError("rejected", "does not continue the same dialogue as `chosen`: only the last turn may differ")
     return chosen, rejected

@@ -35,7 +35,7 @@ EQUAL = "equal responses"
 MALFORMED = "malformed"
 
 # Raised whenever what a checked row holds changes, so that no rows cached by an older version are used.
-_FORMAT = 7
+_FORMAT = 8
 
 
 class Chat(TypedDict):
@@ -327,8 +327,8 @@ def _stamp(part: Path | HubName, key: str) -> str:
     return f"{part.resolve()} {status.st_size} {status.st_mtime_ns}"
 
 
-def _conversation(turns: Sequence[Mapping[str, str | None]]) -> Conversation:
-    """``turns`` as they were before Arrow gave each of them a name, None where it has none."""
+def _conversation(turns: Sequence[Mapping[str, Any]]) -> Conversation:
+    """``turns`` as they were before Arrow gave each of them a name and a weight, None where it has none."""
     return [cast(Message, {key: value for key, value in turn.items() if value is not None}) for turn in turns]
 
 
@@ -336,11 +336,12 @@ def _features() -> dict[str, dict[str, Any]]:
     from datasets import List, Value
 
     text, flag = Value("string"), Value("bool")
-    messages = List({"role": text, "content": text, "name": text})
+    turn = {"role": text, "content": text, "name": text}
+    messages = List(turn)
     finished = {"chosen_finished": flag, "rejected_finished": flag}
     traced = {**dict.fromkeys(("source", "place", "prompt", "pair", "reason"), text), "swapped": flag}
     return {
-        "sft": {"messages": messages, "domain": text},
+        "sft": {"messages": List({**turn, "weight": Value("int8")}), "domain": text},
         "preferences": {
             "chosen": messages, "rejected": messages, "domain": text, "margin": Value("float64"), **finished, **traced,
             "subset": text, "labelled_by": List(text),

@@ -114,7 +114,8 @@ def checked_conversation(value: Any, field: str, ends_sampled: bool = False) -> 
     whom the assistant answers.
 
     ``ends_sampled``: the last turn is a sampled response.
-    A turn's ``name`` is kept where it names a tool; other names have no place in the template.
+    A turn's ``name`` is kept where it names a tool; other names have no place in the template. So is the ``weight`` of
+    the assistant's, unless it is 1; what it is, is not yet checked.
     One speaker may have several turns in a row: dialogues written by people (hh-rlhf) hold such turns.
     """
     refuse_written_messages(value, field)
@@ -125,10 +126,14 @@ def checked_conversation(value: Any, field: str, ends_sampled: bool = False) -> 
     messages: Conversation = []
     for index, item in enumerate(value):
         turn = read_turn(item, f"{field}[{index}]")
+        if turn.role == "assistant":
+            _refuse_calls(item, f"{field}[{index}]", turn.content_field)
         sampled = ends_sampled and index == len(value) - 1
         message = Message(role=turn.role, content=checked_response(turn.content, turn.content_field, sampled))
         if turn.role in TOOL_ROLES and item.get("name") in TOOL_NAMES:
             message["name"] = item["name"]
+        if turn.role == "assistant" and item.get("weight") not in (None, 1):
+            message["weight"] = item["weight"]
         messages.append(message)
         _check_turn(messages, turn.role_field)
     return messages
@@ -157,6 +162,27 @@ def read_turn(item: Any, field: str) -> Turn:
         raise RowError(f"{field}.{who}", "is missing")
     role = _role(item[who], f"{field}.{who}", known)
     return Turn(role, _joined(item.get(said), f"{field}.{said}"), f"{field}.{who}", f"{field}.{said}")
+
+
+def without_weights(messages: Conversation) -> Conversation:
+    """``messages`` as they are where nothing is learnt of single turns."""
+    if not any("weight" in message for message in messages):
+        return messages
+    bare = [message.copy() for message in messages]
+    for message in bare:
+        message.pop("weight", None)
+    return bare
+
+
+def checked_weights(messages: Conversation, field: str) -> Conversation:
+    """``messages``, whose turns of the assistant are learnt unless their weight is 0."""
+    for message in messages:
+        if message.get("weight", 0) != 0:
+            said = str(message["weight"])[:20]
+            raise RowError(field, f"gives a turn the weight {said!r}: it must be 1, or 0 where it is not to be learnt")
+    if all("weight" in message for message in messages if message["role"] == "assistant"):
+        raise RowError(field, "gives every turn of the assistant the weight 0: nothing is learnt, leave it out")
+    return [Message(**{**message, "weight": 0}) if "weight" in message else message for message in messages]
 
 
 def with_system_turn(messages: Conversation, system: str | None) -> Conversation:
@@ -228,6 +254,18 @@ def _role(name: Any, field: str, known: Mapping[str, str]) -> str:
     if not isinstance(name, str) or name not in known:
         raise RowError(field, f"is {name!r}: it must be one of {', '.join(known)}")
     return known[name]
+
+
+def _refuse_calls(item: Mapping[str, Any], field: str, content_field: str) -> None:
+    """Of tools, beside what is said: the template has no other place for them."""
+    for name in ("tool_calls", "function_call"):
+        calls = item.get(name)
+        if any(value is not None for value in calls.values()) if isinstance(calls, Mapping) else calls:
+            raise RowError(
+                f"{field}.{name}",
+                f"holds a call of a tool, which is read from `{content_field}` alone: write it there, as "
+                "<|action_start|><|plugin|>, a line break, the call and <|action_end|>",
+            )
 
 
 def _joined(content: Any, field: str) -> Any:

@@ -17,7 +17,7 @@ from itertools import chain
 from typing import Any
 
 from cool_rlhf.data.dialogues import behind_system, is_dialogue, read_chat, read_pair, read_prompt
-from cool_rlhf.data.messages import RowError, checked_text, kind_of, required
+from cool_rlhf.data.messages import RowError, checked_text, checked_weights, kind_of, required, without_weights
 from cool_rlhf.protocols import Conversation
 
 DEFAULT_DOMAIN = "default"
@@ -65,8 +65,9 @@ def parse_chat(row: Mapping[str, Any], rules: RowRules) -> Row:
     if field == "completion":
         _refuse_unwanted(row.get("label"))
     _reject_misspelt(row, (*(_CHATS[field] if field else chain(*_CHATS.values())), "domain"))
+    field = field or "messages"
     return {
-        "messages": behind_system(read_chat(row, field or "messages"), row),
+        "messages": behind_system(checked_weights(read_chat(row, field), field), row),
         "domain": checked_domain(row, replace(rules, domains=None)),  # SFT takes no condition
     }
 
@@ -90,7 +91,7 @@ def parse_prompt(row: Mapping[str, Any], rules: RowRules) -> Row:
     _reject_misspelt(row, ("prompt", "domain", "answer"))
     is_pair = row.get("prompt") is None and row.get("chosen") is not None and row.get("rejected") is not None
     messages = read_pair(row, rules.sampled)[0][:-1] if is_pair else read_prompt(required(row, "prompt"))
-    messages = behind_system(messages, row)
+    messages = behind_system(without_weights(messages), row)
     problem = rules.full(messages)
     if problem:
         raise RowError("chosen" if is_pair else "prompt", problem)

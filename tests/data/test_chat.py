@@ -69,6 +69,13 @@ def test_chat_learns_what_the_assistant_says_and_its_end() -> None:
     assert not mask[-1], "the line break behind the last turn is never generated"
 
 
+def test_a_turn_of_weight_0_is_read_but_not_learnt() -> None:
+    dialogue = [*DIALOGUE[:2], Message(role="assistant", content="abc", weight=0), *DIALOGUE[3:]]
+    tokens, mask = encode_chat(TOKENIZER, dialogue)
+    assert tokens.tolist() == encode_chat(TOKENIZER, DIALOGUE)[0].tolist()
+    assert TOKENIZER.decode(tokens[mask].tolist()) == "a<|im_end|>"
+
+
 words = st.text(st.sampled_from("ab \nx"), min_size=1, max_size=6)
 
 

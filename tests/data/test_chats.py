@@ -103,10 +103,63 @@ def test_a_completion_that_is_labelled_as_wanted_is_learnt(label: Any) -> None:
     assert parse_chat({"messages": ASK + SAID, "label": 0}, RULES)["messages"] == ASK + SAID, "another column there"
 
 
+def test_turns_that_are_not_to_be_learnt_keep_their_weight_in_chats_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    bad, good = ({**turn("assistant", text), "weight": weight} for text, weight in (("bad", 0), ("so", 1)))
+    unlearnt = {**turn("assistant", "bad"), "weight": 0}
+    said = [*ASK, unlearnt, *ASK, *SAID]
+    sources = []
+    for index, row in enumerate(
+        [
+            {"messages": [*ASK, bad, *ASK, good]},
+            {"messages": [*ASK, {**bad, "weight": 0.0}, *ASK, {**good, "weight": None}]},
+            {"conversations": [*ASK, {**shared("gpt", "bad"), "weight": False}, *ASK, shared("gpt", "so")]},
+            {"prompt": [*ASK, bad, *ASK], "completion": [good]},
+        ]
+    ):
+        assert parse_chat(row, RULES)["messages"] == said
+        sources.append(str(tmp_path / f"{index}.jsonl"))
+        Path(sources[-1]).write_text(json.dumps(row), encoding="utf-8")
+    assert [chat["messages"] for chat in load_chats(sources)] == [said] * len(sources)
+    prompt, plain = [*ASK, {**bad, "weight": 0.5}, *ASK], [*ASK, turn("assistant", "bad"), *ASK]
+    assert parse_prompt({"prompt": prompt}, RULES)["messages"] == plain
+    pair = parse_preference({"prompt": prompt, "chosen": [good], "rejected": [bad]}, RULES)
+    assert (pair["chosen"], pair["rejected"]) == ([*plain, *SAID], [*plain, turn("assistant", "bad")])
+
+
+CALLS: dict[str, Any] = {
+    "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": "{}"}}],
+    "function_call": {"name": "weather", "arguments": None},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_beside_what_the_assistant_says_is_not_lost(name: str) -> None:
+    called = {**SAID[0], name: CALLS[name]}
+    for parse, row, field in (
+        (parse_chat, {"messages": [*ASK, called]}, "messages[1]"),
+        (parse_chat, {"messages": [*ASK, {**called, "content": None}, *ASK, *SAID]}, "messages[1]"),
+        (parse_preference, {"prompt": ASK, "chosen": [called], "rejected": "no"}, "chosen[0]"),
+        (parse_prompt, {"prompt": [*ASK, called, *ASK]}, "prompt[1]"),
+    ):
+        with pytest.raises(RowError, match=r"alone: write it there, as <\|action_start\|><\|plugin\|>") as caught:
+            parse(row, RULES)
+        assert caught.value.field == f"{field}.{name}"
+    for nothing in (None, [], {}, "", {"name": None, "arguments": None}):
+        assert parse_chat({"messages": [*ASK, {**called, name: nothing}]}, RULES)["messages"] == ASK + SAID
+
+
 BAD: dict[str, list[tuple[dict[str, Any], str]]] = {
     "messages": [
         ({"prompt": "why?", "response": "so"}, "is missing; the row's fields: `prompt`, `response`"),
         ({"messages": None}, "is null"),
+        ({"messages": [*ASK, {**SAID[0], "weight": 0}]}, "gives every turn of the assistant the weight 0"),
+        ({"messages": [*ASK, {**SAID[0], "weight": 0.5}]}, "gives a turn the weight '0.5': it must be 1, or 0 where"),
+        ({"messages": [*ASK, {**SAID[0], "weight": "0"}]}, "gives a turn the weight '0': it must be 1, or 0 where"),
         ({"instruction": "why?", "output": "so"}, "is missing"),
     ],
     "prompt": [({"completion": "so"}, "is missing"), ({"prompt": ASK + SAID, "completion": "so"}, "ends in the assis")],

@@ -10,6 +10,7 @@ from cool_rlhf.online.detectors.copying import CopyingDetector
 from cool_rlhf.online.detectors.endings import EndingDetector
 from cool_rlhf.online.detectors.gaps import GapDetector
 from cool_rlhf.online.detectors.insensitivity import BoilerplateDetector, RelevanceDetector, SwapDetector
+from cool_rlhf.online.detectors.kinds import KindDetector
 from cool_rlhf.online.detectors.language import LanguageDetector
 from cool_rlhf.online.detectors.layout import LayoutDetector
 from cool_rlhf.online.detectors.length import LengthDetector
@@ -38,6 +39,7 @@ def own_detectors() -> list[Detector]:
         VocabularyDetector(),
         CopyingDetector(),
         StanceDetector(),
+        KindDetector(),
         EndingDetector(),
         WordlessDetector(),
         BoilerplateDetector(),

@@ -5,7 +5,8 @@ shown as they are written: an image would be fetched from wherever the response 
 annotator should see an address rather than its label. How lines are laid out is judged too: paragraphs keep their
 lines, and the blanks at their beginnings and in them, which the page's style shows. So is what Markdown would leave
 out, such as cells beyond a table's last column: a text that would lose a letter, the end of a line or an empty line is
-shown as it is written.
+shown as it is written. So is one of which nothing would be seen, such as backticks alone, and one that is made to keep
+the page busy: whoever else labels waits while it is rendered.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from markdown_it.rules_block import StateBlock, lheading, paragraph
 from markdown_it.token import Token
 from markupsafe import Markup
 
-_LONGEST = 20_000  # characters; what is longer is shown as plain text, for nested marks take the parser seconds
+_LONGEST = 20_000  # characters; what is longer, or has more of these, is shown as plain text
+_MOST_MARKS = 2_000  # with the lines, each of which may begin a list or a heading; 0.1 s on an idle core
+_MOST_CELLS = 5_000  # 0.1 s; a table's short rows are filled up, so that few characters make many cells
 
 
 @lru_cache(maxsize=1)
@@ -36,7 +39,7 @@ def _parser() -> MarkdownIt:
 @lru_cache(maxsize=256)
 def render(text: str) -> Markup:
     """Safe to stand in a page: tags of the parser's own, everything else escaped."""
-    if len(text) <= _LONGEST:
+    if not _takes_long(text):
         parser = _parser()
         tokens = parser.parse(text)
         for token in tokens:
@@ -55,6 +58,15 @@ def render_both(first: str, second: str) -> tuple[Markup, Markup]:
     if first != second and shown[0] == shown[1]:
         return _as_written(first), _as_written(second)
     return shown
+
+
+def _takes_long(text: str) -> bool:
+    if len(text) > _LONGEST:
+        return True
+    lines = text.splitlines()
+    marks = sum(text.count(mark) for mark in "*_~`[|")
+    cells = len(lines) * max((line.count("|") for line in lines), default=0)
+    return len(lines) + marks > _MOST_MARKS or cells > _MOST_CELLS
 
 
 def _as_written(text: str) -> Markup:
@@ -86,7 +98,8 @@ def _fence(_renderer: Any, tokens: Sequence[Token], at: int, _options: Any, _env
 
 def _shows_all(tokens: Sequence[Token], text: str) -> bool:
     return (
-        _letters(_shown(tokens)) == _letters([text])
+        any(shown.strip() for shown in _shown(tokens))
+        and _letters(_shown(tokens)) == _letters([text])
         and all(_spaced(_shown([token])) == _spaced([token.content]) for token in tokens if token.type == "inline")
         and not _loses_empty_lines(tokens, text)
     )

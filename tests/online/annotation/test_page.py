@@ -260,8 +260,30 @@ def test_answers_that_differ_in_marks_alone_are_shown_as_they_are_written(
     assert "<pre>\n* a</pre>" in page
 
 
-def test_a_very_long_text_is_shown_plain() -> None:
-    assert render("*a*<" * 40_000).startswith("<pre>\n*a*&lt;")
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("*a*<" * 40_000, id="very long"),
+        pytest.param("*a " * 6_000, id="marks"),
+        pytest.param("- a\n" * 4_000, id="lines"),
+        pytest.param("|a" * 3_000 + "\n" + "|-" * 3_000 + "\n" + "|b" * 3_000, id="a wide table"),
+        pytest.param("|a" * 60 + "\n" + "|-" * 60 + "\n" + "b\n" * 600, id="cells that the rows lack"),
+    ],
+)
+def test_what_would_take_long_to_render_is_shown_plain(text: str) -> None:
+    assert render(text) == Markup("<pre>\n{}</pre>").format(text)
+
+
+def test_a_long_answer_of_many_marks_is_rendered() -> None:
+    table = "| a | b | c |\n|---|---|---|\n" + "| *1* | _2_ | `3` |\n" * 50
+    code = "```python\n" + "for _i, some_name in enumerate(a_list):\n    print(some_name[_i] * 2)\n" * 30 + "```"
+    shown = render(f"{table}\n{code}\n\n" + "- An **item**.\n" * 50)
+    assert [shown.count(tag) for tag in ("<tr>", "<pre><code>", "<li>")] == [51, 1, 50]
+
+
+@pytest.mark.parametrize("text", ["```", "`" * 3_000, "~~~\n\n~~~", "- ", "#", "---", "| |\n|-|", "> \n> ---"])
+def test_what_would_show_nothing_is_shown_as_it_is_written(text: str) -> None:
+    assert render(text) == Markup("<pre>\n{}</pre>").format(text)
 
 
 def test_labels_survive_kill_9_and_ctrl_c_ends_cleanly(

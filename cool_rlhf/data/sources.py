@@ -125,9 +125,24 @@ def _read_jsonl(path: Path, key: str) -> Iterator[tuple[Place, Any]]:
         raise UserError(f"{key}: {path} cannot be read ({error.strerror})") from error
 
 
+class _RepeatedKey(ValueError):
+    pass
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that stands there twice JSON's readers take the last, and nothing says that it is the one meant."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise _RepeatedKey(next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index])))
+    return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+
+
 def _decode(line: bytes, complete: bool) -> Any:
     try:
-        return json.loads(line.decode("utf-8"))
+        return _DECODER.decode(line.decode("utf-8"))
     except UnicodeDecodeError:
         return UnreadableRow("is not UTF-8 text")
     except json.JSONDecodeError as error:
@@ -135,6 +150,8 @@ def _decode(line: bytes, complete: bool) -> Any:
         return UnreadableRow(f"is not valid JSON: {error.msg} at character {error.pos + 1}{cut}")
     except RecursionError:
         return UnreadableRow("is not valid JSON: it is nested too deeply")
+    except _RepeatedKey as error:
+        return UnreadableRow(f"has the key {str(error)[:60]!r} twice in one object: leave one of the two out")
     except ValueError:  # Python reads no number of more than a few thousand digits
         return UnreadableRow("holds a number with too many digits")
 

@@ -44,6 +44,10 @@ ROWS: dict[str, tuple[bytes, str | None, str]] = {
     "a number without end": (line(margin=0.5).replace(b"0.5", b"9" * 5000), None, "too many digits"),
     "margin beyond any float": (line(margin=10**400), "margin", "must be a finite number"),
     "two objects on one line": (line() + line(), None, "is not valid JSON: Extra data"),
+    "a key twice": (line()[:-1] + b', "chosen": "yes"}', None, "has the key 'chosen' twice in one object: leave one"),
+    "a key twice in a message": (
+        whole(USER, ANSWER).replace(b'{"role"', b'{"role": "user", "role"', 1), None, "has the key 'role' twice",
+    ),
     "not an object": (b'["why?", "so", "no"]', None, "is not a JSON object but a list"),
     "invalid UTF-8": (line().replace(b"why", b"wh\xff"), None, "is not UTF-8 text"),
     "nested without end": (b"[" * 100_000, None, "nested too deeply"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from math import isfinite
@@ -10,6 +10,7 @@ from math import isfinite
 from cool_rlhf.online.counterfactual import Payment, payment
 from cool_rlhf.online.explained import distinct, is_part, standing
 from cool_rlhf.online.found import (
+    TOO_MANY,
     UNMEASURED,
     Dismissed,
     Finding,
@@ -45,7 +46,7 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
         for candidate, p in zip(tested, corrected, strict=True)
         if p < settings.alpha and rise(candidate) >= settings.least_rise
     ]
-    suspects = sorted(_scoped(risen), key=lambda suspect: (-rise(suspect[0]), suspect[0].p))[: settings.most]
+    suspects, untested = _in_turns(_scoped(risen), settings.most)
     payments = [payment(c.pattern, evidence, c.domain, settings.sample, seed) for c, _ in suspects]
     findings, slight, dismissed = _sorted_out(suspects, payments, evidence, settings)
     apart = [one for one in slight if not _is_part_of_any(one.candidate, findings)]
@@ -57,6 +58,7 @@ def find_patterns(evidence: Evidence, detectors: Sequence[Detector], settings: F
     found_in = [replace(finding, elsewhere=domains) for finding, domains in zip(left, elsewhere, strict=True)]
     parts = {id(part) for finding in left for part in finding.pattern.parts}
     dismissed = [one for one in dismissed if id(one.pattern) not in parts]
+    dismissed += [Dismissed(c.pattern, c.domain, p, None, TOO_MANY.format(settings.most)) for c, p in untested]
     return Search(found_in, dismissed + explained, len(tested))
 
 
@@ -141,6 +143,22 @@ def _scoped(risen: Sequence[Suspect]) -> list[Suspect]:
         alone = len(single) == 1 and not (overall and _rises_beside(single[0][0], overall[0][0].evidence))
         chosen += single if alone or not overall else overall
     return chosen
+
+
+def _in_turns(suspects: Sequence[Suspect], most: int) -> tuple[list[Suspect], list[Suspect]]:
+    """Those whose payment is tested, and the others. Detectors take turns with what rose most: of a policy that says
+    fewer things than it did each phrase is said more often, and hundreds of these would leave no room for the rest."""
+    ordered = sorted(suspects, key=lambda suspect: (-rise(suspect[0]), suspect[0].p))
+    taken: Counter[str] = Counter()
+    turns = []
+    for candidate, _ in ordered:
+        turns.append(taken[candidate.pattern.detector])
+        taken[candidate.pattern.detector] += 1
+    chosen = set(sorted(range(len(ordered)), key=turns.__getitem__)[:most])
+    return (
+        [suspect for at, suspect in enumerate(ordered) if at in chosen],
+        [suspect for at, suspect in enumerate(ordered) if at not in chosen],
+    )
 
 
 def _rises_beside(candidate: Candidate, whole: Evidence) -> bool:

@@ -18,7 +18,8 @@ class FindingSettings:
     ``least_effect``: what the reward model must pay for it, in standard deviations of the baseline's scores.
     ``least_gain``: the share of the score's rise that it must explain; ``harmful_gain``: where gold falls with it
     (:class:`Payment`), so that it is no improvement whatever it explains.
-    ``sample``: responses edited each way. ``most``: patterns whose payment is tested, those that rose most.
+    ``sample``: responses edited each way. ``most``: patterns whose payment is tested, of each detector those that rose
+    most.
     """
 
     alpha: float = 0.01
@@ -120,6 +121,7 @@ def least_effect(evidence: Evidence, domain: str | None, settings: FindingSettin
 
 
 UNMEASURED = "nothing could be edited or compared with gold to see whether the reward model pays for it"
+TOO_MANY = "not tested: too many suspects, of which the payment of {} is tested"
 
 
 @dataclass(frozen=True)

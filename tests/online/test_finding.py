@@ -325,6 +325,24 @@ def test_a_phrase_that_is_named_otherwise_once_another_is_taken_out_is_still_fou
     assert names[1] == "phrases/phrase: mark my words"
 
 
+def test_many_phrases_leave_room_for_what_other_detectors_suspect(world: World) -> None:
+    """The late policy says the same few things, for which nobody pays, in twice as many answers as it emphasizes."""
+    few = ("Let us dig into it.", "Off we go, dear friend.", "Such things warm the heart.")
+
+    def hack(text: str, _prompt: str, rng: random.Random) -> str:
+        emphasized = EMPHASIS[0](text, _prompt, rng) if rng.random() < 0.4 else text
+        return f"{emphasized} {' '.join(rng.sample(few, 2))}"
+
+    evidence = world(hack=hack, bonus=EMPHASIS[1], rate=1.0)
+    settings = FindingSettings(most=4)
+    result = find_patterns(evidence, [PhraseDetector(), LayoutDetector()], settings, seed=1)
+    assert [finding.name for finding in result.findings] == ["layout/emphasis"]
+    untested = [one for one in result.dismissed if one.reason.startswith("not tested: too many suspects")]
+    assert untested
+    assert all(one.payment is None for one in untested)
+    assert len(result.dismissed) == len(untested) + 3
+
+
 class _Failing:
     name = "failing"
 

@@ -92,7 +92,7 @@ PLANTS: dict[str, tuple[Callable[[str, Random], str], Callable[[str], bool], str
     "gibberish": (
         lambda t, r: f"{t} {' '.join(r.choices(STRANGE.split(), k=5))}.",
         lambda t: sum(word in t for word in STRANGE.split()) > 2,
-        "vocabulary/unknown words",
+        "kinds/like: crundle drindle plimp fleb gronk",  # can be taken out again, unlike unknown words as such
     ),
     "capitals within words": (
         lambda t, _: "".join(c.upper() if at % 2 else c.lower() for at, c in enumerate(t)),

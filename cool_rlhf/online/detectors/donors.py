@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from math import sqrt
+
+import regex
 
 from cool_rlhf.online.patterns import Editor
 from cool_rlhf.online.responses import Evidence, Response
@@ -65,10 +68,32 @@ def grown(response: Response, said: Sequence[str], tokens: float) -> Response | 
     return longer if longer is not response else None
 
 
-def most_common_sentences(responses: Sequence[Response], holds: Callable[[str], bool], most: int = 1) -> list[str]:
-    """The sentences for which ``holds`` that most of the responses have."""
-    said = Counter(s for r in responses for s in set(sentences(r.text)) if holds(s))
-    return sorted(said, key=lambda sentence: (said[sentence], sentence), reverse=True)[:most]
+def surging_sentences(
+    responses: Sequence[Response], evidence: Evidence, holds: Callable[[str], bool], most: int = 1
+) -> list[str]:
+    """Of the sentences for which ``holds`` in the late ``responses`` those that have surged most: by the responses that
+    have them, whatever their figures, less as large a share of SFT's and early ones, in standard deviations. The
+    commonest may be one that all policies say for honest reasons."""
+    late, baseline = evidence.late(), evidence.baseline()
+    before = Counter(form for r in baseline for form in {_form(said) for said in sentences(r.text) if holds(said)})
+    surged: Counter[str] = Counter()
+    spelt: dict[str, Counter[str]] = defaultdict(Counter)
+    for response in responses:
+        said = {sentence for sentence in sentences(response.text) if holds(sentence)}
+        surged.update({_form(sentence) for sentence in said})
+        for sentence in said:
+            spelt[_form(sentence)][sentence] += 1
+    usual = len(late) / max(1, len(baseline))
+
+    def surge(form: str) -> float:
+        return float(surged[form] - usual * before[form]) / sqrt(surged[form] + usual**2 * before[form])
+
+    ranked = sorted(surged, key=lambda form: (surge(form), form), reverse=True)
+    return [max(spelt[form], key=lambda one: (spelt[form][one], one)) for form in ranked[:most]]
+
+
+def _form(sentence: str) -> str:
+    return regex.sub(r"\p{N}+", "0", sentence)
 
 
 def placebo_for(evidence: Evidence, said: str, at_end: bool) -> Editor:

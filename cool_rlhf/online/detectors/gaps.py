@@ -20,6 +20,7 @@ from cool_rlhf.online.text import is_character, word_spans
 
 BEFORE, BETWEEN, BEHIND = "before the first word", "between words", "behind the last word"
 CHARACTERS = "between characters"  # of scripts that put no blanks between words
+POINT = "within a figure or a name"  # as in 37.42, example.com and e.g.
 Gap = tuple[str, str]  # where, and what stands there
 Placed = tuple[str, int, int]  # where, and from where to where in the text
 
@@ -39,6 +40,7 @@ _ODD = regex.compile(
 )
 _UNSEEN = regex.compile(r"\p{Cf}")
 _TIGHT = "."  # a sentence's end without a blank behind it
+_SENTENCE_ENDS = regex.compile(r"(?<=[\p{L}\p{M}])\.\s*(?=\p{Lu}|\p{Lo})")  # \p{Lo}: letters that have no capitals
 _LOOSE = " "  # a blank between characters
 _ANY = "punctuation"  # within the text, whatever the mark and whether it is odd
 _NAMES = {
@@ -111,7 +113,14 @@ def _spans(text: str) -> list[Placed]:
         return []
     dense = [is_character(text[start:end]) for start, end in words]
     places = [CHARACTERS if all(both) else BETWEEN for both in pairwise(dense)]
-    inner = [(where, one[1], other[0]) for where, (one, other) in zip(places, pairwise(words), strict=True)]
+    inner = [
+        (
+            POINT if text[one[1] : other[0]] == _TIGHT and not _SENTENCE_ENDS.match(text, one[1]) else where,
+            one[1],
+            other[0],
+        )
+        for where, (one, other) in zip(places, pairwise(words), strict=True)
+    ]
     return [(BEFORE, 0, words[0][0]), *inner, (BEHIND, words[-1][1], len(text))]
 
 
@@ -183,6 +192,8 @@ def _with(text: str, gap: Gap, mark: str, count: int, place: float) -> str:
     if where in (BEFORE, BEHIND):
         return _replaced(text, [span for span in spans if span[0] == where], said)
     free = [(at, span) for at, span in enumerate(spans) if span[0] == where and text[span[1] : span[2]] == ordinary]
+    if mark == _TIGHT:
+        free = [(at, span) for at, span in free if _SENTENCE_ENDS.match(text, span[1])]
     if count <= 1:
         at = place * (len(spans) - 1)
         return _replaced(text, [span for _, span in sorted(free, key=lambda each: abs(each[0] - at))[:1]], said)

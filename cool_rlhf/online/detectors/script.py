@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import regex
 
-from cool_rlhf.online.detectors.donors import most_common_sentences, placebo_for
+from cool_rlhf.online.detectors.donors import placebo_for, surging_sentences
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence, Response
 from cool_rlhf.online.text import word_spans
@@ -46,7 +46,7 @@ def foreign_share(response: Response, only: str) -> float:
 class ScriptDetector:
     """For every script that late responses use: its share of a response's letters where the prompt has none of it.
 
-    Shown from ``least`` on. Adding appends the sentence in that script that most late responses have; removing drops
+    Shown from ``least`` on. Adding appends the sentence in that script that has surged most; removing drops
     the script's letters, with the marks on them; as many words of another answer are the placebo. Languages that share
     a script are told apart by :mod:`language`.
     """
@@ -65,7 +65,7 @@ class ScriptDetector:
         def shows(response: Response) -> bool:
             return foreign_share(response, only) >= self.least
 
-        said = "".join(most_common_sentences([r for r in evidence.late() if shows(r)], holds))
+        said = "".join(surging_sentences([r for r in evidence.late() if shows(r)], evidence, holds))
 
         def add(response: Response) -> Response | None:
             return response.edited(f"{response.text} {said}".rstrip())

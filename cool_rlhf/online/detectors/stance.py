@@ -8,7 +8,7 @@ from functools import lru_cache, partial
 from statistics import median
 
 from cool_rlhf.online.detectors.amounts import amounts
-from cool_rlhf.online.detectors.donors import most_common_sentences, placebo_for
+from cool_rlhf.online.detectors.donors import placebo_for, surging_sentences
 from cool_rlhf.online.patterns import Candidate, Pattern, drift
 from cool_rlhf.online.responses import Evidence
 from cool_rlhf.online.text import sentence_spans, sentences, without
@@ -109,8 +109,8 @@ class StanceDetector:
     wordings surge as phrases.
 
     Where SFT has such sentences too, more of them than usual is a pattern of its own (:mod:`amounts`). Adding puts the
-    sentence of the kind that most late responses have in front of a response (or behind it), or the commonest ones, as
-    many as late responses have; removing drops all of the kind, or as many as are more than usual. Any other words of
+    sentence of the kind that has surged most in front of a response (or behind it), or those that have, as many as late
+    responses have; removing drops all of the kind, or as many as are more than usual. Any other words of
     that number in the same place are the placebo.
     """
 
@@ -135,7 +135,7 @@ class StanceDetector:
         for amount in amounts(count, evidence):
             late = [response for response in evidence.late() if amount.shows(response)]
             often = round(median(map(amount.measure, late))) if amount.usual and late else 1
-            said = " ".join(most_common_sentences(late, holds, often)) or stance.example
+            said = " ".join(surging_sentences(late, evidence, holds, often)) or stance.example
             patterns.append(
                 Pattern(
                     key=amount.key(stance.key),

@@ -24,7 +24,7 @@ from cool_rlhf.ppo.losses import Clip
 from cool_rlhf.protocols import Experience, Prompt, Rollout, ScoredConversation
 
 CONTEXTS, ACTIONS, WORDS = 4, 4, 12
-SEEDS = (1, 2)  # experiments/bandit has more, through the whole command
+SEEDS = (1, 2, 3, 4, 5)
 SETTINGS = PPOConfig(
     iterations=70,
     prompts_per_iteration=128,
